@@ -1,0 +1,3 @@
+"""circuitcli: sparse feature circuits of language models, from the shell."""
+
+__version__ = "0.1.0"

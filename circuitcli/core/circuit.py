@@ -1,0 +1,114 @@
+"""A circuit: features as nodes, measured effects between them as edges.
+
+Colours and words follow one rule everywhere: an effect is ablated − clean, so a positive effect means that
+ablating the source *raises* the target (the source holds it down), a negative one that ablation *lowers* it
+(the source drives it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Context:
+    """Tokens around one (sequence, position), each with the feature's activation there.
+
+    `firing` is the index in `tokens` of the position itself.
+    """
+
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+    firing: int
+    seq: int
+    pos: int
+
+
+@dataclass(frozen=True)
+class TokenEffect:
+    """What ablating a feature does to the log-probability of one next token: mean of ablated − clean, nats."""
+
+    token: str
+    token_id: int
+    effect_mean: float
+
+
+@dataclass(frozen=True)
+class Node:
+    """One feature as it is drawn.
+
+    Attributes:
+        id: `layer.site.index`.
+        kind: `feature`; later also SAE errors, embeddings and logits.
+        density: Share of the counted positions at which it fires.
+        max_activation: Its largest activation in the sample, SAE units.
+        kl_mean: Mean KL(clean ‖ ablated) of the next token, nats; None if it wasn't ablated with logits.
+        n: Contexts at which it was ablated; 0 if it wasn't.
+        pinned: Whether the user named it.
+        contexts: Its top contexts, strongest first.
+        promoted: Next tokens that ablating it lowers, the most lowered first.
+        suppressed: Next tokens that ablating it raises, the most raised first.
+    """
+
+    id: str
+    kind: str
+    layer: int
+    site: str
+    feature: int
+    density: float
+    max_activation: float
+    kl_mean: float | None
+    n: int
+    pinned: bool
+    contexts: tuple[Context, ...]
+    promoted: tuple[TokenEffect, ...]
+    suppressed: tuple[TokenEffect, ...]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Mean effect of ablating `source` on the activation of `target` (SAE units of the target), over n contexts.
+
+    `ci_low` and `ci_high` bound the 95% bootstrap interval; None when it has none.
+    """
+
+    source: str
+    target: str
+    effect_mean: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Nodes, the drawn edges, and what the graph was made from.
+
+    `metadata` holds at least: model, release, layers, sites, intervention, positions, num_sequences,
+    edges_measured, share_drawn (Σ|effect| of the drawn edges over Σ|effect| of all measured), created, version.
+    """
+
+    metadata: dict[str, Any]
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document of circuit.json: {metadata, nodes, edges}."""
+        return {
+            "metadata": self.metadata,
+            "nodes": [asdict(node) for node in self.nodes],
+            "edges": [asdict(edge) for edge in self.edges],
+        }
+
+
+def select_edges(edges: Sequence[Edge], *, min_effect: float, max_edges: int) -> list[Edge]:
+    """The `max_edges` largest edges with |effect| ≥ `min_effect` and > 0, largest first; ties by name."""
+    large = [e for e in edges if abs(e.effect_mean) >= min_effect and e.effect_mean != 0]
+    return sorted(large, key=lambda e: (-abs(e.effect_mean), e.source, e.target))[:max_edges]
+
+
+def share_drawn(drawn: Sequence[Edge], measured_abs_total: float) -> float:
+    """Σ|effect| of the drawn edges over that of all measured ones; 0 when nothing was measured."""
+    return sum(abs(e.effect_mean) for e in drawn) / measured_abs_total if measured_abs_total else 0.0

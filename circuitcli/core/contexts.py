@@ -1,0 +1,109 @@
+"""Where features fire: top contexts, statistics, and the contexts at which a feature is ablated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from circuitcli.core.draws import PURPOSE_CONTEXTS, generator
+from circuitcli.core.sites import FeatureId
+
+Ints = Int[np.ndarray, " n"]
+Floats = Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Firings:
+    """Non-zero activations of one site: feature `feature[i]` is `value[i]` at position `pos[i]` of `seq[i]`."""
+
+    seq: Ints
+    pos: Ints
+    feature: Ints
+    value: Floats
+
+    def __len__(self) -> int:
+        return len(self.seq)
+
+    def where(self, mask: np.ndarray) -> Firings:
+        """Those that the mask, or the order of indices, picks."""
+        return Firings(self.seq[mask], self.pos[mask], self.feature[mask], self.value[mask])
+
+    @classmethod
+    def concat(cls, parts: list[Firings]) -> Firings:
+        """All of them, in order."""
+        if not parts:
+            none = np.zeros(0, np.int32)
+            return cls(none, none, none, np.zeros(0, np.float32))
+        columns = ([getattr(p, name) for p in parts] for name in ("seq", "pos", "feature", "value"))
+        return cls(*(np.concatenate(column) for column in columns))
+
+
+def top_contexts(firings: Firings, k: int) -> tuple[Firings, Ints]:
+    """The k strongest firings of each feature, and their ranks from 0; ties go to the earlier context."""
+    order = np.lexsort((firings.pos, firings.seq, -firings.value, firings.feature))
+    ordered = firings.where(order)
+    starts = np.flatnonzero(np.diff(ordered.feature, prepend=-1))
+    rank = np.arange(len(ordered)) - np.repeat(starts, np.diff(starts, append=len(ordered)))
+    keep = rank < k
+    return ordered.where(keep), rank[keep].astype(np.int32)
+
+
+class FeatureStatistics:
+    """Running statistics of one site's features, over every counted position: zeros in, position 0 out."""
+
+    def __init__(self, d_sae: int) -> None:
+        self.positions = 0
+        self.n_active = np.zeros(d_sae, np.int64)
+        self.total = np.zeros(d_sae, np.float64)
+        self.maximum = np.zeros(d_sae, np.float32)
+
+    def add(self, firings: Firings, positions: int) -> None:
+        """Count one shard: its non-zero activations, and how many positions it covers."""
+        size = len(self.n_active)
+        self.positions += positions
+        self.n_active += np.bincount(firings.feature, minlength=size)
+        self.total += np.bincount(firings.feature, weights=firings.value, minlength=size)
+        np.maximum.at(self.maximum, firings.feature, firings.value)
+
+    @property
+    def density(self) -> Floats:
+        """Share of the counted positions at which a feature fires."""
+        return (self.n_active / max(self.positions, 1)).astype(np.float32)
+
+    @property
+    def mean(self) -> Floats:
+        """Mean activation over the counted positions, zeros in."""
+        return (self.total / max(self.positions, 1)).astype(np.float32)
+
+
+def choose_contexts(firings: Firings, feature: FeatureId, *, cap: int, seed: int, whole: bool) -> Firings:
+    """The contexts at which one feature is ablated, in order of (seq, pos).
+
+    With m its maximum activation, the candidates are the contexts with activation in [m/2, m] (Cunningham et al.
+    2023); of more than `cap`, a random choice keyed by (seed, feature). With `whole`, a context is a sequence in which
+    the feature fires at all: pos is −1, the activation the largest one in the sequence.
+
+    Args:
+        firings: All firings of this feature, and of no other.
+        feature: Which it is.
+        cap: Contexts to keep at most.
+        seed: Of the random choice.
+        whole: For edits of whole sequences.
+    """
+    if not len(firings):
+        return firings
+    ordered = firings.where(np.lexsort((firings.pos, firings.seq)))
+    if whole:
+        _, first = np.unique(ordered.seq, return_index=True)
+        strongest = np.maximum.reduceat(ordered.value, first)
+        candidates = Firings(
+            ordered.seq[first], np.full(len(first), -1, np.int32), ordered.feature[first], strongest
+        )
+    else:
+        candidates = ordered.where(ordered.value >= ordered.value.max() / 2)
+    if len(candidates) <= cap:
+        return candidates
+    drawn = generator(seed, feature, PURPOSE_CONTEXTS).choice(len(candidates), size=cap, replace=False)
+    return candidates.where(np.sort(drawn))

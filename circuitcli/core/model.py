@@ -1,0 +1,93 @@
+"""What a model must offer to be studied: shapes, a clean pass, and a pass that resumes from an edited site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitcli.core.sites import Site
+
+Activations = dict[Site, Float[Tensor, "b t d"]]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model; `parallel` says that attention and MLP of a block both read the block's input."""
+
+    n_layers: int
+    d_model: int
+    d_z: int
+    d_vocab: int
+    n_ctx: int
+    parallel: bool = False
+
+    def width(self, site: str) -> int:
+        """d_in of an SAE at a site."""
+        return self.d_z if site == "z" else self.d_model
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What is added to the activations of one site: δ, zero where nothing changes."""
+
+    site: Site
+    delta: Float[Tensor, "b t d"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What was read on one pass through the model.
+
+    Attributes:
+        sites: Activations of the sites asked for; z has its heads flattened.
+        final: The stream after the last block, if the pass went that far.
+        calls: How the model called its blocks, for `resume`; opaque to everybody else.
+    """
+
+    sites: Activations
+    final: Float[Tensor, "b t d"] | None
+    calls: Any
+
+
+class Model(Protocol):
+    """A decoder-only transformer with readable and editable sites."""
+
+    @property
+    def shape(self) -> ModelShape:
+        """Its sizes."""
+        ...
+
+    def run(
+        self, tokens: Int[Tensor, "b t"], read: Sequence[Site], *, final: bool = False, edit: Edit | None = None
+    ) -> Pass:
+        """One pass over whole sequences, edited by a hook if there is an edit.
+
+        It stops after the last site read unless `final` asks for the stream after the last block.
+        """
+        ...
+
+    def bases(self, site: Site) -> tuple[Site, ...]:
+        """The sites whose clean activations `resume` needs in order to resume from an edit at `site`."""
+        ...
+
+    def resume(
+        self, clean: Pass, base: Mapping[Site, Tensor], edit: Edit, read: Sequence[Site], *, final: bool = False
+    ) -> Pass:
+        """The rest of a pass after an edit, computing nothing before the edited site.
+
+        Args:
+            clean: A clean pass over sequences of the same padded length.
+            base: Clean activations of `bases(edit.site)`, one row for each row of the edit.
+            edit: What is added at the site.
+            read: Sites downstream of the edit.
+            final: Whether to go on to the stream after the last block.
+        """
+        ...
+
+    def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        """Final norm and unembedding, float32."""
+        ...

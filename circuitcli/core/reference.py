@@ -1,0 +1,50 @@
+"""The plainest ablation: whole sequences, one ablation at a time, by the model's own hooks.
+
+It shares nothing with `ablation` but the SAE's arithmetic, and is what tests compare the engine with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitcli.core.model import Edit, Model
+from circuitcli.core.sae import Sae
+from circuitcli.core.sites import Site
+
+
+def ablate_one(
+    model: Model,
+    saes: Mapping[Site, Sae],
+    site: Site,
+    feature: int,
+    sequence: Int[Tensor, " t"],
+    pos: int,
+    replacement: float,
+    downstream: Sequence[Site],
+) -> tuple[dict[Site, Float[Tensor, "2 d"]], Float[Tensor, "2 v"]]:
+    """Replace one feature at one position (−1: at every position ≥ 1), and read at it (−1: at the last).
+
+    Returns:
+        Clean and ablated activations of each downstream site, and clean and ablated log-probabilities.
+    """
+    tokens = sequence.unsqueeze(0)
+    read = pos if pos >= 0 else len(sequence) - 1
+    clean = model.run(tokens, [site, *downstream], final=True)
+    x = clean.sites[site]
+    places = [pos] if pos >= 0 else list(range(1, len(sequence)))
+    delta = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    sae = saes[site]
+    for place in places:
+        a = sae.encode(x[0, place])[feature]
+        sigma = x[0, place].float().std() if sae.normalisation == "layer_norm" else 1.0
+        change = sigma * (replacement - a) * sae.w_dec[feature]
+        delta[0, place] = change - change.mean() if sae.centre else change
+    ablated = model.run(tokens, downstream, final=True, edit=Edit(site, delta))
+    pairs = {s: torch.stack([saes[s].encode(p.sites[s][0, read]) for p in (clean, ablated)]) for s in downstream}
+    assert clean.final is not None and ablated.final is not None
+    finals = torch.stack([clean.final[0, read], ablated.final[0, read]])
+    return pairs, model.logits(finals).float().log_softmax(-1)

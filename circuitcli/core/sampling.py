@@ -1,0 +1,69 @@
+"""Which texts are read, and how they become sequences of tokens."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from circuitcli.errors import InputError
+
+PADDING = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Sequences of token ids, BOS included if there is one, padded right; position 0 is never counted."""
+
+    tokens: Int[np.ndarray, "n t"]
+    lengths: Int[np.ndarray, " n"]
+
+
+def sample_documents(documents: Iterable[str], count: int, extra: int, seed: int) -> tuple[list[str], list[str]]:
+    """`count` documents at random, and `extra` others, each in their order, holding no more than these in memory.
+
+    Each document draws a lot and the lowest lots win, so that asking for more extras changes nothing of the first.
+    """
+    lots = np.random.default_rng(seed)
+    drawn = heapq.nsmallest(count + extra, ((lots.random(), index, text) for index, text in enumerate(documents)))
+    parts = (sorted(part, key=lambda entry: entry[1]) for part in (drawn[:count], drawn[count:]))
+    first, others = ([text for _, _, text in part] for part in parts)
+    return first, others
+
+
+def to_sequences(documents: Sequence[Sequence[int]], *, bos: int | None, max_tokens: int, count: int) -> list[list[int]]:
+    """At most `count` sequences of at most `max_tokens` tokens, as lists of ids.
+
+    Every document gives its beginning; while there are too few, long documents give their later pieces as well.
+    Sequences need a position that counts, so at least two tokens with BOS.
+    """
+    room = max_tokens - (bos is not None)
+    head = [] if bos is None else [bos]
+    pieces: list[list[int]] = []
+    longest = max((len(ids) for ids in documents), default=0)
+    for start in range(0, longest, room):
+        for ids in documents:
+            piece = [*head, *ids[start : start + room]]
+            if len(ids) > start and len(piece) >= 2 and len(pieces) < count:
+                pieces.append(piece)
+    return pieces
+
+
+def pad(sequences: Sequence[Sequence[int]]) -> Sample:
+    """Sequences as one array.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not sequences:
+        raise InputError(
+            "No text is long enough: a sequence needs two tokens.", hint="Give longer text, or more of it."
+        )
+    lengths = np.asarray([len(ids) for ids in sequences], np.int32)
+    tokens = np.full((len(sequences), int(lengths.max())), PADDING, np.int32)
+    for row, ids in zip(tokens, sequences, strict=True):
+        row[: len(ids)] = ids
+    return Sample(tokens, lengths)

@@ -1,0 +1,55 @@
+"""Which features are ablated: layer by layer, from the pinned ones or a random few along the largest effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from circuitcli.core.draws import PURPOSE_THINNING, generator
+from circuitcli.core.model import ModelShape
+from circuitcli.core.sites import FeatureId, Site, is_upstream
+
+
+def order(feature: FeatureId) -> tuple[tuple[int, int], int]:
+    """Sorts features by site, then index."""
+    return (feature.site.order, feature.index)
+
+
+def thin(firing: Iterable[FeatureId], share: float, seed: int) -> list[FeatureId]:
+    """A random `share` of the features that fire, at least one; each is drawn by its own key."""
+    features = sorted(firing, key=order)
+    if not features:
+        return []
+    keep = max(1, round(share * len(features)))
+    lot = {feature: generator(seed, feature, PURPOSE_THINNING).random() for feature in features}
+    return sorted(sorted(features, key=lambda f: (lot[f], order(f)))[:keep], key=order)
+
+
+def branch(
+    effects: Iterable[tuple[FeatureId, FeatureId, float]], layer: int, *, branching: int, max_features: int
+) -> list[FeatureId]:
+    """The features of `layer` to follow: from each source its `branching` largest |mean effect| at each site.
+
+    Args:
+        effects: (source, target, mean effect), sources of the layer before.
+        layer: Targets of other layers don't count.
+        branching: How many targets each source adds at each site.
+        max_features: The union is cut to those with the largest |mean effect| from any source.
+    """
+    by_source: dict[tuple[FeatureId, Site], list[tuple[float, FeatureId]]] = {}
+    for source, target, mean in effects:
+        if target.site.layer == layer and mean != 0:
+            by_source.setdefault((source, target.site), []).append((abs(mean), target))
+    largest: dict[FeatureId, float] = {}
+    for targets in by_source.values():
+        for size, target in sorted(targets, key=lambda t: (-t[0], order(t[1])))[:branching]:
+            largest[target] = max(size, largest.get(target, 0.0))
+    kept = sorted(largest, key=lambda f: (-largest[f], order(f)))[:max_features]
+    return sorted(kept, key=order)
+
+
+def downstream(site: Site, sites: Sequence[Site], shape: ModelShape) -> list[Site]:
+    """Every chosen site after `site`, up to and including the next chosen layer, in the model's order."""
+    later = [s.layer for s in sites if s.layer > site.layer]
+    last = min(later, default=site.layer)
+    found = [s for s in sites if s.layer <= last and is_upstream(site, s, parallel=shape.parallel)]
+    return sorted(found, key=lambda s: s.order)

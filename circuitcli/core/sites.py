@@ -1,0 +1,160 @@
+"""Where SAEs read: sites, and the names of features.
+
+A site is a place in a block, in the order in which the block computes them. `resid_post` of layer L and
+`resid_pre` of layer L + 1 are one tensor under two names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from circuitcli.errors import InputError, UsageError, nearest
+
+SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+
+_FEATURE = re.compile(r"^(?P<layer>\d+)(?:\.(?P<site>[a-z_]+)\.|:)(?P<index>\d+)$")
+_SLICE = re.compile(r"^(?P<start>-?\d+)?:(?P<stop>-?\d+)?$")
+
+
+class Site(NamedTuple):
+    """One place where an SAE reads: a layer and the name of a site in its block."""
+
+    layer: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{self.name}"
+
+    @property
+    def hook(self) -> str:
+        """TransformerLens's hook: `blocks.{layer}.hook_{site}`, for z `blocks.{layer}.attn.hook_z`."""
+        return f"blocks.{self.layer}.{'attn.' if self.name == 'z' else ''}hook_{self.name}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts sites in the order in which the model computes them."""
+        return (self.layer, SITES.index(self.name))
+
+
+class FeatureId(NamedTuple):
+    """One latent of one SAE; its name is `layer.site.index`."""
+
+    site: Site
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.site}.{self.index}"
+
+
+def is_upstream(up: Site, down: Site, *, parallel: bool) -> bool:
+    """Whether an edit at `up` can change `down` at the same position.
+
+    In a parallel block (GPT-NeoX) the MLP doesn't read the attention's output, so that there neither `z` nor
+    `attn_out` is upstream of `mlp_out`.
+    """
+    if up.order >= down.order:
+        return False
+    beside = parallel and up.layer == down.layer and up.name in ("z", "attn_out") and down.name == "mlp_out"
+    return not beside
+
+
+def parse_site(text: str) -> str:
+    """The name of a site, or a `UsageError` that names the nearest one."""
+    if text not in SITES:
+        raise UsageError(f"Unknown site `{text}`.", hint=nearest(text, SITES, what="sites"))
+    return text
+
+
+def parse_layers(text: str, n_layers: int) -> list[int]:
+    """The layers of a Python slice over `n_layers` layers: `4:6`, `:`, `2:`, `-3:`, or one layer, `4`.
+
+    Raises:
+        UsageError: It doesn't parse, has a step, is empty, or reaches outside the model.
+    """
+    text = text.strip()
+    if text.count(":") > 1:
+        raise UsageError(f"Layers `{text}` have a step.", hint="Give start:stop without a step, such as `4:6`.")
+    bounds = [int(text)] if re.fullmatch(r"-?\d+", text) else None
+    found = _SLICE.match(text)
+    if bounds is None and found is None:
+        raise UsageError(f"Layers `{text}` are not a slice.", hint="Give `4:6`, `:`, `2:`, `-3:` or one layer, `4`.")
+    if bounds is None and found is not None:
+        bounds = [int(b) for b in (found["start"], found["stop"]) if b is not None]
+    assert bounds is not None
+    last = n_layers if ":" in text else n_layers - 1
+    if any(b < -n_layers or b > last for b in bounds):
+        raise UsageError(
+            f"Layers `{text}` reach outside the model's {n_layers} layers.",
+            hint=f"Layers count from 0 to {n_layers - 1}.",
+        )
+    if ":" not in text:
+        return [bounds[0] % n_layers]
+    start, stop = (None if b in ("", None) else int(b) for b in text.split(":"))
+    layers = list(range(n_layers)[start:stop])
+    if not layers:
+        raise UsageError(f"Layers `{text}` are empty.", hint=f"Layers count from 0 to {n_layers - 1}.")
+    return layers
+
+
+def parse_pin(text: str) -> tuple[int, str | None, int]:
+    """Layer, site (None where left out) and index of a feature's name: `4.resid_post.112` or `4:112`."""
+    found = _FEATURE.match(text.strip())
+    if found is None or (found["site"] is not None and found["site"] not in SITES):
+        raise UsageError(
+            f"`{text}` doesn't name a feature.",
+            hint="Give layer:index (`4:112`), or layer.site.index (`4.resid_post.112`).",
+        )
+    return int(found["layer"]), found["site"], int(found["index"])
+
+
+def resolve_pins(pins: Iterable[str], widths: dict[Site, int]) -> list[FeatureId]:
+    """The features that pins name, among the SAEs of a run, sorted and each once.
+
+    Args:
+        pins: Names as typed.
+        widths: d_sae of each SAE of the run.
+
+    Raises:
+        UsageError: A pin doesn't parse, names no SAE of the run, needs a site, or lies outside the SAE.
+    """
+    features = set()
+    for pin in pins:
+        layer, name, index = parse_pin(pin)
+        sites = [s for s in widths if s.layer == layer and name in (None, s.name)]
+        if not sites:
+            known = ", ".join(str(s) for s in sorted(widths, key=lambda s: s.order))
+            raise UsageError(f"The pin `{pin}` is at no SAE of this run.", hint=f"The run has {known}.")
+        if len(sites) > 1:
+            names = ", ".join(f"`{s}.{index}`" for s in sorted(sites, key=lambda s: s.order))
+            raise UsageError(f"The pin `{pin}` could be at several sites.", hint=f"Name one: {names}.")
+        if index >= widths[sites[0]]:
+            raise UsageError(
+                f"The pin `{pin}` lies outside its SAE of {widths[sites[0]]} features.",
+                hint=f"Indices of {sites[0]} count from 0 to {widths[sites[0]] - 1}.",
+            )
+        features.add(FeatureId(sites[0], index))
+    return sorted(features, key=lambda f: (f.site.order, f.index))
+
+
+def check_sites(sites: Iterable[Site]) -> None:
+    """Refuse both names of one tensor."""
+    chosen = set(sites)
+    for site in sorted(chosen, key=lambda s: s.order):
+        twin = Site(site.layer + 1, "resid_pre")
+        if site.name == "resid_post" and twin in chosen:
+            raise UsageError(
+                f"{site} and {twin} are one tensor under two names.", hint="Choose one of the two with --site."
+            )
+
+
+def require_layers(layers: Iterable[int], available: Iterable[int], *, site: str, release: str) -> None:
+    """Every chosen layer must have an SAE of the site in the release."""
+    have = sorted(set(available))
+    missing = [layer for layer in layers if layer not in have]
+    if missing:
+        raise InputError(
+            f"The release {release} has no SAE at {', '.join(f'{m}.{site}' for m in missing)}.",
+            hint=f"It has {site} for layers {', '.join(map(str, have)) or 'none'}: choose among them with --layers.",
+        )

@@ -1,0 +1,18 @@
+"""The embedded demo: a small language model, its sparse autoencoders and held-out text, all shipped inside the package.
+
+Only paths live here, so that importing this module costs nothing. `README.md` says what the files are and what was
+measured on them; `python -m circuitcli.demo.train` makes them anew.
+"""
+
+from pathlib import Path
+
+_FOLDER = Path(__file__).resolve().parent
+
+MODEL = _FOLDER / "model"
+"""A transformers checkpoint (GPT2LMHeadModel, float16) with its tokenizer."""
+
+SAES = _FOLDER / "saes"
+"""SAELens folders, one an autoencoder: `blocks.{layer}.hook_{site}`."""
+
+TEXT = _FOLDER / "text.jsonl"
+"""Held-out passages, one JSON object a line: `text`, `source`."""

@@ -1,0 +1,150 @@
+"""Sparse autoencoders, trained side by side on activations streamed from the language model.
+
+    standard  a = relu(v W_enc + b_enc), v = x − b_dec;                      x̂ = a W_dec + b_dec
+    topk      the same on (x − mean)/(std + 1e-5), the k largest kept;       x̂ = std·(a W_dec + b_dec) + mean
+
+Loss: the squared error of x̂ in units of the activation's variance, for `standard` plus a penalty
+λ Σ_j s·log(1 + a_j/s) / d_in. With large s that is L1 (Bricken et al. 2023); s falls during training, so that strong
+activations are hardly shrunk (reweighted L1, Candès et al. 2008). λ follows a controller that steers the mean L0 to
+its target. Decoder rows have unit norm. A latent that has not fired for `patience` steps restarts in the direction of
+a badly reconstructed activation (resampling, Bricken et al. 2023).
+
+SAELens's own trainer is not used: it wants a HookedTransformer and an older TransformerLens than the package does.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from circuitcli.demo.activations import Place
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What every dictionary is trained with. `l0` is aimed at by the standard ones, `k` is the limit of the others."""
+
+    steps: int
+    rows: int = 16
+    d_sae: int = 1024
+    k: int = 16
+    l0: float = 27.0
+    rate: float = 1.5e-3
+    patience: int = 150
+
+
+class Dictionary(nn.Module):
+    """One autoencoder in training. Standard ones work on activations times `scale`, so that their variance is 1."""
+
+    def __init__(self, place: Place, sample: Tensor, recipe: Recipe) -> None:
+        """Decoder rows start as random directions, the encoder as the decoder's transpose, b_dec as the mean of
+        the `sample` float32 [n, d_in]."""
+        super().__init__()
+        self.place, self.recipe = place, recipe
+        self.topk = place.site != "resid_post"
+        spread = (sample - sample.mean(0)).pow(2).mean().sqrt().item()
+        self.variance = spread**2 if self.topk else 1.0
+        self.scale = 1.0 if self.topk else 1.0 / spread
+        d_in = sample.shape[1]
+        directions = functional.normalize(torch.randn(recipe.d_sae, d_in), dim=1)
+        self.W_dec = nn.Parameter(directions)
+        self.W_enc = nn.Parameter(directions.T.clone())
+        self.b_enc = nn.Parameter(torch.zeros(recipe.d_sae))
+        self.b_dec = nn.Parameter(self._prepare(sample)[0].mean(0))
+        self.penalty = 1e-2
+        self.softness = 1e3
+        self.l0 = math.nan
+        self.idle = torch.zeros(recipe.d_sae, dtype=torch.int64)
+
+    def _prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder sees of x [n, d_in], and the factor [n, 1] or [] that takes it back to x's units."""
+        if not self.topk:
+            return x * self.scale, torch.tensor(1.0)
+        centred = x - x.mean(-1, keepdim=True)
+        std = centred.std(-1, keepdim=True)
+        return centred / (std + 1e-5), std
+
+    def loss(self, x: Tensor, progress: float) -> Tensor:
+        """The loss of x [n, d_in], a scalar; sets the penalty for the next step and remembers which latents fired."""
+        v, unit = self._prepare(x)
+        pre = (v - self.b_dec) @ self.W_enc + self.b_enc
+        if self.topk:
+            values, indices = pre.topk(self.recipe.k, dim=-1, sorted=False)
+            values = values.relu()
+            self._note(torch.bincount(indices[values > 0], minlength=len(self.idle)) > 0)
+            x_hat = functional.embedding_bag(indices, self.W_dec, per_sample_weights=values, mode="sum") + self.b_dec
+            self.l0 = (values > 0).sum().item() / len(x)
+        else:
+            a = pre.relu()
+            counts = (a > 0).sum(0)
+            self._note(counts > 0)
+            self.l0 = counts.sum().item() / len(x)
+            x_hat = a @ self.W_dec + self.b_dec
+        self.error = (unit * (v - x_hat)).detach()
+        loss = (unit * (v - x_hat)).pow(2).mean() / self.variance
+        return loss if self.topk else loss + self._sparsity(a, progress)
+
+    def _sparsity(self, a: Tensor, progress: float) -> Tensor:
+        """λ Σ_j s·log(1 + a_j/s) / d_in, with s from 30 down to 0.5 over the middle of training (units of a)."""
+        self.penalty *= (max(self.l0, 1.0) / self.recipe.l0) ** 0.02
+        self.softness = 30.0 * (0.5 / 30.0) ** min(1.0, max(0.0, (progress - 0.15) / 0.45))
+        warm = min(1.0, progress / 0.03)
+        return warm * self.penalty * self.softness * (a / self.softness).log1p().sum(1).mean() / len(self.b_dec)
+
+    def _note(self, fired: Tensor) -> None:
+        self.idle = torch.where(fired, 0, self.idle + 1)
+
+    @torch.no_grad()
+    def keep_unit_norm(self) -> None:
+        """Scale the decoder's rows back to length 1."""
+        self.W_dec.copy_(functional.normalize(self.W_dec, dim=1))
+
+    @torch.no_grad()
+    def resample(self, x: Tensor, optimiser: torch.optim.Optimizer) -> int:
+        """Restart the idle latents at activations x [n, d_in] drawn by their squared error; returns how many."""
+        idle = (self.idle >= self.recipe.patience).nonzero().flatten()
+        if len(idle) == 0:
+            return 0
+        chosen = torch.multinomial(self.error.pow(2).sum(1), len(idle), replacement=True)
+        directions = functional.normalize(self.error[chosen], dim=1)
+        alive = self.W_enc.norm(dim=0)[self.idle < self.recipe.patience].mean()
+        self.W_dec[idle] = directions
+        self.W_enc[:, idle] = directions.T * alive * (1.0 if self.topk else 0.5)
+        self.b_enc[idle] = 0.0
+        for parameter, index in ((self.W_dec, idle), (self.W_enc, (slice(None), idle)), (self.b_enc, idle)):
+            state = optimiser.state.get(parameter, {})
+            for name in {"exp_avg", "exp_avg_sq"} & state.keys():
+                state[name][index] = 0.0
+        self.idle[idle] = 0
+        return len(idle)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors as shipped: float16, in the units of the activation itself."""
+        factor = 1.0 / self.scale
+        tensors = {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc * factor, "b_dec": self.b_dec * factor}
+        return {name: t.detach().half().contiguous() for name, t in tensors.items()}
+
+    def config(self, context: int) -> dict[str, object]:
+        """cfg.json in the form of SAELens 6."""
+        d_in, d_sae = self.W_enc.shape
+        return {
+            "architecture": "topk" if self.topk else "standard",
+            **({"k": self.recipe.k} if self.topk else {}),
+            "d_in": d_in,
+            "d_sae": d_sae,
+            "dtype": "float16",
+            "apply_b_dec_to_input": True,
+            "normalize_activations": "layer_norm" if self.topk else "none",
+            "reshape_activations": "none",
+            "rescale_acts_by_decoder_norm": False,
+            "metadata": {
+                "model_name": "circuitcli-demo",
+                "hook_name": self.place.hook,
+                "prepend_bos": True,
+                "context_size": context,
+                "neuronpedia_id": None,
+                "model_from_pretrained_kwargs": {"center_writing_weights": False},
+            },
+        }

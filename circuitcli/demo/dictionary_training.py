@@ -1,0 +1,77 @@
+"""The training loop of all dictionaries at once: one pass of the language model feeds every one of them."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GPT2LMHeadModel
+
+from circuitcli.demo.activations import Place, harvest, places
+from circuitcli.demo.corpus import BOS_ID, Stream, draw_rows
+from circuitcli.demo.dictionaries import Dictionary, Recipe
+
+
+def train(
+    model: GPT2LMHeadModel, streams: Sequence[Stream], recipe: Recipe, seed: int, report: Callable[[str], None]
+) -> list[Dictionary]:
+    """Train a dictionary at every site of every block. BOS is left out: its activations are outliers."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    where = places(model.config.n_layer)
+    first = _activations(model, streams[0], 4 * recipe.rows, where, generator)
+    dictionaries = [Dictionary(place, first[place], recipe) for place in where]
+    optimisers = [torch.optim.Adam(d.parameters(), lr=recipe.rate, betas=(0.9, 0.999)) for d in dictionaries]
+    started = time.monotonic()
+    for step in range(recipe.steps):
+        progress = step / recipe.steps
+        batch = _activations(model, streams[step % len(streams)], recipe.rows, where, generator)
+        for dictionary, optimiser in zip(dictionaries, optimisers, strict=True):
+            _step(dictionary, optimiser, batch[dictionary.place], step, progress)
+        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+            report(f"dictionaries: step {step + 1}/{recipe.steps}, {time.monotonic() - started:.0f} s")
+            for dictionary in dictionaries:
+                report("  " + _state(dictionary))
+    return dictionaries
+
+
+def save(dictionaries: Sequence[Dictionary], context: int, folder: Path) -> None:
+    """Write one SAELens folder a dictionary."""
+    for dictionary in dictionaries:
+        target = folder / dictionary.place.hook
+        target.mkdir(parents=True, exist_ok=True)
+        save_file(dictionary.weights(), target / "sae_weights.safetensors")
+        (target / "cfg.json").write_text(json.dumps(dictionary.config(context), indent=2) + "\n", encoding="utf-8")
+
+
+def _activations(
+    model: GPT2LMHeadModel, stream: Stream, count: int, where: Sequence[Place], generator: torch.Generator
+) -> dict[Place, Tensor]:
+    """Activations float32 [n, d_in] at each place, of `count` fresh rows without their BOS tokens."""
+    rows = draw_rows(stream, count, model.config.n_positions, generator)
+    text = rows != BOS_ID
+    return {place: x[text] for place, x in harvest(model, rows, where).items()}
+
+
+def _step(dictionary: Dictionary, optimiser: torch.optim.Optimizer, x: Tensor, step: int, progress: float) -> None:
+    recipe = dictionary.recipe
+    rate = min(1.0, (step + 1) / 100, (1.0 - progress) / 0.3)
+    for group in optimiser.param_groups:
+        group["lr"] = recipe.rate * rate
+    loss = dictionary.loss(x, progress)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(dictionary.parameters(), 1.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    dictionary.keep_unit_norm()
+    if step % 50 == 49 and progress < 0.7:
+        dictionary.resample(x, optimiser)
+
+
+def _state(dictionary: Dictionary) -> str:
+    unexplained = dictionary.error.pow(2).mean().item() / dictionary.variance
+    idle = int((dictionary.idle >= dictionary.recipe.patience).sum())
+    return f"{dictionary.place.hook}: FVU about {unexplained:.3f}, L0 {dictionary.l0:.1f}, idle {idle}"

@@ -1,0 +1,233 @@
+"""What the shipped files achieve on held-out text: `python -m circuitcli.demo.measure` exits with 1 if a bar is missed.
+
+Every number is over positions ≥ 1 (the token at 0 is BOS) of the passages of `text.jsonl`, in nats:
+
+    FVU        Σ|x − x̂|² / Σ|x − mean|²        fraction of variance unexplained, about the mean over positions
+    L0         mean number of latents above zero
+    silent     share of latents that never fire
+    recovered  (CE_zero − CE_spliced) / (CE_zero − CE_clean)    x̂, or 0, put in place of x at all positions ≥ 1
+
+The bigram to compare with, p(b|a) = (c(ab) + m·p(b)) / (c(a) + m) with p(b) from add-one counts, has its m chosen on
+the same held-out text, in its own favour; its number is kept in `training.json`, since its counts are not shipped.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
+from transformers import GPT2LMHeadModel
+
+from circuitcli.core.sae import Sae
+from circuitcli.core.sites import Site
+from circuitcli.demo import corpus, language_model
+from circuitcli.demo.activations import SITES, Place, harvest, hooked, places
+
+OPENING = ("In the beginning, God created the", " heavens")
+TRAINING = "training.json"
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Passages as rows: BOS, tokens, padding. `tokens` int64 [n, t], `lengths` int64 [n] with BOS counted."""
+
+    tokens: Tensor
+    lengths: Tensor
+
+    def counted(self) -> Tensor:
+        """bool [n, t]: the positions of text."""
+        at = torch.arange(self.tokens.shape[1])
+        return (at >= 1) & (at < self.lengths[:, None])
+
+    def batches(self) -> list["Rows"]:
+        """The same passages in batches of similar length."""
+        order = self.lengths.argsort(stable=True).split(_BATCH)
+        return [Rows(self.tokens[i, : int(self.lengths[i].max())], self.lengths[i]) for i in order]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One dictionary's numbers, as the module's docstring defines them."""
+
+    place: Place
+    fvu: float
+    l0: float
+    silent: float
+    recovered: float
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One requirement: its words, the measured number, and whether the number meets it."""
+
+    what: str
+    measured: str
+    met: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured."""
+
+    bars: list[Bar]
+    dictionaries: list[Quality]
+
+
+def rows_of(tokenizer: Tokenizer, documents: Sequence[corpus.Document], longest: int) -> Rows:
+    """BOS and the tokens of each document, cut to `longest` and padded with BOS."""
+    encoded = [[corpus.BOS_ID, *ids][:longest] for ids in corpus.encode(tokenizer, documents)]
+    width = max(map(len, encoded))
+    tokens = torch.tensor([ids + [corpus.BOS_ID] * (width - len(ids)) for ids in encoded])
+    return Rows(tokens, torch.tensor([len(ids) for ids in encoded]))
+
+
+@torch.no_grad()
+def cross_entropy(model: GPT2LMHeadModel, rows: Rows) -> float:
+    """Mean of −log p(next token) at positions ≥ 1. Nats."""
+    total, count = 0.0, 0
+    for batch in rows.batches():
+        logits = model(batch.tokens, attention_mask=torch.ones_like(batch.tokens), use_cache=False).logits
+        target = batch.counted()[:, 2:]
+        losses = functional.cross_entropy(logits[:, 1:-1][target], batch.tokens[:, 2:][target], reduction="sum")
+        total, count = total + losses.item(), count + int(target.sum())
+    return total / count
+
+
+def bigram_cross_entropy(stream: corpus.Stream, rows: Rows, size: int) -> float:
+    """The interpolated bigram's mean −log p at the same positions, with the m of 2⁰ … 2¹² that is best there. Nats."""
+    pairs = torch.bincount(stream.tokens[:-1] * size + stream.tokens[1:], minlength=size * size).view(size, size)
+    firsts, single = pairs.sum(1).double(), torch.bincount(stream.tokens, minlength=size).double()
+    unigram = (single + 1) / (single + 1).sum()
+    target = rows.counted()[:, 2:]
+    a, b = rows.tokens[:, 1:-1][target], rows.tokens[:, 2:][target]
+    together, alone = pairs[a, b].double(), firsts[a]
+    tried = (((together + m * unigram[b]) / (alone + m)).log().mean() for m in (2.0**power for power in range(13)))
+    return -max(tried).item()
+
+
+def load_dictionary(folder: Path) -> tuple[Place, Sae]:
+    """A shipped SAELens folder, its float16 numbers held in float32."""
+    config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+    weights = {name: t.float() for name, t in load_file(folder / "sae_weights.safetensors").items()}
+    _, layer, hook = config["metadata"]["hook_name"].split(".")
+    place = Place(int(layer), hook.removeprefix("hook_"))
+    sae = Sae(
+        site=Site(place.layer, place.site),
+        activation="topk" if config["architecture"] == "topk" else "relu",
+        w_enc=weights["W_enc"],
+        b_enc=weights["b_enc"],
+        w_dec=weights["W_dec"],
+        b_dec=weights["b_dec"],
+        k=config.get("k"),
+        normalisation=config["normalize_activations"],
+    )
+    return place, sae
+
+
+def quality(model: GPT2LMHeadModel, place: Place, sae: Sae, rows: Rows, clean_nats: float) -> Quality:
+    """Measure one dictionary on all rows."""
+    x = torch.cat([harvest(model, b.tokens, [place])[place][b.counted()] for b in rows.batches()])
+    left, fired, active = 0.0, torch.zeros(sae.d_sae), 0.0
+    for part in x.split(8192):
+        a = sae.encode(part)
+        left += (part - sae.decode(a, part)).pow(2).sum().item()
+        fired += (a > 0).sum(0)
+        active += (a > 0).sum().item()
+    zero = _edited(model, place, rows, torch.zeros_like)
+    spliced = _edited(model, place, rows, lambda v: sae.decode(sae.encode(v), v))
+    return Quality(
+        place=place,
+        fvu=left / (x - x.mean(0)).pow(2).sum().item(),
+        l0=active / len(x),
+        silent=(fired == 0).float().mean().item(),
+        recovered=(zero - spliced) / (zero - clean_nats),
+    )
+
+
+def measure(folder: Path, most: int | None = None) -> Report:
+    """Measure the files in a folder laid out like the demo, on its first `most` passages (all if None)."""
+    model = language_model.load(folder / "model")
+    tokenizer = Tokenizer.from_file(str(folder / "model" / "tokenizer.json"))
+    documents = corpus.read(folder / "text.jsonl")[:most]
+    rows = rows_of(tokenizer, documents, model.config.n_positions)
+    clean_nats = cross_entropy(model, rows)
+    found = [load_dictionary(folder / "saes" / place.hook) for place in places(model.config.n_layer)]
+    qualities = [quality(model, place, sae, rows, clean_nats) for place, sae in found]
+    bigram_nats = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["bigram_nats"]
+    bars = [*_model_bars(model, tokenizer, clean_nats, bigram_nats), *_dictionary_bars(qualities)]
+    return Report(bars, qualities)
+
+
+def table(report: Report) -> str:
+    """The report in Markdown."""
+    lines = ["| Required | Measured | |", "|---|---|---|"]
+    lines += [f"| {bar.what} | {bar.measured} | {'met' if bar.met else '**missed**'} |" for bar in report.bars]
+    lines += ["", "| Dictionary | FVU | mean L0 | silent | recovered |", "|---|---|---|---|---|"]
+    for q in report.dictionaries:
+        lines.append(f"| `{q.place.hook}` | {q.fvu:.3f} | {q.l0:.1f} | {q.silent:.1%} | {q.recovered:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _edited(model: GPT2LMHeadModel, place: Place, rows: Rows, edit: Callable[[Tensor], Tensor]) -> float:
+    with hooked(model, place, lambda x: torch.cat([x[:, :1], edit(x[:, 1:])], dim=1)):
+        return cross_entropy(model, rows)
+
+
+@torch.no_grad()
+def _model_bars(model: GPT2LMHeadModel, tokenizer: Tokenizer, clean_nats: float, bigram_nats: float) -> list[Bar]:
+    prompt, wanted = OPENING
+    ids = torch.tensor([[corpus.BOS_ID, *tokenizer.encode(prompt).ids]])
+    first = tokenizer.decode([int(model(ids, attention_mask=torch.ones_like(ids)).logits[0, -1].argmax())])
+    gap = bigram_nats - clean_nats
+    words = f"{clean_nats:.3f} nats, bigram {bigram_nats:.3f}: {gap:.3f} below"
+    return [
+        Bar("cross-entropy at least 0.5 nat below an interpolated bigram's", words, gap >= 0.5),
+        Bar(f"“{prompt}” → “{wanted}” (top-1)", f"“{first}”", first == wanted),
+    ]
+
+
+def _dictionary_bars(qualities: Sequence[Quality]) -> list[Bar]:
+    stream = [q for q in qualities if q.place.site == "resid_post"]
+    fvu, l0 = max(q.fvu for q in stream), max(q.l0 for q in stream)
+    kept = min(q.recovered for q in stream)
+    silent = max(q.silent for q in qualities)
+    bars = [
+        Bar("resid_post: FVU at most 0.20 in every layer", f"worst {fvu:.3f}", fvu <= 0.20),
+        Bar("resid_post: mean L0 at most 32 in every layer", f"worst {l0:.1f}", l0 <= 32),
+        Bar("resid_post: recovered at least 0.95 in every layer", f"worst {kept:.3f}", kept >= 0.95),
+    ]
+    for site in SITES[:2]:
+        values = [q.recovered for q in qualities if q.place.site == site]
+        mean, worst = math.fsum(values) / len(values), min(values)
+        met = mean >= 0.85 and worst >= 0.7
+        words = f"mean {mean:.3f}, worst {worst:.3f}"
+        bars.append(Bar(f"{site}: recovered at least 0.85 on average, none below 0.7", words, met))
+    return [*bars, Bar("at most 20% of latents silent in every dictionary", f"worst {silent:.1%}", silent <= 0.2)]
+
+
+def main() -> None:
+    """Measure a folder, print the table, and put it into the folder's README between its two markers."""
+    parser = argparse.ArgumentParser(prog="python -m circuitcli.demo.measure", description=main.__doc__)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="default: the demo itself")
+    parser.add_argument("--passages", type=int, help="measure on so many only (the README then stays as it is)")
+    chosen = parser.parse_args()
+    report = measure(chosen.folder, chosen.passages)
+    print(table(report), end="")
+    readme = chosen.folder / "README.md"
+    if chosen.passages is None and readme.exists():
+        before, _, rest = readme.read_text(encoding="utf-8").partition("<!-- measured -->\n")
+        after = rest.partition("<!-- /measured -->\n")[2]
+        readme.write_text(f"{before}<!-- measured -->\n{table(report)}<!-- /measured -->\n{after}", encoding="utf-8")
+    raise SystemExit(0 if all(bar.met for bar in report.bars) else 1)
+
+
+if __name__ == "__main__":
+    main()

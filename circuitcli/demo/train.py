@@ -1,0 +1,101 @@
+"""Make the demo anew: `python -m circuitcli.demo.train --text FILE --out DIR`.
+
+1. Hold out documents, learn the tokenizer, write the held-out passages.
+2. Train the language model, round it to float16, write it.
+3. Train the dictionaries on the model as written, round them to float16, write them.
+4. Count the bigram and write `training.json`; `python -m circuitcli.demo.measure --folder DIR` does the rest.
+
+The same seed, file, versions and number of threads give the same files, unless `--lm-minutes` cut training short.
+"""
+
+import argparse
+import json
+import math
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from circuitcli.demo import corpus, dictionary_training, language_model, measure
+from circuitcli.demo.dictionaries import Recipe
+from circuitcli.demo.language_model import Schedule, Shape
+
+OPENING_COPIES = 5
+"""How often the opening document stands in each stream: the demo's prompt comes from it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train, from which file, into which folder."""
+
+    text: Path
+    out: Path
+    seed: int
+    shape: Shape
+    schedule: Schedule
+    recipe: Recipe
+
+
+def run(plan: Plan) -> None:
+    """Write the demo's files into `plan.out`; it appears only when everything is finished."""
+    aside = plan.out.with_name(plan.out.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    started = time.monotonic()
+
+    train, held = corpus.split(corpus.read(plan.text), plan.seed)
+    tokenizer = corpus.learn_tokenizer(train, plan.shape.vocabulary)
+    passages = corpus.passages(held, tokenizer, plan.seed, longest=min(120, plan.shape.context - 8))
+    corpus.write(passages, aside / "text.jsonl")
+    encoded = corpus.encode(tokenizer, train)
+    streams = [corpus.join(encoded, plan.seed + i, OPENING_COPIES) for i in range(4)]
+
+    model = language_model.build(plan.shape, plan.seed)
+    language_model.train(model, streams, plan.schedule, plan.seed, _say)
+    language_model.save(model, tokenizer, aside / "model")
+
+    shipped = language_model.load(aside / "model")
+    trained = dictionary_training.train(shipped, streams, plan.recipe, plan.seed, _say)
+    dictionary_training.save(trained, plan.shape.context, aside / "saes")
+
+    rows = measure.rows_of(tokenizer, passages, plan.shape.context)
+    record = {
+        "seed": plan.seed,
+        "text_sha256": sha256(plan.text.read_bytes()).hexdigest(),
+        "documents": {"training": len(train), "held_out": len(held), "passages": len(passages)},
+        "training_tokens": len(streams[0].tokens),
+        "bigram_nats": measure.bigram_cross_entropy(corpus.join(encoded, plan.seed), rows, plan.shape.vocabulary),
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
+    (aside / measure.TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    aside.rename(plan.out)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Train the demo's tokenizer, language model and dictionaries from a jsonl file of {text, source}."""
+    parser = argparse.ArgumentParser(prog="python -m circuitcli.demo.train", description=main.__doc__)
+    parser.add_argument("--text", type=Path, required=True, help="jsonl, one document a line")
+    parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lm-steps", type=int, default=4800)
+    parser.add_argument("--lm-minutes", type=float, default=math.inf, help="end the language model's training sooner")
+    parser.add_argument("--sae-steps", type=int, default=5000)
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    if chosen.out.exists():
+        parser.error(f"{chosen.out} exists already: name a new folder")
+    torch.set_num_threads(chosen.threads)
+    schedule = Schedule(steps=chosen.lm_steps, minutes=chosen.lm_minutes)
+    run(Plan(chosen.text, chosen.out, chosen.seed, Shape(), schedule, Recipe(steps=chosen.sae_steps)))
+
+
+if __name__ == "__main__":
+    main()

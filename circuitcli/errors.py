@@ -1,0 +1,52 @@
+"""The errors that a user can cause or meet, each with the exit code of the process.
+
+Everything else that is raised is a bug and keeps its traceback (exit 1).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CircuitError(Exception):
+    """What is wrong in one line, and in another what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(CircuitError):
+    """A flag, profile key, value, slice or pin that makes no sense."""
+
+    exit_code = 2
+
+
+class InputError(CircuitError):
+    """Missing, stale, corrupt or unfit input."""
+
+    exit_code = 3
+
+
+class HubError(CircuitError):
+    """The network or the hub failed."""
+
+    exit_code = 4
+
+
+class ResourceError(CircuitError):
+    """Out of memory or disk."""
+
+    exit_code = 5
+
+
+def nearest(name: str, known: Iterable[str], *, what: str) -> str:
+    """A hint for an unknown name: the nearest known one first, then all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f"Did you mean `{close[0]}`? " if close else ""
+    return f"{guess}Known {what}: {', '.join(names)}."

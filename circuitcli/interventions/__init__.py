@@ -1,0 +1,13 @@
+"""Plug point: what replaces an activation. One file an intervention."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Intervention(Protocol):
+    """Says what a feature's activation becomes."""
+
+    def replacement(self, mean_activation: float) -> float:
+        """c in δ = σ·(c − a_j)·W_dec[j]; the mean is over all counted positions, zeros in."""
+        ...

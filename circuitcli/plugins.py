@@ -1,0 +1,36 @@
+"""Plug points: a folder whose `__init__` holds one Protocol, and whose other files each hold one plug-in.
+
+A file `name.py` (underscores become hyphens in the name that people type) holds its plug-in as `plugin`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+from circuitcli.errors import UsageError, nearest
+
+
+def names(folder: str) -> list[str]:
+    """The names of the plug-ins in a folder of this package, without importing any of them."""
+    path = importlib.import_module(f"circuitcli.{folder}").__path__
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+
+
+def check(folder: str, name: str) -> None:
+    """Refuse a name that no plug-in has.
+
+    Raises:
+        UsageError: The hint names the nearest, and lists the known ones.
+    """
+    known = names(folder)
+    if name not in known:
+        word = {"renderers": "format"}.get(folder, folder.removesuffix("s"))
+        raise UsageError(f"Unknown {word} `{name}`.", hint=nearest(name, known, what=f"{word}s"))
+
+
+def load(folder: str, name: str) -> Any:
+    """The plug-in of that name; see `check` for names that there aren't."""
+    check(folder, name)
+    return importlib.import_module(f"circuitcli.{folder}.{name.replace('-', '_')}").plugin

@@ -1,0 +1,15 @@
+"""Plug point: how a circuit is drawn. One file a format; its name is the format's and the file's suffix."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from circuitcli.core.circuit import Circuit
+
+
+class Renderer(Protocol):
+    """Turns a circuit into the bytes of one file."""
+
+    def render(self, circuit: Circuit) -> bytes:
+        """The whole file. All text of the model, the user or the network is escaped for the format."""
+        ...

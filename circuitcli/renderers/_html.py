@@ -1,0 +1,109 @@
+"""Graphviz's HTML-like labels: text made safe, its width guessed, cells and tables.
+
+Graphviz lays text out with the widths of Helvetica and knows those of ASCII only, so that every cell is given a
+width here, a little more than its text needs in any common sans-serif font.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Iterable
+
+from circuitcli.core.tokens import visible
+
+FONT = "Helvetica"
+INK = "#1a1a1a"
+FACTS = "#5f5f5f"
+RAISES = "#2166ac"  # blue: ablation raises the target.  The two ends of ColorBrewer's RdBu,
+LOWERS = "#b2182b"  # red: ablation lowers it.           which the colour-blind tell apart
+BLUE_TINT = "#dbe9f6"
+RED_TINT = "#fbe3e0"
+SHADE = "#f5a623"  # activation: neither of the two
+
+# Widths of Helvetica in 1/1000 em.
+_WIDTHS = {
+    191: "'",
+    222: "ijl‘’",
+    260: "|",
+    278: " !,./:;[\\]ftI·",
+    333: "()-`r{}“”",
+    355: '"',
+    389: "*",
+    469: "^",
+    500: "Jcksvxyz",
+    556: "#$0123456789?L_abdeghnopqu–",
+    584: "+<=>~−",
+    611: "FTZ",
+    667: "&ABEKPSVXY",
+    722: "CDHNRUw",
+    778: "GOQ",
+    833: "Mm",
+    889: "%",
+    944: "W",
+    1015: "@…→—",
+}
+_WIDTH = {char: width / 1000 for width, chars in _WIDTHS.items() for char in chars}
+_BOLD = 1.09  # bold letters are about so much wider; figures and signs are not
+
+
+def width(text: str, size: float, *, bold: bool = False) -> int:
+    """Points to reserve for a text at a font size, on the safe side."""
+    return int(1.04 * size * sum(_em(char) * (_BOLD if bold and char.isalpha() else 1) for char in text)) + 2
+
+
+def natural_width(text: str, size: float, *, bold: bool = False) -> float | None:
+    """Points that a text takes in Helvetica; None if it holds characters whose width isn't known here."""
+    if any(char not in _WIDTH for char in text):
+        return None
+    return size * sum(_WIDTH[char] * (_BOLD if bold and char.isalpha() else 1) for char in text)
+
+
+def _em(char: str) -> float:
+    by_bytes = 0.278 * len(char.encode(errors="replace"))  # how graphviz-pure counts what isn't ASCII
+    if char in _WIDTH:
+        return _WIDTH[char] if char.isascii() else max(_WIDTH[char], by_bytes)
+    wide = unicodedata.east_asian_width(char) in "WF" or ord(char) > 0xFFFF
+    return 1.3 if wide else max(0.6, by_bytes)
+
+
+def escape(text: str) -> str:
+    """Text for an HTML-like label; it must already be free of control characters (`core.tokens.visible`).
+
+    After the entities Graphviz still reads its own escapes (`\\N` is the node's name), so that backslashes are doubled.
+    """
+    return html.escape(text, quote=True).replace("\\", "\\\\")
+
+
+def words(text: str, limit: int = 60) -> str:
+    """Text in one line, each word shown as a token is and the spaces between them kept."""
+    return " ".join(visible(word, limit) for word in text.split())
+
+
+def font(text: str, *, size: float | None = None, color: str | None = None, bold: bool = False) -> str:
+    """A run of text, escaped. Graphviz refuses empty runs: those become a space."""
+    run = escape(text) or " "
+    if bold:
+        run = f"<B>{run}</B>"
+    given = "".join(f' {k}="{v}"' for k, v in (("POINT-SIZE", size), ("COLOR", color)) if v is not None)
+    return f"<FONT{given}>{run}</FONT>" if given else run
+
+
+def cell(inner: str = "", **attributes: object) -> str:
+    """One cell; attributes are those of Graphviz's TD, in lower case."""
+    given = "".join(f' {k.upper()}="{v}"' for k, v in attributes.items() if v is not None)
+    return f"<TD{given}>{inner}</TD>"
+
+
+def table(rows: Iterable[Iterable[str]], **attributes: object) -> str:
+    """A table of rows of cells, without lines or gaps unless attributes ask for them."""
+    merged = {"border": 0, "cellborder": 0, "cellspacing": 0, "cellpadding": 1} | attributes
+    given = "".join(f' {k.upper()}="{v}"' for k, v in merged.items())
+    return f"<TABLE{given}>" + "".join(f"<TR>{''.join(cells)}</TR>" for cells in rows) + "</TABLE>"
+
+
+def blend(color: str, share: float) -> str:
+    """`color` laid over white with an opacity between 0 and 1."""
+    share = min(1.0, max(0.0, share))
+    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(255 + (part - 255) * share):02x}" for part in parts)

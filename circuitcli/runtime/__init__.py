@@ -1,0 +1,1 @@
+"""The world outside: devices, TransformerLens, and Graphviz, each imported in one module only."""

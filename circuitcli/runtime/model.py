@@ -1,0 +1,234 @@
+"""A model behind TransformerLens's TransformerBridge: the only module that imports transformer_lens.
+
+Sites are read by TransformerLens's hooks. A pass resumes from an edit by calling the model's own blocks again: the
+rest of the edited block by its parts (attention isn't computed again for an edit behind it), later blocks whole, with
+the arguments that the model itself gave them on the clean pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers.cache_utils import Cache
+
+from circuitcli.core.model import Activations, Edit, ModelShape, Pass
+from circuitcli.core.sites import Site
+from circuitcli.errors import InputError
+from circuitcli.runtime.device import Runtime
+from circuitcli.runtime.tokenizer import describe, unavailable
+
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class _Stop(Exception):
+    """Ends a pass once all that was asked for has been read."""
+
+
+class BridgeModel:
+    """A `core.model.Model` over a TransformerBridge."""
+
+    def __init__(self, bridge: Any, shape: ModelShape, runtime: Runtime) -> None:
+        self._bridge = bridge
+        self._shape = shape
+        self.runtime = runtime
+
+    @property
+    def shape(self) -> ModelShape:
+        """Its sizes."""
+        return self._shape
+
+    def run(
+        self, tokens: Int[Tensor, "b t"], read: Sequence[Site], *, final: bool = False, edit: Edit | None = None
+    ) -> Pass:
+        """One pass over whole sequences; see `core.model.Model.run`."""
+        sites: Activations = {}
+        calls: dict[int, _Call] = {}
+        ends: list[Tensor] = []
+        last = self._shape.n_layers - 1 if final else max((s.layer for s in read), default=-1)
+
+        def stop(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+            ends.append(args[0])
+            raise _Stop
+
+        with ExitStack() as hooks:
+            for layer, block in enumerate(self._bridge.blocks):
+                hooks.enter_context(_handle(block.register_forward_pre_hook(_recorder(calls, layer), with_kwargs=True)))
+            stops = [*self._bridge.blocks, self._bridge.ln_final]
+            hooks.enter_context(_handle(stops[last + 1].register_forward_pre_hook(stop, prepend=True)))
+            hooks.enter_context(self._bridge.hooks(fwd_hooks=_edits(edit) + _readers(sites, read)))
+            try:
+                self._bridge(tokens, return_type="logits")
+            except _Stop:
+                pass
+        return Pass(sites, ends[0] if final else None, calls)
+
+    def bases(self, site: Site) -> tuple[Site, ...]:
+        """Clean activations that `resume` starts from."""
+        behind = {
+            "resid_pre": ("resid_pre",),
+            "z": ("z", "attn_out", "resid_post") if self._shape.parallel else ("z", "attn_out", "resid_mid"),
+            "attn_out": ("resid_post",) if self._shape.parallel else ("resid_mid",),
+            "resid_mid": ("resid_mid",),
+            "mlp_out": ("resid_post",),
+            "resid_post": ("resid_post",),
+        }
+        return tuple(Site(site.layer, name) for name in behind[site.name])
+
+    def resume(
+        self, clean: Pass, base: Mapping[Site, Tensor], edit: Edit, read: Sequence[Site], *, final: bool = False
+    ) -> Pass:
+        """The rest of a pass after an edit; see `core.model.Model.resume`."""
+        site, delta = edit.site, edit.delta.to(self.runtime.dtype)
+        sites: Activations = {}
+        x: Tensor
+        with self._bridge.hooks(fwd_hooks=_readers(sites, read)):
+            if site.name == "resid_pre":
+                x = self._block(site.layer, base[site] + delta, clean.calls)
+            else:
+                x = self._rest_of_block(site, base, delta, sites, read)
+            last = self._shape.n_layers - 1 if final else max((s.layer for s in read), default=site.layer)
+            for layer in range(site.layer + 1, last + 1):
+                x = self._block(layer, x, clean.calls)
+        return Pass(sites, x if final else None, clean.calls)
+
+    def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        """Final norm, unembedding and, where the model has one, its soft cap; float32."""
+        bridge = self._bridge
+        logits: Tensor = bridge.unembed(bridge.ln_final(final.unsqueeze(0)))[0].float()
+        cap = getattr(bridge.cfg, "output_logits_soft_cap", None)
+        return torch.tanh(logits / cap) * cap if cap and cap > 0 else logits
+
+    def _block(self, layer: int, x: Tensor, calls: Mapping[int, _Call]) -> Tensor:
+        args, kwargs = calls[layer]
+        out = self._bridge.blocks[layer](x, *args, **kwargs)
+        return out[0] if isinstance(out, tuple) else out
+
+    def _rest_of_block(
+        self, site: Site, base: Mapping[Site, Tensor], delta: Tensor, sites: Activations, read: Sequence[Site]
+    ) -> Tensor:
+        """The stream after the edited block. Its sites that are read without their module running are noted here."""
+        block, layer = self._bridge.blocks[site.layer], site.layer
+
+        def note(name: str, value: Tensor) -> Tensor:
+            if Site(layer, name) in read:
+                sites[Site(layer, name)] = value
+            return value
+
+        if site.name == "z":
+            attn_out = self._attention_output(block, base[site] + delta)
+            delta = note("attn_out", attn_out) - base[Site(layer, "attn_out")]
+        behind = Site(layer, "resid_post")
+        if behind in self.bases(site):
+            return note("resid_post", base[behind] + delta)
+        mid = note("resid_mid", base[Site(layer, "resid_mid")] + delta)
+        return note("resid_post", mid + note("mlp_out", self._mlp_output(block, mid)))
+
+    @staticmethod
+    def _attention_output(block: Any, z: Tensor) -> Tensor:
+        out: Tensor = block.attn.o(z)
+        return block.ln1_post(out) if hasattr(block, "ln1_post") else out
+
+    @staticmethod
+    def _mlp_output(block: Any, mid: Tensor) -> Tensor:
+        out: Tensor = block.mlp(block.ln2(mid))
+        return block.ln2_post(out) if hasattr(block, "ln2_post") else out
+
+
+def load(name: str, runtime: Runtime) -> BridgeModel:
+    """Load a model with its weights as they are: nothing is folded or centred.
+
+    Raises:
+        InputError: Unknown model, or one that TransformerLens can't bridge.
+        HubError: The hub couldn't be asked.
+    """
+    card = describe(name)
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            card.location, device=str(runtime.device), dtype=runtime.dtype, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise unavailable(name, error) from None
+    bridge.eval()
+    for parameter in bridge.parameters():
+        parameter.requires_grad_(False)
+    model = BridgeModel(bridge, card.shape, runtime)
+    _check(model, name)
+    return model
+
+
+def _check(model: BridgeModel, name: str) -> None:
+    """A null edit at every site must leave the last stream as it was; if not, the model's blocks aren't understood."""
+    tokens = torch.arange(1, 5, device=model.runtime.device).unsqueeze(0)
+    names = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
+    sites = [Site(0, n) for n in (*names, *(() if model.shape.parallel else ("resid_mid",)))]
+    clean = model.run(tokens, sites, final=True)
+    assert clean.final is not None
+    tolerance = 1e-3 if model.runtime.dtype == torch.float32 else 0.1
+    for site in sites:
+        edit = Edit(site, torch.zeros_like(clean.sites[site]))
+        again = model.resume(clean, clean.sites, edit, [], final=True).final
+        assert again is not None
+        scale = clean.final.abs().max()
+        if not (again - clean.final).abs().max() <= tolerance * scale:
+            raise InputError(
+                f"The blocks of {name} don't follow any layout that can be resumed at {site.name}.",
+                hint="Choose a model of the GPT-2, GPT-NeoX, Llama or Gemma families.",
+            )
+
+
+def _recorder(calls: dict[int, _Call], layer: int) -> Callable[..., None]:
+    """Notes with what arguments the model calls a block, but for the stream and the cache of keys and values."""
+
+    def record(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept = {key: _one_row(value) for key, value in kwargs.items() if key not in ("use_cache", "hidden_states")}
+        calls[layer] = (tuple(_one_row(arg) for arg in args[1:]), kept)
+
+    return record
+
+
+def _one_row(value: Any) -> Any:
+    """An argument that serves any number of rows: sequences are causal and padded right, so all rows share masks."""
+    if isinstance(value, Cache):
+        return None
+    if isinstance(value, Tensor) and value.ndim:
+        return value[:1]
+    if isinstance(value, tuple):
+        return tuple(_one_row(part) for part in value)
+    return value
+
+
+def _readers(sites: Activations, read: Sequence[Site]) -> list[tuple[str, Callable[..., None]]]:
+    def reader(site: Site) -> Callable[..., None]:
+        def note(value: Tensor, hook: Any) -> None:
+            sites[site] = value.flatten(2)
+
+        return note
+
+    return [(site.hook, reader(site)) for site in read]
+
+
+def _edits(edit: Edit | None) -> list[tuple[str, Callable[..., Tensor]]]:
+    """An edit as a hook. At resid_mid it is made on attn_out, so that the skip path sees it as well."""
+    if edit is None:
+        return []
+    site = Site(edit.site.layer, "attn_out") if edit.site.name == "resid_mid" else edit.site
+
+    def add(value: Tensor, hook: Any) -> Tensor:
+        return value + edit.delta.to(value.dtype).reshape(value.shape)
+
+    return [(site.hook, add)]
+
+
+@contextmanager
+def _handle(handle: Any) -> Iterator[None]:
+    """A torch hook that leaves with the block."""
+    try:
+        yield
+    finally:
+        handle.remove()

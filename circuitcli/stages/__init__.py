@@ -1,0 +1,1 @@
+"""One file a stage, only its work. `stage.stage` owns fingerprints, resuming and records."""

@@ -1,0 +1,202 @@
+"""cache-acts: run the model over the text and keep every non-zero feature activation.
+
+One pass over the text writes shards of activations, a few sequences each; a second pass over the shards makes the top
+contexts and the statistics. Neither holds more than a shard and a table of features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+
+from circuitcli import plugins
+from circuitcli.core.contexts import FeatureStatistics, Firings, top_contexts
+from circuitcli.core.sae import Sae
+from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
+from circuitcli.core.sites import Site
+from circuitcli.errors import InputError
+from circuitcli.runtime.device import peak_memory
+from circuitcli.runtime.tokenizer import Tokenizer, describe
+from circuitcli.saes import SaeEntry
+from circuitcli.stages.fetch_saes import entries_of, load_sae
+from circuitcli.stages.stage import Job, Outcome, Work, stage
+from circuitcli.store import acts, tables
+from circuitcli.texts import TextSource
+
+NAME = "cache-acts"
+# Sequences of one shard: what an interruption may lose, and what is held at once.
+SHARD_SEQUENCES = 32
+
+
+def run(job: Job) -> Outcome:
+    """Cache the activations of every chosen site."""
+    parent = job.parent("fetch-saes")
+    source, value = _source(job)
+    return stage(
+        job, NAME, {"text": source.identity(value), "fetch-saes": parent.result}, lambda todo: _work(job, todo)
+    )
+
+
+def _work(job: Job, todo: Work) -> None:
+    entries = entries_of(job.run)
+    path = job.run.path(acts.TOKENS)
+    todo.expect({acts.TOKENS: None})
+    if not path.is_file():
+        sample = _sample(job, entries)
+        acts.write_tokens(path, sample.tokens, sample.lengths)
+    sample = Sample(*acts.read_tokens(path))
+    count = len(sample.lengths)
+    spans = [(start, min(start + SHARD_SEQUENCES, count)) for start in range(0, count, SHARD_SEQUENCES)]
+    names = {
+        acts.shard_name(todo.plan.fingerprint, entry.at, *span): [str(entry.at), *span]
+        for entry in entries
+        for span in spans
+    }
+    todo.expect({**names, acts.CONTEXTS: None, acts.FEATURES: None})
+    missing = [
+        span
+        for span in spans
+        if not all(job.run.path(name).is_file() for name, what in names.items() if what[1:] == [*span])
+    ]
+    if missing:
+        _encode(job, todo, entries, sample, missing)
+    _summarise(job, todo, entries, sample, {name: tuple(what) for name, what in names.items()})
+    todo.files[acts.TOKENS] = job.run.entry(path, count)
+    todo.facts["sequences"] = count
+    todo.facts["peak_memory_bytes"] = peak_memory(job.runtime.device)
+
+
+def _source(job: Job) -> tuple[TextSource, Sequence[str]]:
+    texts = job.settings.texts
+    values = {"demo": (), "prompt": texts.prompt, "file": (texts.file,), "dataset": (texts.dataset,)}
+    return plugins.load("texts", texts.source), values[texts.source]
+
+
+def _sample(job: Job, entries: Sequence[SaeEntry]) -> Sample:
+    """The sequences: first those of the sample, then those for contexts alone."""
+    texts = job.settings.texts
+    tokenizer = Tokenizer(job.settings.model)
+    bos = tokenizer.bos if prepend_bos(job, entries) else None
+    if bos is None and prepend_bos(job, entries):
+        raise InputError(f"{job.settings.model} has no BOS token.", hint="Give --prepend-bos false.")
+    limit = describe(job.settings.model).shape.n_ctx
+    if texts.max_tokens > limit:
+        raise InputError(
+            f"{job.settings.model} reads {limit} tokens, not {texts.max_tokens}.", hint=f"Give --max-tokens {limit}."
+        )
+    source, value = _source(job)
+    extra = max(0, job.settings.contexts.num_sequences - texts.num_sequences)
+    first, others = sample_documents(source.documents(value), texts.num_sequences, extra, job.settings.seed)
+    sequences = [
+        piece
+        for documents, count in ((first, texts.num_sequences), (others, extra))
+        for piece in to_sequences(
+            [tokenizer.encode(text) for text in documents], bos=bos, max_tokens=texts.max_tokens, count=count
+        )
+    ]
+    return pad(sequences)
+
+
+def prepend_bos(job: Job, entries: Sequence[SaeEntry]) -> bool:
+    """Whether sequences start with BOS: as set, or as the SAEs were trained.
+
+    Raises:
+        InputError: The SAEs disagree.
+    """
+    wanted = job.settings.texts.prepend_bos
+    if wanted != "auto":
+        return wanted
+    with_bos = {entry.prepend_bos for entry in entries}
+    if len(with_bos) > 1:
+        split = ", ".join(f"{e.at} {'with' if e.prepend_bos else 'without'}" for e in entries)
+        raise InputError(
+            f"The SAEs disagree on BOS: {split}.", hint="Use them in separate runs, or say --prepend-bos true or false."
+        )
+    return with_bos.pop()
+
+
+def _encode(
+    job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, missing: Sequence[tuple[int, int]]
+) -> None:
+    """Run the model over the sequences of the missing shards, and write them."""
+    from circuitcli.runtime import model as models
+
+    model = models.load(job.settings.model, job.runtime)
+    saes = {entry.at: load_sae(job, entry) for entry in entries}
+    width = sample.tokens.shape[1]
+    row_bytes = 4 * width * (sum(3 * sae.d_sae for sae in saes.values()) + 40 * model.shape.d_model)
+    runtime = todo.planned_batch(job.runtime.rows_at_once(row_bytes))
+
+    def encode(span: np.ndarray, part: slice) -> dict[Site, Firings]:
+        rows = span[part]
+        length = int(sample.lengths[rows].max())
+        tokens = torch.as_tensor(sample.tokens[rows, :length], device=runtime.device).long()
+        read = model.run(tokens, list(saes))
+        return {site: _firings(sae, read.sites[site], rows, sample.lengths[rows]) for site, sae in saes.items()}
+
+    with job.report.track("Caching activations", int(sum(stop - start for start, stop in missing)), "sequences") as done:
+        for start, stop in missing:
+            work = partial(encode, np.arange(start, stop))
+            parts = list(runtime.batches(stop - start, todo.plan.batch_size, work, say=job.report.say))
+            for site in saes:
+                path = job.run.path(acts.shard_name(todo.plan.fingerprint, site, start, stop))
+                acts.write_firings(path, Firings.concat([part[site] for part in parts]))
+            done(stop - start)
+
+
+def _firings(sae: Sae, x: torch.Tensor, rows: np.ndarray, lengths: np.ndarray) -> Firings:
+    """The non-zero activations at the counted positions: 1 to the last of each sequence."""
+    each = torch.arange(x.shape[1], device=x.device)
+    counted = (each >= 1) & (each < torch.as_tensor(lengths, device=x.device).unsqueeze(1))
+    row, pos = counted.nonzero(as_tuple=True)
+    activations = sae.encode(x[row, pos])
+    place, feature = activations.nonzero(as_tuple=True)
+    value = activations[place, feature]
+    columns = (c.cpu().numpy() for c in (row[place], pos[place], feature))
+    seq, position, index = (c.astype(np.int32) for c in columns)
+    return Firings(rows[seq].astype(np.int32), position, index, value.cpu().numpy())
+
+
+def _summarise(
+    job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, names: dict[str, tuple[str, int, int]]
+) -> None:
+    """The tables of top contexts and of statistics, from the shards."""
+    counted = sample.lengths[: job.settings.texts.num_sequences].astype(np.int64) - 1
+    contexts, features, dead = [], [], {}
+    for entry in entries:
+        statistics = FeatureStatistics(entry.d_sae)
+        best = Firings.concat([])
+        for name, (_, start, stop) in _of_site(names, entry.at):
+            path = job.run.path(name)
+            shard = acts.read_firings(path)
+            todo.files[name] = job.run.entry(path, len(shard))
+            best, _ = top_contexts(Firings.concat([best, shard]), job.settings.contexts.top_k)
+            statistics.add(shard.where(shard.seq < len(counted)), int(counted[start:stop].sum()))
+        best, rank = top_contexts(best, job.settings.contexts.top_k)
+        here = {"layer": entry.layer, "site": entry.site}
+        contexts.append(
+            here | {"feature": best.feature, "rank": rank, "seq": best.seq, "pos": best.pos, "activation": best.value}
+        )
+        features.append(
+            here
+            | {
+                "feature": np.arange(entry.d_sae, dtype=np.int32),
+                "n_active": statistics.n_active.astype(np.int32),
+                "density": statistics.density,
+                "max_activation": statistics.maximum,
+                "mean_activation": statistics.mean,
+            }
+        )
+        dead[str(entry.at)] = round(float((statistics.n_active == 0).mean()), 4)
+    for name, parts in ((acts.CONTEXTS, contexts), (acts.FEATURES, features)):
+        table = name.removesuffix(".parquet")
+        rows = tables.write(job.run.path(name), table, parts)
+        todo.files[name] = job.run.entry(job.run.path(name), rows)
+    todo.facts.update(tokens=int(counted.sum()), silent_share=dead)
+
+
+def _of_site(names: dict[str, tuple[str, int, int]], site: Site) -> Iterator[tuple[str, tuple[str, int, int]]]:
+    return ((name, what) for name, what in names.items() if what[0] == str(site))

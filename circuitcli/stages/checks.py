@@ -1,0 +1,27 @@
+"""Checks of names and pins that need nothing but the settings, made before a run is touched."""
+
+from __future__ import annotations
+
+from circuitcli import plugins
+from circuitcli.core.sites import parse_layers, parse_pin, parse_site
+from circuitcli.runtime.device import check_device_name
+from circuitcli.settings import Settings
+
+_ANY_DEPTH = 10_000
+
+
+def check(settings: Settings) -> None:
+    """Refuse unknown sites, formats, interventions and devices, and what is no slice or pin.
+
+    Raises:
+        UsageError: With the nearest known name.
+    """
+    check_device_name(settings.runtime.device)
+    for site in settings.saes.sites if settings.saes.sites != "auto" else ():
+        parse_site(site)
+    for name in settings.graph.formats:
+        plugins.check("renderers", name)
+    plugins.check("interventions", settings.ablate.intervention)
+    for pin in settings.features.pinned:
+        parse_pin(pin)
+    parse_layers(settings.saes.layers, _ANY_DEPTH)

@@ -1,0 +1,172 @@
+"""graph: pick the largest mean effects, and draw the features that they join."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from circuitcli import __version__, plugins
+from circuitcli.core.circuit import Circuit, Context, Edge, Node, TokenEffect, select_edges, share_drawn
+from circuitcli.core.sites import FeatureId, Site, resolve_pins
+from circuitcli.renderers import Renderer
+from circuitcli.runtime.tokenizer import Tokenizer
+from circuitcli.stages import effects as effects_stage
+from circuitcli.stages.fetch_saes import entries_of
+from circuitcli.stages.stage import Job, Outcome, Work, stage
+from circuitcli.store import acts, files, tables
+
+NAME = "graph"
+# Tokens of each colour shown in a box.
+_TOKENS_SHOWN = 6
+
+
+def run(job: Job) -> Outcome:
+    """Draw the circuit in every chosen format."""
+    parent = job.parent("effects")
+    return stage(job, NAME, {"effects": parent.result}, lambda todo: _work(job, todo))
+
+
+def _work(job: Job, todo: Work) -> None:
+    circuit = build(job)
+    names = {name: f"graph/circuit.{name}" for name in job.settings.graph.formats}
+    todo.expect(dict.fromkeys(names.values()))
+    with job.report.track("Drawing", len(names), "files") as done:
+        for name, path in names.items():
+            renderer: Renderer = plugins.load("renderers", name)
+            files.write(job.run.path(path), renderer.render(circuit))
+            todo.files[path] = job.run.entry(job.run.path(path))
+            done(1)
+    todo.facts.update(
+        nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata["share_drawn"]
+    )
+
+
+def build(job: Job) -> Circuit:
+    """The circuit of a run: its largest effects, and the features at their ends."""
+    table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
+    measured = np.abs(table["effect_mean"], dtype=np.float64)
+    order = np.lexsort((np.arange(len(measured)), -measured))[: job.settings.graph.max_edges]
+    edges = select_edges(
+        [_edge(table, i) for i in order],
+        min_effect=job.settings.graph.min_effect,
+        max_edges=job.settings.graph.max_edges,
+    )
+    features = sorted({_id(name) for e in edges for name in (e.source, e.target)}, key=lambda f: (f.site.order, f.index))
+    return Circuit(_metadata(job, edges, measured), tuple(_nodes(job, features)), tuple(edges))
+
+
+def _edge(table: tables.Columns, i: int) -> Edge:
+    ends = [f"{table[f'{e}_layer'][i]}.{table[f'{e}_site'][i]}.{table[f'{e}_feature'][i]}" for e in ("up", "down")]
+    low, high = (None if np.isnan(table[name][i]) else float(table[name][i]) for name in ("ci_low", "ci_high"))
+    return Edge(ends[0], ends[1], float(table["effect_mean"][i]), low, high, int(table["n"][i]))
+
+
+def _id(name: str) -> FeatureId:
+    layer, site, index = name.split(".")
+    return FeatureId(Site(int(layer), site), int(index))
+
+
+def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str, object]:
+    settings, sites = job.settings, [entry.at for entry in entries_of(job.run)]
+    return {
+        "model": settings.model,
+        "release": settings.saes.release,
+        "layers": sorted({site.layer for site in sites}),
+        "sites": sorted({site.name for site in sites}),
+        "intervention": settings.ablate.intervention,
+        "positions": settings.ablate.positions,
+        "num_sequences": job.run.require("cache-acts").facts["sequences"],
+        "seed": settings.seed,
+        "min_effect": settings.graph.min_effect,
+        "edges_measured": len(measured),
+        "share_drawn": share_drawn(edges, float(measured.sum())),
+        "created": datetime.date.today().isoformat(),
+        "version": __version__,
+    }
+
+
+def _nodes(job: Job, features: Sequence[FeatureId]) -> Iterable[Node]:
+    tokenizer = Tokenizer(job.settings.model)
+    pins = set(resolve_pins(job.settings.features.pinned, {e.at: e.d_sae for e in entries_of(job.run)}))
+    statistics = _rows(tables.read(job.run.verified("cache-acts", acts.FEATURES)), features)
+    totals = _rows(tables.read(job.run.verified("effects", effects_stage.FEATURES)), features)
+    logits = _rows(tables.read(job.run.verified("effects", effects_stage.LOGITS)), features)
+    contexts = top_contexts(job, features, tokenizer)
+    for feature in features:
+        total = totals[feature]
+        kl = float(total["kl_mean"][0]) if len(total["n"]) else np.nan
+        promoted, suppressed = token_effects(logits[feature])
+        yield Node(
+            id=str(feature),
+            kind="feature",
+            layer=feature.site.layer,
+            site=feature.site.name,
+            feature=feature.index,
+            density=float(statistics[feature]["density"][0]),
+            max_activation=float(statistics[feature]["max_activation"][0]),
+            kl_mean=None if np.isnan(kl) else kl,
+            n=int(total["n"][0]) if len(total["n"]) else 0,
+            pinned=feature in pins,
+            contexts=tuple(contexts[feature]),
+            promoted=promoted[:_TOKENS_SHOWN],
+            suppressed=suppressed[:_TOKENS_SHOWN],
+        )
+
+
+def token_effects(rows: tables.Columns) -> tuple[tuple[TokenEffect, ...], tuple[TokenEffect, ...]]:
+    """Promoted and suppressed tokens of one feature, strongest first, from its rows of effects/logits."""
+    columns = (rows[name].tolist() for name in ("rank", "token", "token_id", "effect_mean"))
+    ranked = sorted(zip(*columns, strict=True), key=lambda row: abs(row[0]))
+    promoted = tuple(TokenEffect(token, token_id, mean) for rank, token, token_id, mean in ranked if rank > 0)
+    suppressed = tuple(TokenEffect(token, token_id, mean) for rank, token, token_id, mean in ranked if rank < 0)
+    return promoted, suppressed
+
+
+def top_contexts(job: Job, features: Sequence[FeatureId], tokenizer: Tokenizer) -> dict[FeatureId, list[Context]]:
+    """The top contexts of some features: `contexts.view` tokens on each side, with the feature's activations."""
+    tokens, lengths = acts.read_tokens(job.run.verified("cache-acts", acts.TOKENS))
+    table = _rows(tables.read(job.run.verified("cache-acts", acts.CONTEXTS)), features)
+    found: dict[FeatureId, list[Context]] = {}
+    for site in {feature.site for feature in features}:
+        indices = [feature.index for feature in features if feature.site == site]
+        for index, firings in acts.firings_of(job.run, site, indices).items():
+            values = dict(zip(zip(firings.seq.tolist(), firings.pos.tolist(), strict=True), firings.value, strict=True))
+            rows = table[FeatureId(site, index)]
+            found[FeatureId(site, index)] = [
+                _context(int(rows["seq"][i]), int(rows["pos"][i]), values, tokens, lengths, tokenizer, job)
+                for i in np.argsort(rows["rank"])
+            ]
+    return found
+
+
+def _context(
+    seq: int,
+    pos: int,
+    values: dict[tuple[int, int], float],
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    tokenizer: Tokenizer,
+    job: Job,
+) -> Context:
+    view = job.settings.contexts.view
+    first = max(0, pos - view)
+    places = range(first, min(int(lengths[seq]), pos + view + 1))
+    return Context(
+        tokens=tuple(tokenizer.text(int(tokens[seq, p])) for p in places),
+        activations=tuple(float(values.get((seq, p), 0.0)) for p in places),
+        firing=pos - first,
+        seq=seq,
+        pos=pos,
+    )
+
+
+def _rows(table: tables.Columns, features: Sequence[FeatureId]) -> dict[FeatureId, tables.Columns]:
+    """The rows of each feature in a table."""
+    picked = {}
+    for feature in features:
+        mask = (table["feature"] == feature.index) & (table["layer"] == feature.site.layer)
+        mask &= table["site"] == feature.site.name
+        picked[feature] = {name: column[mask] for name, column in table.items()}
+    return picked

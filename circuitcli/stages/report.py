@@ -1,0 +1,31 @@
+"""How a stage speaks while it works; cli shows it, tests stay silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Report(Protocol):
+    """Progress with counts, and single lines."""
+
+    def say(self, line: str) -> None:
+        """One line about what is going on."""
+        ...
+
+    def track(self, what: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
+        """Progress over `total` units; the function that it gives is called with how many more are done."""
+        ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+    @contextmanager
+    def track(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """Nothing."""
+        yield lambda done: None

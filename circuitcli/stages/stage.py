@@ -1,0 +1,194 @@
+"""The one mechanism behind all stages: fingerprint, skip, resume, refuse, redo, and record.
+
+A fingerprint hashes what decides a stage's numbers: its settings, what it read from outside, its parents' results.
+A stage that is done says so and does nothing; half done, it goes on from its shards; changed, one that needs no model
+is redone, and one that does names what changed and asks for --force.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from circuitcli import __version__
+from circuitcli.errors import InputError
+from circuitcli.runtime import device
+from circuitcli.runtime.device import Runtime
+from circuitcli.settings import Settings, table, to_dict
+from circuitcli.stages.report import Report
+from circuitcli.store import records
+from circuitcli.store.records import FileEntry, Plan, Record
+from circuitcli.store.run import Run
+
+# The settings that decide each stage's numbers, by prefix of their keys.
+DECIDES = {
+    "fetch-saes": ("model", "saes."),
+    "cache-acts": ("seed", "runtime.dtype", "texts.", "contexts.top_k", "contexts.num_sequences"),
+    "ablate": ("ablate.", "features.seq_cap"),
+    "effects": ("effects.",),
+    "graph": ("graph.", "contexts.view"),
+}
+# Those that only decide which of them are computed.
+CHOOSES = {"ablate": ("features.pinned", "features.thinning", "features.branching", "features.max_features")}
+_LIBRARIES = ("torch", "transformer_lens", "transformers", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage works on, and with."""
+
+    run: Run
+    settings: Settings
+    report: Report
+    force: bool = False
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The device, dtype, threads and seeds of this process."""
+        runtime = self.settings.runtime
+        size = None if runtime.batch_size == "auto" else runtime.batch_size
+        return device.make(runtime.device, runtime.dtype, size, self.settings.seed)
+
+    def chosen(self, prefixes: tuple[str, ...]) -> dict[str, Any]:
+        """The settings with these prefixes, flat, as JSON holds them."""
+        tree = to_dict(self.settings)
+        flat: dict[str, Any] = {}
+        for row in table():
+            head, _, name = row.key.rpartition(".")
+            part = tree[head] if head else tree
+            if row.key.startswith(prefixes) and name in part:
+                flat[row.key] = part[name]
+        return flat
+
+    def parent(self, stage: str) -> Record:
+        """The record of a stage that this one builds on.
+
+        Raises:
+            InputError: It isn't done, or was done with other settings than the run has now.
+        """
+        record = self.run.require(stage)
+        recorded = {**record.inputs, **record.choice}
+        now = self.chosen((*DECIDES[stage], *CHOOSES.get(stage, ())))
+        stale = records.changes({key: recorded.get(key) for key in now}, now)
+        if stale:
+            raise InputError(
+                f"The {stage} stage of {self.run.root} was made with other settings: {', '.join(stale)}.",
+                hint=f"Run `circuit {stage} --run {self.run.root}` again{_force_hint(stage)}.",
+            )
+        return record
+
+
+@dataclass
+class Work:
+    """What a stage's work is given, and what it has to fill in.
+
+    Attributes:
+        job: Settings, run and report.
+        plan: What is planned so far; change it with `expect`.
+        files: The finished files, by name; every one of them must be planned.
+        facts: What the stage reports.
+    """
+
+    job: Job
+    name: str
+    plan: Plan
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def expect(self, shards: dict[str, Any]) -> None:
+        """Plan files before any of them is written."""
+        if set(shards) - set(self.plan.shards):
+            self.plan = records.Plan(**{**vars(self.plan), "shards": {**self.plan.shards, **shards}})
+            self.job.run.save_plan(self.name, self.plan)
+
+    def planned_batch(self, size: int) -> Runtime:
+        """The runtime at the plan's batch size and threads; a plan that has none yet takes this batch size."""
+        if self.plan.batch_size == 0:
+            self.plan = records.Plan(**{**vars(self.plan), "batch_size": size})
+            self.job.run.save_plan(self.name, self.plan)
+        return self.job.runtime.with_plan(batch_size=self.plan.batch_size, threads=self.plan.threads)
+
+
+Status = Literal["done", "skipped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a stage: its record, and whether anything was to do."""
+
+    name: str
+    status: Status
+    record: Record
+
+
+def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[Work], None]) -> Outcome:
+    """Do a stage's work unless it is done.
+
+    Args:
+        job: The run and its settings.
+        name: Of the stage.
+        facts_of_inputs: What decides the numbers besides the stage's settings: digests, parents' results.
+        work: Plans and writes the files.
+
+    Raises:
+        InputError: The stage was made, or begun, from other inputs, and needs --force.
+    """
+    inputs = {**job.chosen(DECIDES[name]), **facts_of_inputs}
+    choice = job.chosen(CHOOSES.get(name, ()))
+    fingerprint = records.fingerprint(inputs)
+    record, plan = job.run.record(name), job.run.plan(name)
+    if job.force:
+        job.run.discard(name)
+        plan = None
+    elif record and (record.fingerprint, record.choice) == (fingerprint, choice) and _all_there(job.run, record):
+        job.report.say(f"{name}: already done.")
+        return Outcome(name, "skipped", record)
+    elif plan and plan.fingerprint != fingerprint:
+        _changed(job, name, records.changes(plan.inputs, inputs))
+        plan = None
+    job.run.reopen(name)
+    if plan is None:
+        plan = Plan(fingerprint, inputs, 0, job.runtime.threads)
+        job.run.save_plan(name, plan)
+    elif record is None:
+        job.report.say(f"{name}: going on from where it stopped.")
+    started = time.monotonic()
+    todo = Work(job, name, plan)
+    work(todo)
+    done = Record(
+        fingerprint=fingerprint,
+        inputs=inputs,
+        choice=choice,
+        files=todo.files,
+        facts=todo.facts,
+        versions={"circuitcli": __version__, **{lib: importlib.metadata.version(lib) for lib in _LIBRARIES}},
+        device=str(job.runtime.device),
+        seconds=round(time.monotonic() - started, 3),
+    )
+    job.run.save_record(name, done)
+    return Outcome(name, "done", done)
+
+
+def _changed(job: Job, name: str, what: list[str]) -> None:
+    """A stage that was made from other inputs: redo it if that is cheap, else ask."""
+    if name in ("cache-acts", "ablate"):
+        raise InputError(
+            f"{job.run.root} has a {name} stage made from other inputs: {', '.join(what)}.",
+            hint="Give --force to make it and what follows again, or name a new run with --run.",
+        )
+    job.report.say(f"{name}: made again, because of {', '.join(what)}.")
+    job.run.discard(name)
+
+
+def _all_there(run: Run, record: Record) -> bool:
+    return all(run.path(name).is_file() for name in record.files)
+
+
+def _force_hint(stage: str) -> str:
+    return " with --force" if stage in ("cache-acts", "ablate") else ""
+
+

@@ -1,0 +1,96 @@
+"""Shards of ablations on disk: whole features of one site each, three tables a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from circuitcli.core.sites import FeatureId, Site
+from circuitcli.store import tables
+from circuitcli.store.records import FileEntry, fingerprint
+from circuitcli.store.run import Run
+
+KINDS = ("effects", "contexts", "logits")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some features of one site, whose ablations are computed and stored together."""
+
+    site: Site
+    features: tuple[int, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, stage_fingerprint: str, site: Site, features: Sequence[int]) -> Shard:
+        """Named by what decides its content."""
+        inputs = {"stage": stage_fingerprint, "site": str(site), "features": list(features)}
+        return cls(site, tuple(features), fingerprint(inputs)[:16])
+
+    def names(self, *, logits: bool) -> dict[str, str]:
+        """The path of each of its tables."""
+        return {kind: f"ablations/{kind}-{self.digest}.parquet" for kind in KINDS if kind != "logits" or logits}
+
+    def planned(self, *, logits: bool) -> dict[str, Any]:
+        """What a plan says of its files."""
+        what = {"layer": self.site.layer, "site": self.site.name, "features": list(self.features)}
+        return dict.fromkeys(self.names(logits=logits).values(), what)
+
+
+def shards(planned: dict[str, Any]) -> list[Shard]:
+    """The shards of a plan, in the order of their sites and features."""
+    found = {}
+    for name, what in planned.items():
+        digest = name.rpartition("-")[2].removesuffix(".parquet")
+        found[digest] = Shard(Site(what["layer"], what["site"]), tuple(what["features"]), digest)
+    return sorted(found.values(), key=lambda shard: (shard.site.order, shard.features))
+
+
+def write(run: Run, shard: Shard, parts: dict[str, list[tables.Columns]]) -> dict[str, FileEntry]:
+    """Write a shard's tables; contexts last, since a shard counts as done once it has them."""
+    entries = {}
+    names = shard.names(logits="logits" in parts)
+    for kind in sorted(names, key=("effects", "logits", "contexts").index):
+        path = run.path(names[kind])
+        rows = tables.write(path, f"ablations/{kind}", parts[kind])
+        entries[names[kind]] = run.entry(path, rows)
+    return entries
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureAblations:
+    """What ablating one feature did, as stored.
+
+    `contexts` has a row for each ablation, `effects` a row for each downstream feature that changed at one (with
+    `context`, the index of the row in `contexts`), `logits` the most changed tokens (empty without logits).
+    """
+
+    feature: FeatureId
+    contexts: tables.Columns
+    effects: tables.Columns
+    logits: tables.Columns
+
+
+def of_features(run: Run, shard: Shard, wanted: Iterable[int], *, logits: bool) -> Iterator[FeatureAblations]:
+    """What the wanted features of a shard did, one after another; hashes are checked where the stage is recorded."""
+    names = shard.names(logits=logits)
+    recorded = run.record("ablate") is not None
+    whole = {
+        kind: tables.read(run.verified("ablate", name) if recorded else run.path(name)) for kind, name in names.items()
+    }
+    empty: tables.Columns = {"token_id": np.zeros(0, np.int32)}
+    for index in sorted(set(wanted) & set(shard.features)):
+        contexts = _pick(whole["contexts"], whole["contexts"]["feature"] == index)
+        effects = _pick(whole["effects"], whole["effects"]["up_feature"] == index)
+        place = {key: i for i, key in enumerate(zip(contexts["seq"].tolist(), contexts["pos"].tolist(), strict=True))}
+        keys = zip(effects["seq"].tolist(), effects["pos"].tolist(), strict=True)
+        effects["context"] = np.asarray([place[key] for key in keys], np.int64)
+        tokens = _pick(whole["logits"], whole["logits"]["feature"] == index) if logits else empty
+        yield FeatureAblations(FeatureId(shard.site, index), contexts, effects, tokens)
+
+
+def _pick(columns: tables.Columns, mask: np.ndarray) -> tables.Columns:
+    return {name: column[mask] for name, column in columns.items()}

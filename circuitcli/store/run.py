@@ -1,0 +1,170 @@
+"""A run: one folder that holds everything of one experiment."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli
+import tomli_w
+from filelock import FileLock, Timeout
+
+from circuitcli.errors import InputError, UsageError
+from circuitcli.store import files, records
+from circuitcli.store.records import FileEntry, Plan, Record
+
+# The stages in their order, each with its folder.
+FOLDERS = {"fetch-saes": "saes", "cache-acts": "acts", "ablate": "ablations", "effects": "effects", "graph": "graph"}
+STAGES = tuple(FOLDERS)
+
+
+class Run:
+    """A run folder: its settings, and the plans, records and files of its stages."""
+
+    def __init__(self, root: Path) -> None:
+        """Name a run folder; nothing is made yet.
+
+        Raises:
+            UsageError: The path is a file, a link, or a folder with something else in it.
+        """
+        self.root = root
+        self._verified: set[str] = set()
+        if root.is_symlink() or (root.exists() and not root.is_dir()):
+            raise UsageError(f"{root} is a link or a file, not a run folder.", hint="Name a folder with --run.")
+        if root.is_dir() and not self.settings_path.is_file() and any(_content(root)):
+            raise UsageError(
+                f"{root} has files in it but no settings.toml: it isn't a run folder.",
+                hint="Name an empty or a new folder with --run.",
+            )
+
+    @property
+    def settings_path(self) -> Path:
+        """The run's own settings."""
+        return self.root / "settings.toml"
+
+    def settings(self) -> dict[str, Any]:
+        """The run's own settings as written; empty for a new run."""
+        try:
+            return tomli.loads(self.settings_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{self.settings_path} is not valid TOML: {error}.", hint="Mend the file, or make a new run."
+            ) from None
+
+    def save_settings(self, tree: dict[str, Any]) -> None:
+        """Write the settings, if they changed."""
+        data = tomli_w.dumps(tree).encode()
+        if not self.settings_path.is_file() or self.settings_path.read_bytes() != data:
+            files.write(self.settings_path, data)
+
+    @contextmanager
+    def locked(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Be the one process that writes this run; wait, and say so, while another one is."""
+        with files.no_space(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"Another process is writing {self.root}: waiting for it (Ctrl-C to stop).")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a stage."""
+        return self.root / FOLDERS[stage]
+
+    def plan(self, stage: str) -> Plan | None:
+        """What the stage set out to do, if it has started."""
+        return records.load_plan(self.folder(stage) / "plan.json")
+
+    def save_plan(self, stage: str, plan: Plan) -> None:
+        """Write a stage's plan; before any of its files."""
+        records.save(self.folder(stage) / "plan.json", plan)
+
+    def record(self, stage: str) -> Record | None:
+        """What the stage did, if it is done."""
+        return records.load_record(self.folder(stage) / "stage.json")
+
+    def save_record(self, stage: str, record: Record) -> None:
+        """Write a stage's record; last."""
+        records.save(self.folder(stage) / "stage.json", record)
+
+    def reopen(self, stage: str) -> None:
+        """Take back the records of a stage and of all later ones, so that they count as not done."""
+        for name in reversed(STAGES[STAGES.index(stage) :]):
+            (self.folder(name) / "stage.json").unlink(missing_ok=True)
+
+    def discard(self, stage: str) -> None:
+        """Remove what a stage wrote: later stages' records first, then only the files that its plan lists."""
+        plan = self.plan(stage)
+        self.reopen(stage)
+        for name in plan.shards if plan else ():
+            path = files.inside(self.root, name)
+            path.unlink(missing_ok=True)
+            self._verified.discard(name)
+            if path.parent != self.folder(stage) and path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+        (self.folder(stage) / "plan.json").unlink(missing_ok=True)
+
+    def path(self, name: str) -> Path:
+        """A path in the run by its name in plans and records."""
+        return files.inside(self.root, name)
+
+    def name(self, path: Path) -> str:
+        """The name of a path in plans and records."""
+        return path.relative_to(self.root).as_posix()
+
+    def entry(self, path: Path, rows: int | None = None) -> FileEntry:
+        """What the record says of a file that was just written or found complete."""
+        return FileEntry(files.digest(path), rows)
+
+    def verified(self, stage: str, name: str) -> Path:
+        """A file of a finished stage, once its hash was checked against the record.
+
+        Raises:
+            InputError: The stage isn't done, or the file is missing, not of the stage, or not as recorded.
+        """
+        record = self.require(stage)
+        path = files.inside(self.root, name)
+        entry = record.files.get(name)
+        if entry is None or not path.is_file():
+            raise InputError(f"{path} is missing.", hint=f"Run `circuit {stage} --force` on this run.")
+        if name not in self._verified:
+            if files.digest(path) != entry.sha256:
+                raise InputError(
+                    f"{path} isn't what was recorded: its sha256 is wrong.",
+                    hint=f"Run `circuit {stage} --force` on this run.",
+                )
+            self._verified.add(name)
+        return path
+
+    def require(self, stage: str) -> Record:
+        """The record of a stage that must be done.
+
+        Raises:
+            InputError: It isn't.
+        """
+        record = self.record(stage)
+        if record is None:
+            raise InputError(
+                f"{self.root} has no finished {stage} stage.", hint=f"Run `circuit {stage} --run {self.root}` first."
+            )
+        return record
+
+    def free_disk(self) -> int:
+        """Bytes free on the run's disk."""
+        return shutil.disk_usage(self.root).free
+
+
+def _content(root: Path) -> Iterator[Path]:
+    """What lies in a folder, but for the lock of a run that hasn't begun."""
+    return (path for path in root.iterdir() if path.name != ".lock")

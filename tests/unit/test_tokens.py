@@ -1,0 +1,75 @@
+"""How tokens are shown: by the rules written out again here, and for any text at all."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuitcli.core.tokens import visible
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        ("cat", "cat"),
+        (" the", "␣the"),
+        ("   ", "␣␣␣"),
+        ("\n", "⏎"),
+        ("\r\n\t", "␍⏎⇥"),
+        ("\x00\x1b[31m\x7f", "␀␛[31m␡"),
+        ("\u202eabc", "\\u202eabc"),
+        ("\xa0", "\\xa0"),
+        ("\u2028", "\\u2028"),
+        ("\ud800", "\\ud800"),
+        ("\ufffe", "\\ufffe"),
+        ("\U000e0001", "\\U000e0001"),
+        ("\ufffd", "\ufffd"),
+        ("é日本😀שלום", "é日本😀שלום"),
+        ("\u0301", "◌\u0301"),
+        ("[/b]</script>", "[/b]</script>"),
+        ("", "∅"),
+    ],
+)
+def test_what_a_reader_sees(token: str, shown: str) -> None:
+    assert visible(token, 20) == shown
+
+
+@pytest.mark.parametrize(
+    ("token", "limit", "shown"),
+    [
+        ("abcdef", 6, "abcdef"),
+        ("abcdefg", 6, "abcde…"),
+        ("x" * 10_000, 6, "xxxxx…"),
+        ("ab\u202ecd", 8, "ab…"),  # an escape isn't cut in two
+        ("\u202e", 3, "…"),
+        ("ab", 1, "…"),
+    ],
+)
+def test_what_is_too_long_ends_in_an_ellipsis(token: str, limit: int, shown: str) -> None:
+    assert visible(token, limit) == shown
+
+
+def test_a_limit_below_one_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="limit"):
+        visible("a", 0)
+
+
+ANY_TEXT = st.text(st.characters(), max_size=40)  # surrogates too
+
+
+@given(ANY_TEXT, st.integers(1, 50))
+def test_any_token_fits_prints_and_has_no_whitespace(token: str, limit: int) -> None:
+    shown = visible(token, limit)
+    assert 1 <= len(shown) <= limit
+    assert shown.isprintable()
+    assert not any(char.isspace() for char in shown)
+    assert unicodedata.combining(shown[0]) == 0
+    shown.encode()
+
+
+@given(ANY_TEXT)
+def test_a_longer_limit_only_shows_more(token: str) -> None:
+    longest = visible(token, 1000)
+    for limit in range(1, len(longest)):
+        assert longest.startswith(visible(token, limit).removesuffix("…"))
