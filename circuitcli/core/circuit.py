@@ -103,12 +103,6 @@ class Circuit:
         }
 
 
-def select_edges(edges: Sequence[Edge], *, min_effect: float, max_edges: int) -> list[Edge]:
-    """The `max_edges` largest edges with |effect| ≥ `min_effect` and > 0, largest first; ties by name."""
-    large = [e for e in edges if abs(e.effect_mean) >= min_effect and e.effect_mean != 0]
-    return sorted(large, key=lambda e: (-abs(e.effect_mean), e.source, e.target))[:max_edges]
-
-
 def share_drawn(drawn: Sequence[Edge], measured_abs_total: float) -> float:
     """Σ|effect| of the drawn edges over that of all measured ones; 0 when nothing was measured."""
     return sum(abs(e.effect_mean) for e in drawn) / measured_abs_total if measured_abs_total else 0.0

@@ -9,19 +9,14 @@ from circuitcli.core.model import ModelShape
 from circuitcli.core.sites import FeatureId, Site, is_upstream
 
 
-def order(feature: FeatureId) -> tuple[tuple[int, int], int]:
-    """Sorts features by site, then index."""
-    return (feature.site.order, feature.index)
-
-
 def thin(firing: Iterable[FeatureId], share: float, seed: int) -> list[FeatureId]:
     """A random `share` of the features that fire, at least one; each is drawn by its own key."""
-    features = sorted(firing, key=order)
+    features = sorted(firing, key=lambda f: f.order)
     if not features:
         return []
     keep = max(1, round(share * len(features)))
     lot = {feature: generator(seed, feature, PURPOSE_THINNING).random() for feature in features}
-    return sorted(sorted(features, key=lambda f: (lot[f], order(f)))[:keep], key=order)
+    return sorted(sorted(features, key=lambda f: (lot[f], f.order))[:keep], key=lambda f: f.order)
 
 
 def branch(
@@ -41,10 +36,10 @@ def branch(
             by_source.setdefault((source, target.site), []).append((abs(mean), target))
     largest: dict[FeatureId, float] = {}
     for targets in by_source.values():
-        for size, target in sorted(targets, key=lambda t: (-t[0], order(t[1])))[:branching]:
+        for size, target in sorted(targets, key=lambda t: (-t[0], t[1].order))[:branching]:
             largest[target] = max(size, largest.get(target, 0.0))
-    kept = sorted(largest, key=lambda f: (-largest[f], order(f)))[:max_features]
-    return sorted(kept, key=order)
+    kept = sorted(largest, key=lambda f: (-largest[f], f.order))[:max_features]
+    return sorted(kept, key=lambda f: f.order)
 
 
 def downstream(site: Site, sites: Sequence[Site], shape: ModelShape) -> list[Site]:

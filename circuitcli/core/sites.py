@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from circuitcli.errors import InputError, UsageError, nearest
@@ -38,7 +39,8 @@ class Site(NamedTuple):
         return (self.layer, SITES.index(self.name))
 
 
-class FeatureId(NamedTuple):
+@dataclass(frozen=True)
+class FeatureId:
     """One latent of one SAE; its name is `layer.site.index`."""
 
     site: Site
@@ -46,6 +48,11 @@ class FeatureId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.site}.{self.index}"
+
+    @property
+    def order(self) -> tuple[tuple[int, int], int]:
+        """Sorts features by site, then index."""
+        return (self.site.order, self.index)
 
 
 def is_upstream(up: Site, down: Site, *, parallel: bool) -> bool:
@@ -109,6 +116,12 @@ def parse_pin(text: str) -> tuple[int, str | None, int]:
     return int(found["layer"]), found["site"], int(found["index"])
 
 
+def parse_feature(name: str) -> FeatureId:
+    """The feature of a full name, `layer.site.index`, as this package writes it."""
+    layer, site, index = name.split(".")
+    return FeatureId(Site(int(layer), site), int(index))
+
+
 def resolve_pins(pins: Iterable[str], widths: dict[Site, int]) -> list[FeatureId]:
     """The features that pins name, among the SAEs of a run, sorted and each once.
 
@@ -135,7 +148,7 @@ def resolve_pins(pins: Iterable[str], widths: dict[Site, int]) -> list[FeatureId
                 hint=f"Indices of {sites[0]} count from 0 to {widths[sites[0]] - 1}.",
             )
         features.add(FeatureId(sites[0], index))
-    return sorted(features, key=lambda f: (f.site.order, f.index))
+    return sorted(features, key=lambda f: f.order)
 
 
 def check_sites(sites: Iterable[Site]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from circuitcli.core.effects import mean_effects
-from circuitcli.core.sites import SITES, FeatureId, Site
+from circuitcli.core.sites import SITES, parse_feature
 from circuitcli.errors import InputError
 from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages.stage import Job, Outcome, Work, stage
@@ -46,23 +46,13 @@ def _work(job: Job, todo: Work) -> None:
 
 
 def results(job: Job) -> Iterator[FeatureAblations]:
-    """The ablations of each chosen feature, in the model's order."""
-    record, plan = job.run.require("ablate"), job.run.plan("ablate")
-    chosen = {_feature(name) for name in record.facts["features"]}
-    found = {}
+    """The ablations of each chosen feature, shard by shard, in the model's order."""
+    plan = job.run.plan("ablate")
+    chosen = [parse_feature(name) for name in job.run.require("ablate").facts["features"]]
     for shard in ablations.shards(plan.shards if plan else {}):
-        wanted = [feature.index for feature in chosen if feature.site == shard.site and feature.index in shard.features]
+        wanted = {feature.index for feature in chosen if feature.site == shard.site} & set(shard.features)
         if wanted:
-            found.update({FeatureId(shard.site, index): shard for index in wanted})
-    for feature in sorted(found, key=lambda f: (f.site.order, f.index)):
-        yield from ablations.of_features(
-            job.run, found[feature], [feature.index], logits=job.settings.ablate.logits
-        )
-
-
-def _feature(name: str) -> FeatureId:
-    layer, site, index = name.split(".")
-    return FeatureId(Site(int(layer), site), int(index))
+            yield from ablations.of_features(job.run, shard, wanted, logits=job.settings.ablate.logits)
 
 
 def _effect_rows(result: FeatureAblations, seed: int) -> tables.Columns:

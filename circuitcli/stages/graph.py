@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from circuitcli import __version__, plugins
-from circuitcli.core.circuit import Circuit, Context, Edge, Node, TokenEffect, select_edges, share_drawn
-from circuitcli.core.sites import FeatureId, Site, resolve_pins
+from circuitcli.core.circuit import Circuit, Context, Edge, Node, TokenEffect, share_drawn
+from circuitcli.core.sites import FeatureId, Site, parse_feature, resolve_pins
 from circuitcli.renderers import Renderer
 from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import effects as effects_stage
@@ -47,25 +47,25 @@ def build(job: Job) -> Circuit:
     """The circuit of a run: its largest effects, and the features at their ends."""
     table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
     measured = np.abs(table["effect_mean"], dtype=np.float64)
-    order = np.lexsort((np.arange(len(measured)), -measured))[: job.settings.graph.max_edges]
-    edges = select_edges(
-        [_edge(table, i) for i in order],
-        min_effect=job.settings.graph.min_effect,
-        max_edges=job.settings.graph.max_edges,
-    )
-    features = sorted({_id(name) for e in edges for name in (e.source, e.target)}, key=lambda f: (f.site.order, f.index))
+    edges = [
+        edge
+        for edge in largest_edges(table, job.settings.graph.max_edges)
+        if abs(edge.effect_mean) >= job.settings.graph.min_effect and edge.effect_mean != 0
+    ]
+    features = sorted({parse_feature(name) for e in edges for name in (e.source, e.target)}, key=lambda f: f.order)
     return Circuit(_metadata(job, edges, measured), tuple(_nodes(job, features)), tuple(edges))
+
+
+def largest_edges(table: tables.Columns, count: int) -> list[Edge]:
+    """The `count` rows of effects/effects with the largest |mean effect|, largest first."""
+    order = np.argsort(-np.abs(table["effect_mean"]), kind="stable")
+    return [_edge(table, int(i)) for i in order[:count]]
 
 
 def _edge(table: tables.Columns, i: int) -> Edge:
     ends = [f"{table[f'{e}_layer'][i]}.{table[f'{e}_site'][i]}.{table[f'{e}_feature'][i]}" for e in ("up", "down")]
     low, high = (None if np.isnan(table[name][i]) else float(table[name][i]) for name in ("ci_low", "ci_high"))
     return Edge(ends[0], ends[1], float(table["effect_mean"][i]), low, high, int(table["n"][i]))
-
-
-def _id(name: str) -> FeatureId:
-    layer, site, index = name.split(".")
-    return FeatureId(Site(int(layer), site), int(index))
 
 
 def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str, object]:
@@ -90,9 +90,9 @@ def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str
 def _nodes(job: Job, features: Sequence[FeatureId]) -> Iterable[Node]:
     tokenizer = Tokenizer(job.settings.model)
     pins = set(resolve_pins(job.settings.features.pinned, {e.at: e.d_sae for e in entries_of(job.run)}))
-    statistics = _rows(tables.read(job.run.verified("cache-acts", acts.FEATURES)), features)
-    totals = _rows(tables.read(job.run.verified("effects", effects_stage.FEATURES)), features)
-    logits = _rows(tables.read(job.run.verified("effects", effects_stage.LOGITS)), features)
+    statistics = rows_of(tables.read(job.run.verified("cache-acts", acts.FEATURES)), features)
+    totals = rows_of(tables.read(job.run.verified("effects", effects_stage.FEATURES)), features)
+    logits = rows_of(tables.read(job.run.verified("effects", effects_stage.LOGITS)), features)
     contexts = top_contexts(job, features, tokenizer)
     for feature in features:
         total = totals[feature]
@@ -127,7 +127,7 @@ def token_effects(rows: tables.Columns) -> tuple[tuple[TokenEffect, ...], tuple[
 def top_contexts(job: Job, features: Sequence[FeatureId], tokenizer: Tokenizer) -> dict[FeatureId, list[Context]]:
     """The top contexts of some features: `contexts.view` tokens on each side, with the feature's activations."""
     tokens, lengths = acts.read_tokens(job.run.verified("cache-acts", acts.TOKENS))
-    table = _rows(tables.read(job.run.verified("cache-acts", acts.CONTEXTS)), features)
+    table = rows_of(tables.read(job.run.verified("cache-acts", acts.CONTEXTS)), features)
     found: dict[FeatureId, list[Context]] = {}
     for site in {feature.site for feature in features}:
         indices = [feature.index for feature in features if feature.site == site]
@@ -162,7 +162,7 @@ def _context(
     )
 
 
-def _rows(table: tables.Columns, features: Sequence[FeatureId]) -> dict[FeatureId, tables.Columns]:
+def rows_of(table: tables.Columns, features: Sequence[FeatureId]) -> dict[FeatureId, tables.Columns]:
     """The rows of each feature in a table."""
     picked = {}
     for feature in features:

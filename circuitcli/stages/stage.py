@@ -22,7 +22,7 @@ from circuitcli.settings import Settings, table, to_dict
 from circuitcli.stages.report import Report
 from circuitcli.store import records
 from circuitcli.store.records import FileEntry, Plan, Record
-from circuitcli.store.run import Run
+from circuitcli.store.run import STAGES, Run
 
 # The settings that decide each stage's numbers, by prefix of their keys.
 DECIDES = {
@@ -34,6 +34,8 @@ DECIDES = {
 }
 # Those that only decide which of them are computed.
 CHOOSES = {"ablate": ("features.pinned", "features.thinning", "features.branching", "features.max_features")}
+# Stages whose work is too dear to throw away unasked.
+NEEDS_MODEL = ("cache-acts", "ablate")
 _LIBRARIES = ("torch", "transformer_lens", "transformers", "numpy", "pyarrow")
 
 
@@ -146,10 +148,12 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
         plan = None
     elif record and (record.fingerprint, record.choice) == (fingerprint, choice) and _all_there(job.run, record):
         job.report.say(f"{name}: already done.")
+        job.run.save_settings(to_dict(job.settings))
         return Outcome(name, "skipped", record)
     elif plan and plan.fingerprint != fingerprint:
         _changed(job, name, records.changes(plan.inputs, inputs))
         plan = None
+    job.run.save_settings(to_dict(job.settings))
     job.run.reopen(name)
     if plan is None:
         plan = Plan(fingerprint, inputs, 0, job.runtime.threads)
@@ -174,11 +178,12 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
 
 
 def _changed(job: Job, name: str, what: list[str]) -> None:
-    """A stage that was made from other inputs: redo it if that is cheap, else ask."""
-    if name in ("cache-acts", "ablate"):
+    """A stage that was made from other inputs: redo it if that is cheap, with all that builds on it, else ask."""
+    costly = [later for later in STAGES[STAGES.index(name) :] if later in NEEDS_MODEL and job.run.plan(later)]
+    if costly:
         raise InputError(
-            f"{job.run.root} has a {name} stage made from other inputs: {', '.join(what)}.",
-            hint="Give --force to make it and what follows again, or name a new run with --run.",
+            f"The {' and '.join(costly)} of {job.run.root} were made from other inputs: {', '.join(what)}.",
+            hint="Give --force to make them again, or name a new run with --run.",
         )
     job.report.say(f"{name}: made again, because of {', '.join(what)}.")
     job.run.discard(name)
@@ -189,6 +194,4 @@ def _all_there(run: Run, record: Record) -> bool:
 
 
 def _force_hint(stage: str) -> str:
-    return " with --force" if stage in ("cache-acts", "ablate") else ""
-
-
+    return " with --force" if stage in NEEDS_MODEL else ""

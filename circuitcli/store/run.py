@@ -78,6 +78,12 @@ class Run:
         finally:
             lock.release()
 
+    def drop_if_empty(self) -> None:
+        """Remove the folder if nothing was written: a command that was refused leaves no trace."""
+        if self.root.is_dir() and not any(_content(self.root)):
+            (self.root / ".lock").unlink(missing_ok=True)
+            self.root.rmdir()
+
     def folder(self, stage: str) -> Path:
         """The folder of a stage."""
         return self.root / FOLDERS[stage]

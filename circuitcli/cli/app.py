@@ -1,0 +1,97 @@
+"""The `circuit` command, and the one place where errors become lines and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from circuitcli import __version__
+from circuitcli.cli import ablate, cache_acts, effects, fetch_saes, graph, run_all
+from circuitcli.cli.console import show_error
+from circuitcli.cli.options import settings_command
+from circuitcli.errors import CircuitError, InputError, ResourceError, UsageError
+
+app = typer.Typer(
+    name="circuit",
+    help="Find sparse feature circuits in language models: which SAE features drive which, and the next token.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, _module in {
+    "run-all": run_all,
+    "fetch-saes": fetch_saes,
+    "cache-acts": cache_acts,
+    "ablate": ablate,
+    "effects": effects,
+    "graph": graph,
+}.items():
+    settings_command(app, _name, _module.HELP)(_module.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"circuit {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def circuit(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Show the help when no command is named."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone, which is its right; nothing more is written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
+        known = _known(error)
+        if known is None:
+            raise
+        show_error(known, as_json="--json" in sys.argv)
+        code = known.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise SystemExit(143)
+
+
+def _known(error: Exception) -> CircuitError | None:
+    """The error in this tool's words, if it is not a bug."""
+    if isinstance(error, CircuitError):
+        return error
+    if isinstance(error, typer.TyperException):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "circuit"
+        return UsageError(error.format_message(), hint=f"See `{command} --help`.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError("The disk is full.", hint="Free some space and run the command again.")
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
+        return InputError(f"{error.filename} can't be written or read.", hint="Check its permissions.")
+    if "torch" in sys.modules or isinstance(error, MemoryError):
+        from circuitcli.runtime.device import out_of_memory
+
+        if out_of_memory(error):
+            return ResourceError("Out of memory.", hint="Lower --batch-size or --max-tokens, or choose fewer layers.")
+    return None

@@ -1,0 +1,102 @@
+"""Flags from the table of settings, and what a command line asks for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from circuitcli.settings import Layers, Setting, nest, table
+
+# The settings whose flags each command takes, by prefix of their keys; run-all takes all.
+OWN = {
+    "fetch-saes": ("model", "saes."),
+    "cache-acts": ("texts.", "contexts.", "seed", "runtime.dtype"),
+    "ablate": ("features.", "ablate."),
+    "effects": ("effects.",),
+    "graph": ("graph.",),
+    "run-all": ("",),
+}
+_EVERYWHERE = ("runtime.device", "runtime.batch_size")
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "profile": (
+        Annotated[Optional[Path], typer.Option("--profile", help="A TOML file of settings.", metavar="FILE")],
+        None,
+    ),
+    "run": (
+        Annotated[
+            Optional[Path],
+            typer.Option("--run", help="The folder of the run.", metavar="DIR", envvar="CIRCUIT_RUN"),
+        ],
+        None,
+    ),
+    "force": (Annotated[bool, typer.Option("--force", help="Do the stage again, and drop what builds on it.")], False),
+    "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")], False),
+    "quiet": (Annotated[bool, typer.Option("--quiet", help="No progress bars and no tables.")], False),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line: the settings that were typed, and how to go about it."""
+
+    command: str
+    flags: Layers
+    profile: Path | None
+    run: Path | None
+    force: bool
+    as_json: bool
+    quiet: bool
+
+
+def rows_of(command: str) -> list[Setting]:
+    """The settings that a command has flags for."""
+    return [row for row in table() if row.flag.name and row.key.startswith((*OWN[command], *_EVERYWHERE))]
+
+
+def settings_command(app: typer.Typer, name: str, help_text: str) -> Callable[[Callable[[Request], None]], None]:
+    """Register a command with the flags of its settings; its body gets a `Request`."""
+
+    def register(body: Callable[[Request], None]) -> None:
+        def command(**typed: Any) -> None:
+            common = {key: typed.pop(key) for key in _COMMON}
+            keys = {row.parameter: row.key for row in rows_of(name)}
+            flags = {keys[key]: value for key, value in typed.items() if value not in (None, [])}
+            body(Request(command=name, flags=nest(flags), **common))
+
+        parameters = {row.parameter: (_annotation(row), None) for row in rows_of(name)} | _COMMON
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+                for key, (annotation, default) in parameters.items()
+            ]
+        )
+        command.__annotations__ = {key: annotation for key, (annotation, _) in parameters.items()}
+        app.command(name, help=help_text)(command)
+
+    return register
+
+
+def _annotation(row: Setting) -> Any:
+    kind: Any = list[row.kind] if row.repeats else row.kind  # type: ignore[name-defined]
+    flag = f"{row.flag.name}/--no-{row.flag.name[2:]}" if row.kind is bool and row.flag.name else row.flag.name
+    option = typer.Option(
+        flag,
+        help=f"{row.flag.help} \\[default: {default_text(row)}]",
+        metavar=row.flag.metavar,
+        rich_help_panel=f"Settings: {row.key.partition('.')[0]}" if "." in row.key else "Options",
+        show_default=False,
+    )
+    return Annotated[Optional[kind], option]
+
+
+def default_text(row: Setting) -> str:
+    """A default as a person would type it."""
+    if row.kind is bool:
+        return row.flag.name[2:] if row.default and row.flag.name else f"no-{str(row.flag.name)[2:]}"
+    return ", ".join(row.default) or "none" if isinstance(row.default, tuple) else str(row.default) or "none"

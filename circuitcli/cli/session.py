@@ -1,0 +1,104 @@
+"""From a command line to a job on a run, and from its outcome to what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circuitcli.cli.console import Terminal
+from circuitcli.cli.options import Request
+from circuitcli.errors import InputError, UsageError
+from circuitcli.settings import Layers, Settings, resolve
+
+if TYPE_CHECKING:
+    from circuitcli.stages.stage import Job, Outcome
+    from circuitcli.store.run import Run
+
+
+def read_profile(path: Path | None) -> Layers:
+    """The settings of a profile.
+
+    Raises:
+        InputError: It is missing, empty or not UTF-8.
+        UsageError: It is not TOML.
+    """
+    if path is None:
+        return {}
+    import tomli
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"The profile {path} can't be read: {error.strerror}.", hint="Check its path.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"The profile {path} is not UTF-8.", hint="Save it as UTF-8.") from None
+    if not text.strip():
+        raise InputError(f"The profile {path} is empty.", hint="Put settings in it, or leave --profile out.")
+    try:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise UsageError(f"The profile {path} is not TOML: {error}.", hint="Mend that line.") from None
+
+
+def work(request: Request, body: Callable[[Job, Terminal], None]) -> None:
+    """Resolve the settings, lock the run, and do the body."""
+    from circuitcli.runtime.quiet import hush
+
+    hush()
+    from circuitcli.stages.checks import check
+    from circuitcli.stages.stage import Job
+    from circuitcli.store.run import Run
+
+    terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
+    profile = read_profile(request.profile)
+    check(resolve(profile, request.flags))
+    run = Run(request.run) if request.run is not None else _unnamed(request, resolve(profile, request.flags))
+    settings = resolve(run.settings(), profile, request.flags)
+    check(settings)
+    with run.locked(terminal.say):
+        try:
+            body(Job(run, settings, terminal, request.force), terminal)
+        finally:
+            run.drop_if_empty()
+
+
+def _unnamed(request: Request, settings: Settings) -> Run:
+    from circuitcli.stages.run_all import default_name
+    from circuitcli.store.run import Run
+
+    if request.command != "run-all":
+        raise UsageError(f"`circuit {request.command}` needs a run.", hint="Name its folder: --run DIR, or CIRCUIT_RUN.")
+    return Run(Path("runs") / default_name(settings))
+
+
+def document(job: Job, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """What --json prints of a command."""
+    tree: dict[str, Any] = {
+        "run": str(job.run.root),
+        "model": job.settings.model,
+        "stages": {outcome.name: outcome.status for outcome in outcomes},
+        "files": [str(job.run.root / name) for outcome in outcomes for name in outcome.record.files],
+        "seconds": round(sum(outcome.record.seconds for outcome in outcomes if outcome.status == "done"), 3),
+    }
+    for outcome in outcomes:
+        facts = dict(outcome.record.facts)
+        with suppress(KeyError):
+            tree["peak_memory_bytes"] = max(tree.get("peak_memory_bytes", 0), facts.pop("peak_memory_bytes"))
+        tree |= facts
+    if "saes" in tree:
+        tree["layers"] = sorted({int(name.split(".")[0]) for name in tree["saes"]})
+    return tree
+
+
+def one_stage(request: Request, show: Callable[[Job, Terminal], None]) -> None:
+    """Run the one stage of a command and show what came of it."""
+    from importlib import import_module
+
+    def body(job: Job, terminal: Terminal) -> None:
+        outcome = import_module(f"circuitcli.stages.{request.command.replace('-', '_')}").run(job)
+        show(job, terminal)
+        terminal.document(document(job, [outcome]))
+
+    work(request, body)
