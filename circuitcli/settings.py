@@ -75,7 +75,12 @@ class Texts:
         Literal["demo", "prompt", "file", "dataset"], Flag(None, "Where text comes from; follows from the three below.")
     ] = "demo"
     prompt: Annotated[tuple[str, ...], Flag("--prompt", "Text to read (repeat for several).", "TEXT")] = ()
-    file: Annotated[str, Flag("--text", "A .txt file, one text a line, or .jsonl with a `text` key.", "FILE")] = ""
+    file: Annotated[
+        str,
+        Flag(
+            "--text", "A .jsonl file with a `text` on each line, or plain text with blank lines between texts.", "FILE"
+        ),
+    ] = ""
     dataset: Annotated[
         str, Flag("--dataset", "A Hugging Face dataset, or a local folder of one, with a `text` column.", "NAME")
     ] = ""
@@ -147,7 +152,7 @@ class Graph:
     """[graph]: what is drawn."""
 
     __pydantic_config__ = _TABLE
-    min_effect: Annotated[float, Ge(0), Flag("--min-effect", "Smallest |mean effect| that is drawn.")] = 0.0
+    min_effect: Annotated[float, Ge(0), Flag("--min-effect", "Smallest mean effect, in size, that is drawn.")] = 0.0
     max_edges: Annotated[int, Ge(1), Flag("--max-edges", "Edges drawn at most, the largest first.")] = 100
     formats: Annotated[
         tuple[str, ...], Flag("--format", "A format to draw: svg, png, dot or json (repeat).", "FORMAT")

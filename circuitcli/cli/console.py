@@ -41,7 +41,7 @@ class Terminal:
         rate = TextColumn("{task.fields[rate]}")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
         with Progress(*columns, console=self._err, transient=True) as progress:
-            task = progress.add_task(what, total=total, rate=unit)
+            task = progress.add_task(what, total=total or None, rate=unit)
 
             def advance(done: int) -> None:
                 progress.advance(task, done)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -25,12 +25,12 @@ _EVERYWHERE = ("runtime.device", "runtime.batch_size")
 
 _COMMON: dict[str, tuple[Any, Any]] = {
     "profile": (
-        Annotated[Optional[Path], typer.Option("--profile", help="A TOML file of settings.", metavar="FILE")],
+        Annotated[Path | None, typer.Option("--profile", help="A TOML file of settings.", metavar="FILE")],
         None,
     ),
     "run": (
         Annotated[
-            Optional[Path],
+            Path | None,
             typer.Option("--run", help="The folder of the run.", metavar="DIR", envvar="CIRCUIT_RUN"),
         ],
         None,
@@ -92,7 +92,19 @@ def _annotation(row: Setting) -> Any:
         rich_help_panel=f"Settings: {row.key.partition('.')[0]}" if "." in row.key else "Options",
         show_default=False,
     )
-    return Annotated[Optional[kind], option]
+    return Annotated[kind | None, option]
+
+
+def documentation() -> str:
+    """The table of settings in the README: flag, profile key, default, the command that takes it, and what it is."""
+    lines = ["| Flag | Key | Default | Of | What it is |", "|---|---|---|---|---|"]
+    for row in table():
+        of = [name for name in OWN if name != "run-all" and row.key.startswith(OWN[name])]
+        off = f" `--no-{row.flag.name[2:]}`" if row.kind is bool and row.flag.name else ""
+        flag = f"`{row.flag.name}`{off}" if row.flag.name else "–"
+        cells = (flag, f"`{row.key}`", default_text(row), of[0] if of else "all", row.flag.help.replace("|", "\\|"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def default_text(row: Setting) -> str:

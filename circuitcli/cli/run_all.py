@@ -24,13 +24,17 @@ def _run(job: Job, terminal: Terminal) -> None:
     from circuitcli.stages import run_all
 
     if job.settings.model == "demo":
-        terminal.say("Running the embedded demo; for GPT-2 small: circuit run-all --model gpt2 --release DIR --text FILE")
+        terminal.say(
+            "Running the embedded demo; for GPT-2 small: circuit run-all --model gpt2 --release DIR --text FILE"
+        )
 
     def show(outcome: Outcome) -> None:
         import_module(f"circuitcli.cli.{outcome.name.replace('-', '_')}").show(job, terminal)
 
     outcomes = run_all.run(job, show)
     tree = session.document(job, outcomes)
-    terminal.say(f"{job.run.root}: {tree['features_ablated']} features, {tree['contexts']} contexts, "
-                 f"{tree['edges']} edges drawn, {tree['seconds']:.1f} s.")
+    terminal.say(
+        f"{job.run.root}: {tree['features_ablated']} features, {tree['contexts']} contexts, "
+        f"{tree['edges']} edges drawn, {tree['seconds']:.1f} s."
+    )
     terminal.document(tree)

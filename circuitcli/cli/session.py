@@ -69,7 +69,9 @@ def _unnamed(request: Request, settings: Settings) -> Run:
     from circuitcli.store.run import Run
 
     if request.command != "run-all":
-        raise UsageError(f"`circuit {request.command}` needs a run.", hint="Name its folder: --run DIR, or CIRCUIT_RUN.")
+        raise UsageError(
+            f"`circuit {request.command}` needs a run.", hint="Name its folder: --run DIR, or CIRCUIT_RUN."
+        )
     return Run(Path("runs") / default_name(settings))
 
 

@@ -50,8 +50,7 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on another device."""
-        parts = (self.feature, self.seq, self.pos, self.replacement)
-        return Rows(*(part.to(device) for part in parts))
+        return Rows(self.feature.to(device), self.seq.to(device), self.pos.to(device), self.replacement.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,15 +126,11 @@ def ablate(
     return Ablated(
         read_pos,
         changes,
-        *token_effects(
-            model.logits(clean.final[row_seq, read_pos]), model.logits(ablated.final[each, read_pos])
-        ),
+        *token_effects(model.logits(clean.final[row_seq, read_pos]), model.logits(ablated.final[each, read_pos])),
     )
 
 
-def edits(
-    sae: Sae, x: Float[Tensor, "n t d"], rows: Rows, lengths: Int[Tensor, " n"]
-) -> Float[Tensor, "n t d"]:
+def edits(sae: Sae, x: Float[Tensor, "n t d"], rows: Rows, lengths: Int[Tensor, " n"]) -> Float[Tensor, "n t d"]:
     """δ for each row: at its position, or, where that is −1, at every position from 1 to the sequence's last.
 
     Position 0 is never edited: it is an outlier, BOS or not.
@@ -150,9 +145,7 @@ def edits(
     return delta
 
 
-def edited_positions(
-    pos: Int[Tensor, " n"], lengths: Int[Tensor, " n"], width: int
-) -> Bool[Tensor, "n t"]:
+def edited_positions(pos: Int[Tensor, " n"], lengths: Int[Tensor, " n"], width: int) -> Bool[Tensor, "n t"]:
     """Which positions of each row are edited."""
     each = torch.arange(width, device=pos.device)
     whole = (each >= 1) & (each < lengths.unsqueeze(1))

@@ -98,9 +98,7 @@ def choose_contexts(firings: Firings, feature: FeatureId, *, cap: int, seed: int
     if whole:
         _, first = np.unique(ordered.seq, return_index=True)
         strongest = np.maximum.reduceat(ordered.value, first)
-        candidates = Firings(
-            ordered.seq[first], np.full(len(first), -1, np.int32), ordered.feature[first], strongest
-        )
+        candidates = Firings(ordered.seq[first], np.full(len(first), -1, np.int32), ordered.feature[first], strongest)
     else:
         candidates = ordered.where(ordered.value >= ordered.value.max() / 2)
     if len(candidates) <= cap:

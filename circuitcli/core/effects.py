@@ -64,9 +64,9 @@ def mean_effects(
     weights = generator(seed, feature, PURPOSE_BOOTSTRAP).multinomial(
         len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES
     )
-    sums = np.bincount(
-        cluster[context] * n_targets + target, weights=effect, minlength=len(names) * n_targets
-    ).reshape(len(names), n_targets)
+    sums = np.bincount(cluster[context] * n_targets + target, weights=effect, minlength=len(names) * n_targets).reshape(
+        len(names), n_targets
+    )
     low, high = _percentiles(weights.astype(np.float64), sums, np.bincount(cluster).astype(np.float64))
     return MeanEffects(mean, std, low, high)
 
@@ -82,9 +82,7 @@ def _percentiles(
     return low, high
 
 
-def extreme_tokens(
-    effect: Float[np.ndarray, " v"], keep: int
-) -> Int[np.ndarray, " m"]:
+def extreme_tokens(effect: Float[np.ndarray, " v"], keep: int) -> Int[np.ndarray, " m"]:
     """Token ids of the `keep` lowest and the `keep` highest effects, in order of effect; each id once."""
     order = np.argsort(effect, kind="stable")
     return order if len(order) <= 2 * keep else np.concatenate([order[:keep], order[-keep:]])

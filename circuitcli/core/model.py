@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -53,6 +53,7 @@ class Pass:
     calls: Any
 
 
+@runtime_checkable
 class Model(Protocol):
     """A decoder-only transformer with readable and editable sites."""
 

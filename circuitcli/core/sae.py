@@ -64,8 +64,14 @@ class Sae:
 
     def to(self, device: torch.device) -> Sae:
         """The same SAE on another device."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        return replace(
+            self,
+            w_enc=self.w_enc.to(device),
+            b_enc=self.b_enc.to(device),
+            w_dec=self.w_dec.to(device),
+            b_dec=self.b_dec.to(device),
+            threshold=None if self.threshold is None else self.threshold.to(device),
+        )
 
     def pre_activations(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
         """(pre(x) − b_dec) W_enc + b_enc: what the activation function sees."""

@@ -34,7 +34,9 @@ def sample_documents(documents: Iterable[str], count: int, extra: int, seed: int
     return first, others
 
 
-def to_sequences(documents: Sequence[Sequence[int]], *, bos: int | None, max_tokens: int, count: int) -> list[list[int]]:
+def to_sequences(
+    documents: Sequence[Sequence[int]], *, bos: int | None, max_tokens: int, count: int
+) -> list[list[int]]:
     """At most `count` sequences of at most `max_tokens` tokens, as lists of ids.
 
     Every document gives its beginning; while there are too few, long documents give their later pieces as well.

@@ -40,7 +40,8 @@ class Dictionary(nn.Module):
 
     def __init__(self, place: Place, sample: Tensor, recipe: Recipe) -> None:
         """Decoder rows start as random directions, the encoder as the decoder's transpose, b_dec as the mean of
-        the `sample` float32 [n, d_in]."""
+        the `sample` float32 [n, d_in].
+        """
         super().__init__()
         self.place, self.recipe = place, recipe
         self.topk = place.site != "resid_post"

@@ -110,7 +110,9 @@ def train(
             optimiser.zero_grad(set_to_none=True)
         total, counted = total + loss, counted + 1
         if (step + 1) % 200 == 0 or step + 1 == schedule.steps:
-            report(f"language model: step {step + 1}/{schedule.steps}, loss {total / counted:.3f} nats, {seconds:.0f} s")
+            report(
+                f"language model: step {step + 1}/{schedule.steps}, loss {total / counted:.3f} nats, {seconds:.0f} s"
+            )
             total, counted = 0.0, 0
     model.eval()
 

@@ -43,7 +43,7 @@ class Rows:
     lengths: Tensor
 
     def counted(self) -> Tensor:
-        """bool [n, t]: the positions of text."""
+        """Bool [n, t]: the positions of text."""
         at = torch.arange(self.tokens.shape[1])
         return (at >= 1) & (at < self.lengths[:, None])
 

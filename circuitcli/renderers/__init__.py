@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from circuitcli.core.circuit import Circuit
 
 
+@runtime_checkable
 class Renderer(Protocol):
     """Turns a circuit into the bytes of one file."""
 

@@ -52,9 +52,7 @@ class Runtime:
         fitting = int(free_memory(self.device) * _MEMORY_SHARE) // max(row_bytes, 1)
         return max(1, min(fitting, _MAX_BATCH[self.device.type]))
 
-    def batches(
-        self, total: int, size: int, work: Callable[[slice], T], *, say: Callable[[str], None]
-    ) -> Iterator[T]:
+    def batches(self, total: int, size: int, work: Callable[[slice], T], *, say: Callable[[str], None]) -> Iterator[T]:
         """`work` over consecutive slices of at most `size` rows; out of memory, the size is halved and said.
 
         Raises:
@@ -92,7 +90,6 @@ def make(device: str, dtype: str, batch_size: int | None, seed: int) -> Runtime:
     torch.manual_seed(seed)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.set_grad_enabled(False)
     return Runtime(resolved, DTYPES[dtype], torch.get_num_threads(), batch_size)
 
 

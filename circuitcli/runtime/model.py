@@ -8,7 +8,7 @@ the arguments that the model itself gave them on the clean pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -62,10 +62,8 @@ class BridgeModel:
             stops = [*self._bridge.blocks, self._bridge.ln_final]
             hooks.enter_context(_handle(stops[last + 1].register_forward_pre_hook(stop, prepend=True)))
             hooks.enter_context(self._bridge.hooks(fwd_hooks=_edits(edit) + _readers(sites, read)))
-            try:
+            with suppress(_Stop):
                 self._bridge(tokens, return_type="logits")
-            except _Stop:
-                pass
         return Pass(sites, ends[0] if final else None, calls)
 
     def bases(self, site: Site) -> tuple[Site, ...]:
@@ -107,7 +105,8 @@ class BridgeModel:
     def _block(self, layer: int, x: Tensor, calls: Mapping[int, _Call]) -> Tensor:
         args, kwargs = calls[layer]
         out = self._bridge.blocks[layer](x, *args, **kwargs)
-        return out[0] if isinstance(out, tuple) else out
+        after: Tensor = out[0] if isinstance(out, tuple) else out
+        return after
 
     def _rest_of_block(
         self, site: Site, base: Mapping[Site, Tensor], delta: Tensor, sites: Activations, read: Sequence[Site]

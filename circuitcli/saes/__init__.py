@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from circuitcli import plugins
 from circuitcli.core.sae import Sae
@@ -25,6 +25,7 @@ class SaeEntry:
         architecture: `standard`, `topk` or `jumprelu`.
         prepend_bos: Whether it was trained on sequences that start with BOS.
         centre: Whether it was trained on a stream whose mean over d_model was removed.
+        centre_stated: Whether its configuration says so; if not, it counts as not centred.
     """
 
     layer: int
@@ -37,6 +38,7 @@ class SaeEntry:
     architecture: str
     prepend_bos: bool
     centre: bool
+    centre_stated: bool
 
     @property
     def at(self) -> Site:
@@ -44,6 +46,7 @@ class SaeEntry:
         return Site(self.layer, self.site)
 
 
+@runtime_checkable
 class SaeSource(Protocol):
     """A place that has releases of SAEs."""
 

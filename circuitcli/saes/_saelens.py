@@ -60,6 +60,7 @@ def entry(site: Site, folder: Path) -> SaeEntry:
         architecture=_architecture(config),
         prepend_bos=bool(metadata.get("prepend_bos", config.get("prepend_bos", True))),
         centre=sae.centre,
+        centre_stated="center_writing_weights" in _model_options(config),
     )
 
 
@@ -96,6 +97,12 @@ def _site(config: dict[str, Any], path: Path) -> Site:
     return Site(int(found[1]), found[2])
 
 
+def _model_options(config: dict[str, Any]) -> dict[str, Any]:
+    """With what options TransformerLens loaded the model that the SAE was trained on."""
+    found = config.get("metadata", {}).get("model_from_pretrained_kwargs") or config.get("model_from_pretrained_kwargs")
+    return found if isinstance(found, dict) else {}
+
+
 def _architecture(config: dict[str, Any]) -> str:
     """The architecture; before SAELens 6, TopK was a standard SAE with another activation function."""
     name = str(config.get("architecture", "standard"))
@@ -108,8 +115,6 @@ def _sae(site: Site, folder: Path, config: dict[str, Any]) -> Sae:
     normalisation = config.get("normalize_activations") or "none"
     _supported(folder, architecture, normalisation, config)
     weights = _weights(folder / "sae_weights.safetensors", architecture)
-    metadata = config.get("metadata", {})
-    model_options = metadata.get("model_from_pretrained_kwargs") or config.get("model_from_pretrained_kwargs") or {}
     k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
     if architecture == "topk" and (not isinstance(k, int) or not 1 <= k <= weights["W_enc"].shape[1]):
         raise InputError(f"The SAE in {folder} has k = {k!r}.", hint="Its cfg.json must give k between 1 and d_sae.")
@@ -123,8 +128,8 @@ def _sae(site: Site, folder: Path, config: dict[str, Any]) -> Sae:
         threshold=weights.get("threshold"),
         k=k if architecture == "topk" else None,
         apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
-        normalisation=normalisation,
-        centre=bool(model_options.get("center_writing_weights", False)) and site.name != "z",
+        normalisation="layer_norm" if normalisation == "layer_norm" else "none",
+        centre=bool(_model_options(config).get("center_writing_weights", False)) and site.name != "z",
     )
 
 
@@ -152,7 +157,13 @@ def _weights(path: Path, architecture: str) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} can't be read: {error}.", hint="Get the SAE again.") from None
     d_in, d_sae = weights["W_enc"].shape if weights["W_enc"].ndim == 2 else (0, 0)
-    shapes = {"W_enc": (d_in, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,), "threshold": (d_sae,)}
+    shapes = {
+        "W_enc": (d_in, d_sae),
+        "b_enc": (d_sae,),
+        "W_dec": (d_sae, d_in),
+        "b_dec": (d_in,),
+        "threshold": (d_sae,),
+    }
     for name, tensor in weights.items():
         if tuple(tensor.shape) != shapes[name]:
             raise InputError(f"{path}: {name} has shape {tuple(tensor.shape)}.", hint=f"It should be {shapes[name]}.")

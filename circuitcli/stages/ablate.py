@@ -6,25 +6,18 @@ whole features, and only shards that don't exist yet are computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from circuitcli import plugins
-from circuitcli.core import ablation, selection
+from circuitcli.core import selection
 from circuitcli.core.contexts import Firings, choose_contexts
-from circuitcli.core.effects import extreme_tokens
-from circuitcli.core.model import Model
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import FeatureId, Site, resolve_pins
 from circuitcli.errors import InputError
-from circuitcli.interventions import Intervention
 from circuitcli.runtime.device import peak_memory
-from circuitcli.stages.fetch_saes import entries_of, load_sae
+from circuitcli.stages.shard import Inputs, ShardWork
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import ablations, acts, tables
 from circuitcli.store.ablations import Shard
@@ -32,8 +25,6 @@ from circuitcli.store.ablations import Shard
 NAME = "ablate"
 # Features of one shard: what an interruption may lose, and whose logit effects are held at once.
 SHARD_FEATURES = 8
-# Tokens kept of each feature's logit effects, at either end.
-LOGIT_TOKENS = 256
 
 
 def run(job: Job) -> Outcome:
@@ -44,48 +35,22 @@ def run(job: Job) -> Outcome:
 
 @dataclass
 class _Ablations:
-    """The work of the stage: what it reads, and what it has loaded so far."""
+    """The work of the stage."""
 
     job: Job
     todo: Work
 
     @cached_property
-    def widths(self) -> dict[Site, int]:
-        return {entry.at: entry.d_sae for entry in entries_of(self.job.run)}
-
-    @cached_property
-    def saes(self) -> dict[Site, Sae]:
-        return {entry.at: load_sae(self.job, entry) for entry in entries_of(self.job.run)}
-
-    @cached_property
-    def model(self) -> Model:
-        from circuitcli.runtime import model as models
-
-        return models.load(self.job.settings.model, self.job.runtime)
-
-    @cached_property
-    def sample(self) -> tuple[np.ndarray, np.ndarray]:
-        """The sequences that count, and their lengths."""
-        tokens, lengths = acts.read_tokens(self.job.run.verified("cache-acts", acts.TOKENS))
-        count = self.job.settings.texts.num_sequences
-        return tokens[:count], lengths[:count]
-
-    @cached_property
-    def statistics(self) -> dict[Site, dict[str, np.ndarray]]:
-        """The features' statistics, by site."""
-        table = tables.read(self.job.run.verified("cache-acts", acts.FEATURES))
-        by_site = {}
-        for site in self.widths:
-            mask = (table["layer"] == site.layer) & (table["site"] == site.name)
-            by_site[site] = {name: column[mask] for name, column in table.items()}
-        return by_site
+    def inputs(self) -> Inputs:
+        """What is read, loaded when it is needed."""
+        return Inputs(self.job)
 
     def work(self) -> None:
         """All layers, first to last."""
         settings = self.job.settings.features
-        pins = resolve_pins(settings.pinned, self.widths)
+        pins = resolve_pins(settings.pinned, self.inputs.widths)
         self._require_firing(pins)
-        layers = sorted({site.layer for site in self.widths})
+        layers = sorted({site.layer for site in self.inputs.widths})
         effects: list[tuple[FeatureId, FeatureId, float]] = []
         chosen: list[FeatureId] = []
         contexts = 0
@@ -112,25 +77,25 @@ class _Ablations:
         )
 
     def _require_firing(self, pins: Sequence[FeatureId]) -> None:
-        tokens = int((self.sample[1].astype(np.int64) - 1).sum())
+        tokens = int((self.inputs.sample[1].astype(np.int64) - 1).sum())
         for pin in pins:
-            if self.statistics[pin.site]["n_active"][pin.index] == 0:
+            if self.inputs.statistics[pin.site]["n_active"][pin.index] == 0:
                 raise InputError(
                     f"The pinned feature {pin} fires at 0 of the {tokens} positions of the sample.",
                     hint="Pin another feature, or give text in which it fires: more --num-sequences, or --text.",
                 )
 
     def _firing(self, layer: int) -> Iterator[FeatureId]:
-        for site in self.widths:
+        for site in self.inputs.widths:
             if site.layer == layer:
-                yield from (FeatureId(site, int(i)) for i in np.flatnonzero(self.statistics[site]["n_active"]))
+                yield from (FeatureId(site, int(i)) for i in np.flatnonzero(self.inputs.statistics[site]["n_active"]))
 
     def _shards(self, features: Sequence[FeatureId]) -> list[Shard]:
         """The shards that hold these features: planned ones, and new ones for the features that no plan has."""
         planned = ablations.shards(self.todo.plan.shards)
         have = {FeatureId(shard.site, index) for shard in planned for index in shard.features}
         logits = self.job.settings.ablate.logits
-        for site in self.widths:
+        for site in self.inputs.widths:
             new = [f.index for f in features if f.site == site and f not in have]
             for start in range(0, len(new), SHARD_FEATURES):
                 shard = Shard.of(self.todo.plan.fingerprint, site, new[start : start + SHARD_FEATURES])
@@ -154,7 +119,7 @@ class _Ablations:
             return
         with self.job.report.track(what, total, "contexts") as done:
             for shard, contexts in missing:
-                parts = _ShardWork(self, shard, contexts).compute(done)
+                parts = ShardWork(self.inputs, self.todo, shard, contexts).compute(done)
                 self.todo.files.update(ablations.write(self.job.run, shard, parts))
 
     def _contexts(self, shard: Shard) -> dict[int, Firings]:
@@ -172,9 +137,7 @@ class _Ablations:
             for index, found in firings.items()
         }
 
-    def _results(
-        self, shards: Sequence[Shard], features: Sequence[FeatureId]
-    ) -> Iterator[ablations.FeatureAblations]:
+    def _results(self, shards: Sequence[Shard], features: Sequence[FeatureId]) -> Iterator[ablations.FeatureAblations]:
         for shard in shards:
             wanted = [feature.index for feature in features if feature.site == shard.site]
             yield from ablations.of_features(self.job.run, shard, wanted, logits=self.job.settings.ablate.logits)
@@ -189,111 +152,3 @@ def _mean_effects(result: ablations.FeatureAblations) -> Iterator[tuple[FeatureI
         targets, place = np.unique(effects["down_feature"][here], return_inverse=True)
         for target, total in zip(targets, np.bincount(place, weights=change[here]), strict=True):
             yield result.feature, FeatureId(Site(layer, site), int(target)), float(total) / n
-
-
-class _ShardWork:
-    """The ablations of one shard: rows sorted by sequence, computed in batches, gathered into tables."""
-
-    def __init__(self, stage: _Ablations, shard: Shard, contexts: dict[int, Firings]) -> None:
-        self.stage, self.shard = stage, shard
-        self.settings = stage.job.settings
-        self.firings = Firings.concat(list(contexts.values()))
-        order = np.lexsort((self.firings.feature, self.firings.pos, self.firings.seq))
-        self.firings = self.firings.where(order)
-        self.counts = {index: len(found) for index, found in contexts.items()}
-        self.downstream = selection.downstream(shard.site, list(stage.widths), stage.model.shape)
-        self.logits = self.settings.ablate.logits
-        size = (len(shard.features), stage.model.shape.d_vocab if self.logits else 0)
-        device = stage.job.runtime.device
-        # mps has no float64
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        self.sums = [torch.zeros(size, dtype=wide, device=device) for _ in range(2)]
-
-    def compute(self, done: Callable[[int], None]) -> dict[str, list[tables.Columns]]:
-        """The shard's tables, in parts."""
-        stage, site = self.stage, self.shard.site
-        runtime = stage.todo.planned_batch(stage.job.runtime.rows_at_once(self._row_bytes()))
-        rows = self._rows().to(runtime.device)
-        tokens, lengths = (torch.as_tensor(part, device=runtime.device).long() for part in stage.sample)
-
-        def work(part: slice) -> tuple[slice, ablation.Ablated]:
-            return part, ablation.ablate(
-                stage.model, stage.saes, site, rows[part], tokens, lengths, self.downstream, logits=self.logits
-            )
-
-        parts: dict[str, list[tables.Columns]] = {"effects": [], "contexts": []}
-        for part, result in runtime.batches(len(rows), stage.todo.plan.batch_size, work, say=stage.job.report.say):
-            here = self.firings.where(np.arange(len(rows))[part])
-            parts["effects"] += self._effects(here, result)
-            parts["contexts"].append(self._context_rows(here, result))
-            self._add_logits(here, result)
-            done(len(here))
-        if self.logits:
-            parts["logits"] = list(self._logit_rows())
-        return parts
-
-    def _rows(self) -> ablation.Rows:
-        plugin: Intervention = plugins.load("interventions", self.settings.ablate.intervention)
-        means = self.stage.statistics[self.shard.site]["mean_activation"]
-        replacement = [plugin.replacement(float(means[feature])) for feature in self.firings.feature]
-        columns = (torch.as_tensor(c).long() for c in (self.firings.feature, self.firings.seq, self.firings.pos))
-        return ablation.Rows(*columns, torch.tensor(replacement, dtype=torch.float32))
-
-    def _row_bytes(self) -> int:
-        """A generous estimate of what one row holds at once: streams, scores, encodings and logits."""
-        shape, width = self.stage.model.shape, self.stage.sample[0].shape[1]
-        streams = width * (30 * shape.d_model + 8 * width)
-        encodings = 6 * sum(self.stage.widths[site] for site in self.downstream)
-        edited = self.stage.widths[self.shard.site] * (width if self.settings.ablate.positions == "all" else 1)
-        return 4 * (streams + encodings + edited + 8 * shape.d_vocab)
-
-    def _effects(self, here: Firings, result: ablation.Ablated) -> Iterator[tables.Columns]:
-        site, read_pos = self.shard.site, result.read_pos.cpu().numpy()
-        for down, changes in result.changes.items():
-            row = changes.row.cpu().numpy()
-            if len(row):
-                yield {
-                    "up_layer": site.layer,
-                    "up_site": site.name,
-                    "up_feature": here.feature[row],
-                    "seq": here.seq[row],
-                    "pos": here.pos[row],
-                    "down_layer": down.layer,
-                    "down_site": down.name,
-                    "down_feature": _numpy(changes.feature).astype(np.int32),
-                    "down_pos": read_pos[row].astype(np.int32),
-                    "clean": _numpy(changes.clean),
-                    "ablated": _numpy(changes.ablated),
-                }
-
-    def _context_rows(self, here: Firings, result: ablation.Ablated) -> tables.Columns:
-        kl = np.full(len(here), np.nan, np.float32) if result.kl is None else _numpy(result.kl)
-        site = {"layer": self.shard.site.layer, "site": self.shard.site.name}
-        return site | {
-            "feature": here.feature, "seq": here.seq, "pos": here.pos, "activation": here.value, "kl": kl
-        }
-
-    def _add_logits(self, here: Firings, result: ablation.Ablated) -> None:
-        if result.logprob_effect is None or result.prob_effect is None:
-            return
-        place = torch.as_tensor(np.searchsorted(self.shard.features, here.feature), device=self.sums[0].device)
-        for total, effect in zip(self.sums, (result.logprob_effect, result.prob_effect), strict=True):
-            total.index_add_(0, place, effect.to(total.dtype))
-
-    def _logit_rows(self) -> Iterator[tables.Columns]:
-        for index, logprob, prob in zip(self.shard.features, *self.sums, strict=True):
-            mean, prob_mean = (_numpy(total) / max(self.counts[index], 1) for total in (logprob, prob))
-            kept = extreme_tokens(mean, LOGIT_TOKENS)
-            yield {
-                "layer": self.shard.site.layer,
-                "site": self.shard.site.name,
-                "feature": np.full(len(kept), index, np.int32),
-                "token_id": kept.astype(np.int32),
-                "effect_mean": mean[kept].astype(np.float32),
-                "prob_effect_mean": prob_mean[kept].astype(np.float32),
-            }
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return np.asarray(tensor.cpu().numpy())
-

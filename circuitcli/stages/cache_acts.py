@@ -6,8 +6,9 @@ contexts and the statistics. Neither holds more than a shard and a table of feat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,14 @@ NAME = "cache-acts"
 SHARD_SEQUENCES = 32
 
 
+class _Shard(NamedTuple):
+    """What one shard holds: a site's activations over the sequences from `start` to before `stop`."""
+
+    site: Site
+    start: int
+    stop: int
+
+
 def run(job: Job) -> Outcome:
     """Cache the activations of every chosen site."""
     parent = job.parent("fetch-saes")
@@ -50,22 +59,18 @@ def _work(job: Job, todo: Work) -> None:
     sample = Sample(*acts.read_tokens(path))
     count = len(sample.lengths)
     spans = [(start, min(start + SHARD_SEQUENCES, count)) for start in range(0, count, SHARD_SEQUENCES)]
-    names = {
-        acts.shard_name(todo.plan.fingerprint, entry.at, *span): [str(entry.at), *span]
+    shards = {
+        acts.shard_name(todo.plan.fingerprint, entry.at, *span): _Shard(entry.at, *span)
         for entry in entries
         for span in spans
     }
-    todo.expect({**names, acts.CONTEXTS: None, acts.FEATURES: None})
-    missing = [
-        span
-        for span in spans
-        if not all(job.run.path(name).is_file() for name, what in names.items() if what[1:] == [*span])
-    ]
+    planned = {name: {"site": str(s.site), "sequences": [s.start, s.stop]} for name, s in shards.items()}
+    todo.expect({**planned, acts.CONTEXTS: None, acts.FEATURES: None})
+    missing = sorted({(s.start, s.stop) for name, s in shards.items() if not job.run.path(name).is_file()})
     if missing:
         _encode(job, todo, entries, sample, missing)
-    _summarise(job, todo, entries, sample, {name: tuple(what) for name, what in names.items()})
+    _summarise(job, todo, entries, sample, shards)
     todo.files[acts.TOKENS] = job.run.entry(path, count)
-    todo.facts["sequences"] = count
     todo.facts["peak_memory_bytes"] = peak_memory(job.runtime.device)
 
 
@@ -122,9 +127,7 @@ def _encode(
     job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, missing: Sequence[tuple[int, int]]
 ) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
-    from circuitcli.runtime import model as models
-
-    model = models.load(job.settings.model, job.runtime)
+    model = job.load_model()
     saes = {entry.at: load_sae(job, entry) for entry in entries}
     width = sample.tokens.shape[1]
     row_bytes = 4 * width * (sum(3 * sae.d_sae for sae in saes.values()) + 40 * model.shape.d_model)
@@ -137,7 +140,9 @@ def _encode(
         read = model.run(tokens, list(saes))
         return {site: _firings(sae, read.sites[site], rows, sample.lengths[rows]) for site, sae in saes.items()}
 
-    with job.report.track("Caching activations", int(sum(stop - start for start, stop in missing)), "sequences") as done:
+    with job.report.track(
+        "Caching activations", int(sum(stop - start for start, stop in missing)), "sequences"
+    ) as done:
         for start, stop in missing:
             work = partial(encode, np.arange(start, stop))
             parts = list(runtime.batches(stop - start, todo.plan.batch_size, work, say=job.report.say))
@@ -160,21 +165,21 @@ def _firings(sae: Sae, x: torch.Tensor, rows: np.ndarray, lengths: np.ndarray) -
     return Firings(rows[seq].astype(np.int32), position, index, value.cpu().numpy())
 
 
-def _summarise(
-    job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, names: dict[str, tuple[str, int, int]]
-) -> None:
+def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, shards: Mapping[str, _Shard]) -> None:
     """The tables of top contexts and of statistics, from the shards."""
     counted = sample.lengths[: job.settings.texts.num_sequences].astype(np.int64) - 1
     contexts, features, dead = [], [], {}
     for entry in entries:
         statistics = FeatureStatistics(entry.d_sae)
         best = Firings.concat([])
-        for name, (_, start, stop) in _of_site(names, entry.at):
+        for name, span in shards.items():
+            if span.site != entry.at:
+                continue
             path = job.run.path(name)
             shard = acts.read_firings(path)
             todo.files[name] = job.run.entry(path, len(shard))
             best, _ = top_contexts(Firings.concat([best, shard]), job.settings.contexts.top_k)
-            statistics.add(shard.where(shard.seq < len(counted)), int(counted[start:stop].sum()))
+            statistics.add(shard.where(shard.seq < len(counted)), int(counted[span.start : span.stop].sum()))
         best, rank = top_contexts(best, job.settings.contexts.top_k)
         here = {"layer": entry.layer, "site": entry.site}
         contexts.append(
@@ -195,8 +200,4 @@ def _summarise(
         table = name.removesuffix(".parquet")
         rows = tables.write(job.run.path(name), table, parts)
         todo.files[name] = job.run.entry(job.run.path(name), rows)
-    todo.facts.update(tokens=int(counted.sum()), silent_share=dead)
-
-
-def _of_site(names: dict[str, tuple[str, int, int]], site: Site) -> Iterator[tuple[str, tuple[str, int, int]]]:
-    return ((name, what) for name, what in names.items() if what[0] == str(site))
+    todo.facts.update(sequences=len(counted), tokens=int(counted.sum()), silent_share=dead)

@@ -29,6 +29,12 @@ def run(job: Job) -> Outcome:
     entries = [source.entry(site, folder) for site, folder in chosen.items()]
     for entry in entries:
         _check_width(entry, card)
+    unstated = [str(entry.at) for entry in entries if not entry.centre_stated and entry.site != "z"]
+    if unstated:
+        job.report.say(
+            f"Note: the cfg.json of {', '.join(unstated)} doesn't say whether the SAE was trained on centred weights "
+            "(center_writing_weights): taken as not. For res-jb that would be wrong; see the README."
+        )
     facts = {"model identity": card.identity, "saes": {str(entry.at): entry.sha256 for entry in entries}}
 
     def work(todo: Work) -> None:
@@ -36,9 +42,7 @@ def run(job: Job) -> Outcome:
         todo.expect({SAES: None})
         files.write(path, (json.dumps({"saes": [asdict(e) for e in entries]}, indent=1) + "\n").encode())
         todo.files[SAES] = job.run.entry(path, len(entries))
-        todo.facts.update(
-            model=card.name, release=job.settings.saes.release, saes=[str(entry.at) for entry in entries]
-        )
+        todo.facts.update(model=card.name, release=job.settings.saes.release, saes=[str(entry.at) for entry in entries])
 
     return stage(job, NAME, facts, work)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from circuitcli import __version__, plugins
 from circuitcli.core.circuit import Circuit, Context, Edge, Node, TokenEffect, share_drawn
-from circuitcli.core.sites import FeatureId, Site, parse_feature, resolve_pins
+from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
 from circuitcli.renderers import Renderer
 from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import effects as effects_stage
@@ -38,9 +38,7 @@ def _work(job: Job, todo: Work) -> None:
             files.write(job.run.path(path), renderer.render(circuit))
             todo.files[path] = job.run.entry(job.run.path(path))
             done(1)
-    todo.facts.update(
-        nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata["share_drawn"]
-    )
+    todo.facts.update(nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata["share_drawn"])
 
 
 def build(job: Job) -> Circuit:

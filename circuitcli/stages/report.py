@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Report(Protocol):
     """Progress with counts, and single lines."""
 
@@ -15,7 +16,7 @@ class Report(Protocol):
         ...
 
     def track(self, what: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
-        """Progress over `total` units; the function that it gives is called with how many more are done."""
+        """Progress over `total` units (0: nobody knows); the function it gives is told how many more are done."""
         ...
 
 

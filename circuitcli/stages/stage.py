@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from circuitcli import __version__
+from circuitcli.core.model import Model
 from circuitcli.errors import InputError
 from circuitcli.runtime import device
 from circuitcli.runtime.device import Runtime
@@ -54,6 +55,13 @@ class Job:
         runtime = self.settings.runtime
         size = None if runtime.batch_size == "auto" else runtime.batch_size
         return device.make(runtime.device, runtime.dtype, size, self.settings.seed)
+
+    def load_model(self) -> Model:
+        """The model with its weights; TransformerLens is imported only now, which takes seconds."""
+        with self.report.track(f"Loading {self.settings.model}", 0, ""):
+            from circuitcli.runtime import model
+
+            return model.load(self.settings.model, self.runtime)
 
     def chosen(self, prefixes: tuple[str, ...]) -> dict[str, Any]:
         """The settings with these prefixes, flat, as JSON holds them."""

@@ -72,16 +72,15 @@ def top_tokens(job: Job, count: int) -> list[TokenSummary]:
     logits = tables.read(job.run.verified("effects", effects_stage.LOGITS))
     if not len(logits["rank"]):
         return []
-    names = [f"{layer}.{site}.{feature}" for layer, site, feature in zip(
-        totals["layer"], totals["site"], totals["feature"], strict=True
-    )]
+    names = [
+        f"{layer}.{site}.{feature}"
+        for layer, site, feature in zip(totals["layer"], totals["site"], totals["feature"], strict=True)
+    ]
     pins = resolve_pins(job.settings.features.pinned, {e.at: e.d_sae for e in entries_of(job.run)})
     order = [names.index(str(pin)) for pin in pins] or np.argsort(-totals["kl_mean"], kind="stable")[:count].tolist()
     features = [parse_feature(names[i]) for i in order]
     rows = rows_of(logits, features)
     return [
-        TokenSummary(
-            str(feature), int(totals["n"][i]), float(totals["kl_mean"][i]), *token_effects(rows[feature])
-        )
+        TokenSummary(str(feature), int(totals["n"][i]), float(totals["kl_mean"][i]), *token_effects(rows[feature]))
         for i, feature in zip(order, features, strict=True)
     ]

@@ -24,7 +24,7 @@ _TYPES: dict[str, Any] = {
     "down_site": _SITE,
     "token": pa.string(),
 }
-_INTEGERS = "feature up_feature down_feature seq pos down_pos rank n n_active token_id".split()
+_INTEGERS = ["feature", "up_feature", "down_feature", "seq", "pos", "down_pos", "rank", "n", "n_active", "token_id"]
 _COLUMNS = {
     "acts/contexts": "layer site feature rank seq pos activation",
     "acts/features": "layer site feature n_active density max_activation mean_activation",

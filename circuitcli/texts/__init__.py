@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class TextSource(Protocol):
     """A place that has texts. `value` is what the user typed for it: prompts, a file, a dataset's name."""
 

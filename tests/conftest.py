@@ -1,0 +1,105 @@
+"""What all tests share: threads set on purpose, shapes checked, no network, and a tiny model to work on.
+
+Two threads, as nox has it: the order of torch's sums, and so their last bits, follows the number of threads.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from jaxtyping import install_import_hook
+
+install_import_hook("circuitcli", "beartype.beartype")  # before anything imports circuitcli
+
+from circuitcli.runtime.quiet import hush
+
+hush()
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from hypothesis import settings as hypothesis_settings
+from plain import PlainModel, PlainSae
+
+from circuitcli.settings import resolve, to_dict
+from circuitcli.stages import ablate, cache_acts, effects, fetch_saes
+from circuitcli.stages.report import Silent
+from circuitcli.stages.stage import Job
+from circuitcli.store.run import Run
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+# No deadline: the machine that runs the tests may be busy. The same examples every time: a failure can be repeated.
+hypothesis_settings.register_profile("circuit", deadline=None, derandomize=True)
+hypothesis_settings.load_profile("circuit")
+
+Start = Callable[..., Job]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a random GPT-2 with the demo's tokenizer."""
+    return tiny.save_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_saes(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """SAELens folders, one for each site of each layer of the tiny model."""
+    return tiny.save_saes(tmp_path_factory.mktemp("tiny") / "saes", tiny_model)
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A .jsonl of short documents."""
+    return tiny.save_text(tmp_path_factory.mktemp("tiny") / "text.jsonl")
+
+
+@pytest.fixture(scope="session")
+def plain_model(tiny_model: Path) -> PlainModel:
+    """The tiny model by plain transformers, in float64."""
+    return PlainModel(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def plain_saes(tiny_saes: Path) -> dict[tuple[int, str], PlainSae]:
+    """The tiny model's SAEs by hand, in float64."""
+    folders = {(int(f.name.split(".")[0]), f.name.split(".")[1]): f for f in tiny_saes.iterdir()}
+    return {place: PlainSae.read(folder) for place, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
+def start(tiny_model: Path, tiny_saes: Path, tiny_text: Path) -> Start:
+    """Makes a job on a new run of the tiny model: `start(folder, {"ablate": {"positions": "all"}})`."""
+
+    def make(root: Path, changes: dict[str, Any] | None = None, *, force: bool = False) -> Job:
+        base = {
+            "model": str(tiny_model),
+            "runtime": {"device": "cpu"},
+            "saes": {"release": str(tiny_saes), "sites": ["z", "attn_out", "resid_mid", "mlp_out", "resid_post"]},
+            "texts": {"file": str(tiny_text), "num_sequences": 12, "max_tokens": 12},
+            "features": {"thinning": 0.06, "branching": 1, "max_features": 10, "seq_cap": 5},
+        }
+        settings = resolve(base, changes or {})
+        run = Run(root)
+        run.save_settings(to_dict(settings))
+        return Job(run, settings, Silent(), force)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def measure(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Makes a job and does its stages from fetch-saes to effects."""
+
+    def make(changes: dict[str, Any] | None = None) -> Job:
+        job = start(tmp_path_factory.mktemp("runs") / "run", changes)
+        for stage in (fetch_saes, cache_acts, ablate, effects):
+            stage.run(job)
+        return job
+
+    return make

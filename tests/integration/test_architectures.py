@@ -1,0 +1,334 @@
+"""Every architecture that we claim: the sites, the fast path and the logits, against plain transformers.
+
+The second route is the same checkpoint loaded by transformers alone, read and edited by forward hooks on its own
+modules; TransformerLens has no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from circuitcli.core.model import Edit, Pass
+from circuitcli.core.sae import Sae
+from circuitcli.core.sites import SITES, Site
+from circuitcli.errors import InputError
+from circuitcli.runtime import device
+from circuitcli.runtime.model import BridgeModel, load
+
+LAYERS, D_MODEL, VOCAB, WINDOW = 4, 32, 61, 4
+EDITED = 1  # the layer that is edited: something lies before it and behind it
+TOLERANCE = 1e-5  # of the largest value of what is compared
+CONFIGS: dict[str, PretrainedConfig] = {
+    "gpt2": GPT2Config(n_layer=LAYERS, n_embd=D_MODEL, n_head=4, n_positions=32, vocab_size=VOCAB),
+    # Grouped keys, untied, and heads whose width together (48) is not d_model.
+    "llama": LlamaConfig(
+        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, head_dim=12,
+        num_key_value_heads=2, max_position_embeddings=32, vocab_size=VOCAB, tie_word_embeddings=False,
+    ),
+    "neox": GPTNeoXConfig(
+        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, rotary_pct=0.5,
+        max_position_embeddings=32, vocab_size=VOCAB, use_parallel_residual=True, attention_bias=True,
+    ),
+    "gemma2": Gemma2Config(
+        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, head_dim=12,
+        num_key_value_heads=2, max_position_embeddings=32, vocab_size=VOCAB, sliding_window=WINDOW,
+        query_pre_attn_scalar=12, attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+    ),
+}  # fmt: skip
+FAMILIES = tuple(CONFIGS)
+CASES = [(family, site) for family in FAMILIES for site in SITES if (family, site) != ("neox", "resid_mid")]
+
+
+@dataclass(frozen=True, eq=False)
+class Hf:
+    """A checkpoint in plain transformers, and where each site is in its modules: (module, whether its input)."""
+
+    model: Any
+    family: str
+
+    @property
+    def blocks(self) -> Any:
+        return {
+            "gpt2": lambda m: m.transformer.h,
+            "neox": lambda m: m.gpt_neox.layers,
+        }.get(self.family, lambda m: m.model.layers)(self.model)
+
+    def place(self, site: Site, *, edited: bool = False) -> tuple[Any, bool]:
+        block = self.blocks[site.layer]
+        attention = {"gpt2": "attn", "neox": "attention"}.get(self.family, "self_attn")
+        projection = {"gpt2": "c_proj", "neox": "dense"}.get(self.family, "o_proj")
+        mlp_norm = {"gpt2": "ln_2", "gemma2": "pre_feedforward_layernorm"}.get(self.family, "post_attention_layernorm")
+        post = self.family == "gemma2"
+        attn_out = (block.post_attention_layernorm if post else getattr(block, attention), False)
+        return {
+            "resid_pre": (block, True),
+            "z": (getattr(getattr(block, attention), projection), True),
+            "attn_out": attn_out,
+            # The stream after attention has no module of its own: to change it, change what attention adds to it.
+            "resid_mid": attn_out if edited else (getattr(block, mlp_norm), True),
+            "mlp_out": (block.post_feedforward_layernorm if post else block.mlp, False),
+            "resid_post": (block, False),
+        }[site.name]
+
+    @contextmanager
+    def hooked(self, site: Site, change: Callable[[Tensor], Tensor | None], *, edited: bool = False) -> Iterator[None]:
+        """Calls `change` with the site's tensor, and puts what it returns, if anything, in the tensor's place."""
+        module, is_input = self.place(site, edited=edited)
+
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not args:
+                new = change(kwargs["hidden_states"])
+                return None if new is None else (args, {**kwargs, "hidden_states": new})
+            new = change(args[0])
+            return None if new is None else ((new, *args[1:]), kwargs)
+
+        def after(module: Any, args: tuple[Any, ...], output: Any) -> Any:
+            new = change(output[0] if isinstance(output, tuple) else output)
+            return (new, *output[1:]) if isinstance(output, tuple) and new is not None else new
+
+        handle = (
+            module.register_forward_pre_hook(before, with_kwargs=True) if is_input else module.register_forward_hook(after)
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def run(self, tokens: Tensor, read: list[Site], edit: Edit | None = None) -> tuple[dict[Site, Tensor], Tensor]:
+        """Activations of sites, and logits."""
+        found: dict[Site, Tensor] = {}
+        with ExitStack() as hooks:
+            if edit is not None:
+                hooks.enter_context(self.hooked(edit.site, lambda x: x + edit.delta, edited=True))
+            for site in read:
+                hooks.enter_context(self.hooked(site, lambda x, site=site: found.__setitem__(site, x.clone())))
+            logits = self.model(tokens, use_cache=False).logits
+        return found, logits
+
+
+def save_checkpoint(family: str, folder: Path) -> Path:
+    """A random checkpoint whose every parameter matters, biases and norms too, and a tokenizer beside it."""
+    torch.manual_seed(FAMILIES.index(family))
+    model = AutoModelForCausalLM.from_config(CONFIGS[family])
+    for name, parameter in model.named_parameters():
+        spread = 1.0 if "embed" in name or "wte" in name else 0.3 if parameter.ndim == 1 else 0.25
+        parameter.data += torch.randn_like(parameter) * spread
+    model.save_pretrained(folder)
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", bos_token="w0", eos_token="w1").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {family: save_checkpoint(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def models(checkpoints: dict[str, Path]) -> dict[str, tuple[BridgeModel, Hf]]:
+    runtime = device.make("cpu", "float32", None, seed=0)
+    return {
+        family: (load(str(folder), runtime), Hf(AutoModelForCausalLM.from_pretrained(folder).eval(), family))
+        for family, folder in checkpoints.items()
+    }
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    return torch.randint(0, VOCAB, (3, 11), generator=torch.Generator().manual_seed(7))
+
+
+def all_sites(model: BridgeModel, start: Site | None = None) -> list[Site]:
+    names = [n for n in SITES if not (model.shape.parallel and n == "resid_mid")]
+    sites = [Site(layer, name) for layer in range(LAYERS) for name in names]
+    return [s for s in sites if start is None or s.order > start.order]
+
+
+def random_edit(model: BridgeModel, site: Site, clean: Pass, rows: Tensor) -> Edit:
+    """δ as large as the activations, for rows of a clean pass, at all positions but the first."""
+    x = clean.sites[site][rows]
+    delta = torch.randn(x.shape, generator=torch.Generator().manual_seed(3)) * x.std()
+    delta[:, 0] = 0
+    return Edit(site, delta)
+
+
+def assert_close(ours: Tensor, theirs: Tensor, what: object, tolerance: float = TOLERANCE) -> None:
+    assert ours.shape == theirs.shape, what
+    error = (ours.float() - theirs.float()).abs().max() / theirs.float().abs().max()
+    assert error <= tolerance, f"{what}: {error:.1e} of the largest value"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sites_and_logits_are_those_of_transformers(models: Any, tokens: Tensor, family: str) -> None:
+    model, hf = models[family]
+    sites = all_sites(model)
+    ours = model.run(tokens, sites, final=True)
+    theirs, logits = hf.run(tokens, sites)
+    for site in sites:
+        assert_close(ours.sites[site], theirs[site], site)
+    for row in range(len(tokens)):
+        assert_close(model.logits(ours.final[row]), logits[row], "logits")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_block_adds_to_the_stream_is_attn_out_and_mlp_out(models: Any, tokens: Tensor, family: str) -> None:
+    model, _ = models[family]
+    x = model.run(tokens, all_sites(model)).sites
+    for layer in range(LAYERS):
+        added = x[Site(layer, "attn_out")] + x[Site(layer, "mlp_out")]
+        assert_close(x[Site(layer, "resid_pre")] + added, x[Site(layer, "resid_post")], layer)
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_fast_path_plain_path_and_transformers_agree_on_an_edit(
+    models: Any, tokens: Tensor, family: str, name: str
+) -> None:
+    model, hf = models[family]
+    site = Site(EDITED, name)
+    read = all_sites(model, site)
+    clean = model.run(tokens, sorted({site, *model.bases(site)}, key=lambda s: s.order), final=True)
+    edit = random_edit(model, site, clean, torch.arange(len(tokens)))
+    plain = model.run(tokens, read, final=True, edit=edit)
+    fast = model.resume(clean, {b: clean.sites[b] for b in model.bases(site)}, edit, read, final=True)
+    theirs, logits = hf.run(tokens, read, edit)
+    beside = {Site(EDITED, "mlp_out")} if model.shape.parallel and name in ("z", "attn_out") else set()
+    assert set(fast.sites) == set(read) - beside
+    for down in fast.sites:
+        assert_close(fast.sites[down], plain.sites[down], f"{site} → {down}, fast and plain")
+        assert_close(plain.sites[down], theirs[down], f"{site} → {down}, plain and transformers")
+    assert_close(fast.final, plain.final, "final")
+    assert_close(model.logits(plain.final[1]), logits[1], "logits")
+    moved = (plain.final - clean.final).abs().max()
+    assert moved > 0.1 * clean.final.abs().max(), "the edit must matter for the comparison to mean anything"
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_one_clean_pass_serves_any_number_of_rows_padded_or_not(
+    models: Any, tokens: Tensor, family: str, name: str
+) -> None:
+    model, hf = models[family]
+    site, rows, length = Site(EDITED, name), torch.tensor([0, 1, 1, 2, 0]), 6
+    padded = tokens.clone()
+    padded[1, length:] = 1  # the tokenizer's padding token
+    clean = model.run(padded, sorted({site, *model.bases(site)}, key=lambda s: s.order), final=True)
+    edit = random_edit(model, site, clean, rows)
+    fast = model.resume(clean, {b: clean.sites[b][rows] for b in model.bases(site)}, edit, [], final=True)
+    for i, row in enumerate(rows):
+        alone = padded[row : row + 1, : length if row == 1 else None]
+        _, logits = hf.run(alone, [], Edit(site, edit.delta[i : i + 1, : alone.shape[1]]))
+        assert_close(model.logits(fast.final[i, : alone.shape[1]]), logits[0], f"row {i}")
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_resuming_computes_nothing_before_the_edit_and_nothing_twice(
+    models: Any, tokens: Tensor, family: str, name: str
+) -> None:
+    model, _ = models[family]
+    site, last = Site(EDITED, name), LAYERS - 2
+    clean = model.run(tokens, sorted({site, *model.bases(site)}, key=lambda s: s.order), final=True)
+    calls: list[tuple[int, str]] = []
+    handles = [
+        getattr(block, part).register_forward_hook(lambda *_, layer=layer, part=part: calls.append((layer, part)))
+        for layer, block in enumerate(model._bridge.blocks)
+        for part in ("attn", "mlp")
+    ]
+    base = {b: clean.sites[b] for b in model.bases(site)}
+    model.resume(clean, base, Edit(site, torch.zeros_like(clean.sites[site])), [Site(last, "resid_post")])
+    for handle in handles:
+        handle.remove()
+    later = [(layer, part) for layer in range(EDITED + 1, last + 1) for part in ("attn", "mlp")]
+    behind_mlp = name in ("mlp_out", "resid_post") or (model.shape.parallel and name != "resid_pre")
+    here = {"resid_pre": ["attn", "mlp"]}.get(name, [] if behind_mlp else ["mlp"])
+    assert sorted(calls) == sorted([(EDITED, part) for part in here] + later)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pass_stops_behind_the_last_site_read(models: Any, tokens: Tensor, family: str) -> None:
+    model, _ = models[family]
+    ran: list[int] = []
+    handles = [b.mlp.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, b in enumerate(model._bridge.blocks)]
+    assert model.run(tokens, [Site(1, "z")]).final is None
+    for handle in handles:
+        handle.remove()
+    assert ran == [0, 1]
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_an_edit_changes_no_earlier_position(models: Any, tokens: Tensor, family: str, name: str) -> None:
+    model, _ = models[family]
+    site, pos = Site(0, name), 5
+    bases = sorted({site, *model.bases(site)}, key=lambda s: s.order)
+    clean = model.run(tokens, sorted({*bases, *all_sites(model, site)}, key=lambda s: s.order), final=True)
+    delta = torch.zeros_like(clean.sites[site])
+    delta[:, pos] = clean.sites[site].std()
+    edited = model.resume(clean, {b: clean.sites[b] for b in bases}, Edit(site, delta), all_sites(model, site), final=True)
+    for down, after in edited.sites.items():
+        assert_close(after[:, :pos], clean.sites[down][:, :pos], down)
+    moved = (edited.final - clean.final).abs().amax(dim=(0, 2)) / clean.final.abs().max()
+    assert (moved[pos:] > 1e-3).all(), "attention carries the edit to every later position"
+
+
+def test_gemmas_sliding_window_holds_when_resumed(models: Any, tokens: Tensor) -> None:
+    model, _ = models["gemma2"]
+    site, out, pos = Site(0, "resid_pre"), Site(0, "attn_out"), 3
+    clean = model.run(tokens, [site, out])
+    delta = torch.zeros_like(clean.sites[site])
+    delta[:, pos] = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(5))
+    moved = model.resume(clean, clean.sites, Edit(site, delta), [out]).sites[out] - clean.sites[out]
+    inside = [int(p) for p in (moved.abs().amax(dim=(0, 2)) > 1e-4).nonzero()]
+    assert inside == list(range(pos, pos + WINDOW))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_runs_and_sae_arithmetic_stays_float32(
+    checkpoints: dict[str, Path], models: Any, tokens: Tensor, family: str, dtype: str
+) -> None:
+    model = load(str(checkpoints[family]), device.make("cpu", dtype, None, seed=0))
+    site, down = Site(EDITED, "z"), Site(EDITED, "resid_post")
+    clean = model.run(tokens, sorted({site, down, *model.bases(site)}, key=lambda s: s.order), final=True)
+    edit = random_edit(model, site, clean, torch.arange(len(tokens)))
+    edit = Edit(site, edit.delta.float())
+    plain = model.run(tokens, [down], final=True, edit=edit)
+    fast = model.resume(clean, clean.sites, edit, [down], final=True)
+    exact = models[family][0].run(tokens, [down], final=True, edit=edit)
+    assert clean.sites[down].dtype == device.DTYPES[dtype]
+    for ours in (plain, fast):
+        assert_close(ours.sites[down], exact.sites[down], down, 0.05)
+        assert_close(model.logits(ours.final[0]), models[family][0].logits(exact.final[0]), "logits", 0.1)
+        assert model.logits(ours.final[0]).dtype == torch.float32
+    d_in = model.shape.width("resid_post")
+    identity = Sae(down, "relu", torch.eye(d_in), torch.zeros(d_in), torch.eye(d_in), torch.zeros(d_in))
+    x = fast.sites[down]
+    assert identity.encode(x).dtype == identity.decode(identity.encode(x), x).dtype == torch.float32
+    assert torch.equal(identity.encode(x), x.float().relu())
+
+
+@pytest.mark.parametrize("missing", ["tokenizer.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_refused_honestly(tmp_path: Path, missing: str) -> None:
+    folder = save_checkpoint("llama", tmp_path)
+    (folder / missing).unlink()
+    with pytest.raises(InputError) as error:
+        load(str(folder), device.make("cpu", "float32", None, seed=0))
+    assert str(folder) in error.value.message
+    assert "Unknown model" not in error.value.message
+    assert missing.split(".")[1] in error.value.hint or missing in error.value.hint

@@ -1,0 +1,29 @@
+"""The README says what the code does: its table of settings is the code's, its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from circuitcli.cli.options import OWN, documentation
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_table_of_settings_is_the_codes():
+    # To write it anew: python -c "from circuitcli.cli.options import documentation as d; print(d())"
+    text = README.read_text(encoding="utf-8")
+    table = text.split("<!-- SETTINGS -->\n")[1].split("\n<!-- /SETTINGS -->")[0]
+    assert table == documentation()
+
+
+def test_every_command_is_described_and_every_described_command_exists():
+    text = README.read_text(encoding="utf-8")
+    described = set(re.findall(r"^\| `circuit ([a-z-]+)` \|", text, flags=re.MULTILINE))
+    assert described == set(OWN)
+
+
+def test_named_files_exist():
+    text = README.read_text(encoding="utf-8")
+    for name in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (README.parent / name).exists(), name
