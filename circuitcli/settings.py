@@ -8,12 +8,10 @@ so that `circuit --help` stays quick.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
-
-from annotated_types import Ge, Gt, Le
 
 from circuitcli.errors import UsageError, nearest
 
@@ -28,7 +26,19 @@ class Flag(NamedTuple):
     metavar: str | None = None
 
 
-_TABLE = {"extra": "forbid"}
+class Range(NamedTuple):
+    """What a number may be: at least `ge`, more than `gt`, at most `le`."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """How pydantic checks it."""
+        return handler(source) | {name: bound for name, bound in self._asdict().items() if bound is not None}
+
+
+_TABLE = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +51,12 @@ class Runtime:
     ] = "auto"
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],
-        Flag("--dtype", "Precision of the model; SAEs and log-probabilities stay in float32."),
+        Flag(
+            "--dtype", "Precision of the model; SAEs and log-probabilities stay in float32.", "float32|bfloat16|float16"
+        ),
     ] = "float32"
     batch_size: Annotated[
-        Literal["auto"] | Annotated[int, Ge(1)],
+        Literal["auto"] | Annotated[int, Range(ge=1)],
         Flag("--batch-size", "Rows computed at once; auto picks from free memory.", "N|auto"),
     ] = "auto"
 
@@ -84,8 +96,8 @@ class Texts:
     dataset: Annotated[
         str, Flag("--dataset", "A Hugging Face dataset, or a local folder of one, with a `text` column.", "NAME")
     ] = ""
-    num_sequences: Annotated[int, Ge(1), Flag("--num-sequences", "Sequences to sample from the text.")] = 200
-    max_tokens: Annotated[int, Ge(2), Flag("--max-tokens", "Tokens a sequence may have, its BOS counted.")] = 100
+    num_sequences: Annotated[int, Range(ge=1), Flag("--num-sequences", "Sequences to sample from the text.")] = 200
+    max_tokens: Annotated[int, Range(ge=2), Flag("--max-tokens", "Tokens a sequence may have, its BOS counted.")] = 100
     prepend_bos: Annotated[
         Literal["auto"] | bool,
         Flag("--prepend-bos", "Whether sequences start with BOS; auto follows the SAEs.", "auto|true|false"),
@@ -97,10 +109,12 @@ class Contexts:
     """[contexts]: which contexts are shown."""
 
     __pydantic_config__ = _TABLE
-    top_k: Annotated[int, Ge(1), Le(100), Flag("--top-k", "Top contexts kept and shown for each feature.")] = 6
-    view: Annotated[int, Ge(0), Le(100), Flag("--view", "Tokens shown on each side of the firing token.")] = 5
+    top_k: Annotated[int, Range(ge=1, le=100), Flag("--top-k", "Top contexts kept and shown for each feature.")] = 6
+    view: Annotated[int, Range(ge=0, le=100), Flag("--view", "Tokens shown on each side of the firing token.")] = 5
     num_sequences: Annotated[
-        int, Ge(0), Flag("--context-sequences", "A larger sample of text for top contexts alone; 0: the same sample.")
+        int,
+        Range(ge=0),
+        Flag("--context-sequences", "A larger sample of text for top contexts alone; 0: the same sample."),
     ] = 0
 
 
@@ -113,13 +127,15 @@ class Features:
         tuple[str, ...], Flag("--pin", "Ablate this feature: `4:112` or `4.resid_post.112` (repeat).", "FEATURE")
     ] = ()
     thinning: Annotated[
-        float, Gt(0), Le(1), Flag("--thinning", "Share of the firing features of the first layer that starts.")
+        float, Range(gt=0, le=1), Flag("--thinning", "Share of the firing features of the first layer that starts.")
     ] = 0.01
     branching: Annotated[
-        int, Ge(1), Flag("--branching", "Largest effects of each feature, at each site, that are followed on.")
+        int, Range(ge=1), Flag("--branching", "Largest effects of each feature, at each site, that are followed on.")
     ] = 10
-    max_features: Annotated[int, Ge(1), Flag("--max-features", "Features of one layer that are ablated at most.")] = 500
-    seq_cap: Annotated[int, Ge(1), Flag("--seq-cap", "Contexts of one feature that are ablated at most.")] = 100
+    max_features: Annotated[
+        int, Range(ge=1), Flag("--max-features", "Features of one layer that are ablated at most.")
+    ] = 500
+    seq_cap: Annotated[int, Range(ge=1), Flag("--seq-cap", "Contexts of one feature that are ablated at most.")] = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +148,11 @@ class Ablate:
     ] = "zero"
     positions: Annotated[
         Literal["top", "all"],
-        Flag("--positions", "top: edit one context, read there. all: edit a whole sequence, read its last position."),
+        Flag(
+            "--positions",
+            "top: edit one context, read there. all: edit a whole sequence, read its last position.",
+            "top|all",
+        ),
     ] = "top"
     logits: Annotated[bool, Flag("--logits", "Whether to measure the next token as well.")] = True
 
@@ -143,7 +163,7 @@ class Effects:
 
     __pydantic_config__ = _TABLE
     logit_tokens: Annotated[
-        int, Ge(1), Le(256), Flag("--logit-tokens", "Promoted, and suppressed, tokens kept for each feature.")
+        int, Range(ge=1, le=256), Flag("--logit-tokens", "Promoted, and suppressed, tokens kept for each feature.")
     ] = 10
 
 
@@ -152,8 +172,10 @@ class Graph:
     """[graph]: what is drawn."""
 
     __pydantic_config__ = _TABLE
-    min_effect: Annotated[float, Ge(0), Flag("--min-effect", "Smallest mean effect, in size, that is drawn.")] = 0.0
-    max_edges: Annotated[int, Ge(1), Flag("--max-edges", "Edges drawn at most, the largest first.")] = 100
+    min_effect: Annotated[float, Range(ge=0), Flag("--min-effect", "Smallest mean effect, in size, that is drawn.")] = (
+        0.0
+    )
+    max_edges: Annotated[int, Range(ge=1), Flag("--max-edges", "Edges drawn at most, the largest first.")] = 100
     formats: Annotated[
         tuple[str, ...], Flag("--format", "A format to draw: svg, png, dot or json (repeat).", "FORMAT")
     ] = ("svg", "json", "dot")
@@ -167,7 +189,7 @@ class Settings:
     model: Annotated[
         str, Flag("--model", "demo, gpt2, or any name or local folder that TransformerLens loads.", "NAME|DIR")
     ] = "demo"
-    seed: Annotated[int, Ge(0), Le(2**32 - 1), Flag("--seed", "Decides every random draw.")] = 0
+    seed: Annotated[int, Range(ge=0, le=2**32 - 1), Flag("--seed", "Decides every random draw.")] = 0
     runtime: Runtime = field(default_factory=Runtime)
     saes: Saes = field(default_factory=Saes)
     texts: Texts = field(default_factory=Texts)
@@ -246,18 +268,14 @@ def _merge(merged: Layers, layer: Layers) -> None:
             raise UsageError(
                 f"Two text sources: {' and '.join(named)}.", hint="Give one of --prompt, --text and --dataset."
             )
-        if named or texts.get("source"):
-            source = named[0] if named else texts["source"]
-            below = {key: value for key, value in merged.get("texts", {}).items() if key not in _SOURCES}
-            merged["texts"] = below | {"source": source}
+        if named:
+            layer = {**layer, "texts": {**texts, "source": named[0]}}
+        below = merged.get("texts")
+        if isinstance(below, dict) and (named or texts.get("source")):
+            merged["texts"] = {key: value for key, value in below.items() if key not in _SOURCES}
     for key, value in layer.items():
-        if isinstance(value, Mapping):
-            base = merged.get(key, {})
-            merged[key] = (base | dict(value)) if isinstance(base, dict) else value
-        else:
-            merged[key] = value
-    if isinstance(texts, Mapping) and any(texts.get(key) for key in ("prompt", "file", "dataset")):
-        merged["texts"]["source"] = next(key for key in ("prompt", "file", "dataset") if texts.get(key))
+        base = merged.get(key)
+        merged[key] = {**base, **value} if isinstance(base, dict) and isinstance(value, Mapping) else value
 
 
 _SOURCES = ("source", "prompt", "file", "dataset")
@@ -283,7 +301,8 @@ def _usage_error(problem: Mapping[str, Any]) -> UsageError:
     row = next((r for r in table() if r.key == key), None)
     what = f"`{key}`" + (f" ({row.flag.name})" if row and row.flag.name else "")
     value = problem.get("input")
-    message = str(problem["msg"]).replace("Input should", "it should")
+    wanted = {"dataclass_type": "it should be a table", "tuple_type": "it should be a list"}
+    message = wanted.get(problem["type"]) or str(problem["msg"]).replace("Input should", "it should")
     help_line = row.flag.help if row else "See the table of settings in the README."
     return UsageError(f"{what} can't be {value!r}: {message}.", hint=help_line)
 

@@ -6,11 +6,13 @@ Two threads, as nox has it: the order of torch's sums, and so their last bits, f
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or threads spin while others need the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
-install_import_hook("circuitcli", "beartype.beartype")  # before anything imports circuitcli
+# Before anything imports circuitcli. Not the command line: typer passes other types than its annotations say.
+install_import_hook([f"circuitcli.{part}" for part in "core runtime saes store stages".split()], "beartype.beartype")
 
 from circuitcli.runtime.quiet import hush
 
@@ -26,6 +28,10 @@ import torch
 from hypothesis import settings as hypothesis_settings
 from plain import PlainModel, PlainSae
 
+from circuitcli.core.sae import Sae
+from circuitcli.core.sites import Site
+from circuitcli.runtime import device
+from circuitcli.runtime.model import BridgeModel, load
 from circuitcli.settings import resolve, to_dict
 from circuitcli.stages import ablate, cache_acts, effects, fetch_saes
 from circuitcli.stages.report import Silent
@@ -103,3 +109,21 @@ def measure(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Start:
         return job
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bridge(tiny_model: Path) -> BridgeModel:
+    """The tiny model as circuitcli loads it."""
+    return load(str(tiny_model), device.make("cpu", "float32", None, seed=0))
+
+
+@pytest.fixture(scope="session")
+def saes(tiny_saes: Path) -> dict[Site, Sae]:
+    """The tiny model's SAEs as circuitcli loads them."""
+    return tiny.load_saes(tiny_saes)
+
+
+@pytest.fixture(scope="session")
+def sequences() -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [5, 9] of five sequences, padded right, and their lengths."""
+    return torch.randint(1, tiny.VOCAB, (5, 9), generator=torch.Generator().manual_seed(4)), torch.tensor([9, 6, 8, 5, 7])

@@ -13,6 +13,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuitcli import demo
+from circuitcli.core.sae import Sae
+from circuitcli.core.sites import Site
+from circuitcli.saes.local import plugin
 
 LAYERS, D_MODEL, HEADS, VOCAB, N_CTX, D_SAE, K = 3, 32, 4, 4096, 32, 40, 6
 # Each site's architecture, so that every one of them is both edited and read.
@@ -123,3 +126,18 @@ def config(place: tuple[int, str], architecture: str, normalisation: str, d_in: 
             "model_from_pretrained_kwargs": {"center_writing_weights": False},
         },
     }
+
+
+def load_saes(folder: Path) -> dict[Site, Sae]:
+    """The SAEs in a folder, as circuitcli loads them."""
+    return {site: plugin.load(plugin.entry(site, path)) for site, path in plugin.folders(str(folder)).items()}
+
+
+def save_as_centred(source: Path, folder: Path) -> Path:
+    """The same SAEs, said to be trained on a model whose writing weights are centred."""
+    shutil.copytree(source, folder)
+    for path in folder.glob("*/cfg.json"):
+        tree = json.loads(path.read_text())
+        tree["metadata"]["model_from_pretrained_kwargs"]["center_writing_weights"] = True
+        path.write_text(json.dumps(tree))
+    return folder

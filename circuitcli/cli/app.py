@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ app = typer.Typer(
     name="circuit",
     help="Find sparse feature circuits in language models: which SAE features drive which, and the next token.",
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _module in {
@@ -55,11 +56,16 @@ def circuit(
 def main() -> None:
     """Run the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # characters that the encoding lacks are shown as escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has gone, which is its right; nothing more is written, not even at exit.
+    except (BrokenPipeError, SystemExit) as end:
+        # The reader has gone, which is its right; nothing more is written, not even at exit. typer makes it an exit 1.
+        if not isinstance(end if isinstance(end, OSError) else end.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (KeyboardInterrupt, typer.Abort):
@@ -71,6 +77,10 @@ def main() -> None:
         show_error(known, as_json="--json" in sys.argv)
         code = known.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+# What a path may be guilty of.
+_UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def _terminated(number: int, frame: Any) -> None:
@@ -87,8 +97,10 @@ def _known(error: Exception) -> CircuitError | None:
         return UsageError(error.format_message(), hint=f"See `{command} --help`.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ResourceError("The disk is full.", hint="Free some space and run the command again.")
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
-        return InputError(f"{error.filename} can't be written or read.", hint="Check its permissions.")
+    if isinstance(error, OSError) and error.errno in _UNUSABLE:
+        return InputError(
+            f"{error.filename} can't be used: {error.strerror}.", hint="Check the path and its permissions."
+        )
     if "torch" in sys.modules or isinstance(error, MemoryError):
         from circuitcli.runtime.device import out_of_memory
 

@@ -1,4 +1,7 @@
-"""The terminal: progress and tables on it, plain text in a pipe, one JSON document with --json."""
+"""The terminal: progress and tables on it, plain text in a pipe, one JSON document with --json.
+
+rich is imported where it draws, so that `circuit --help` stays quick.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, TextIO
 
 from circuitcli.errors import CircuitError
 
-Cell = str | Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    Cell = str | Text
 
 
 class Terminal:
@@ -23,12 +26,14 @@ class Terminal:
     def __init__(self, *, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self._out = Console(highlight=False)
-        self._err = Console(stderr=True, highlight=False)
+        self._out = _console(sys.stdout)
+        self._err = _console(sys.stderr)
 
     def say(self, line: str) -> None:
         """One line on stderr."""
-        self._err.print(Text(line), soft_wrap=True)
+        from rich.text import Text
+
+        self._err.print(Text(printable(line)), soft_wrap=True)
 
     @contextmanager
     def track(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
@@ -56,27 +61,30 @@ class Terminal:
             return
         if not self._out.is_terminal:
             for row in (columns, *rows):
-                sys.stdout.write("\t".join(str(cell) for cell in row) + "\n")
+                sys.stdout.write("\t".join(printable(str(cell)) for cell in row) + "\n")
             sys.stdout.flush()
             return
+        from rich.table import Table
+        from rich.text import Text
+
         drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         for column in columns:
             drawn.add_column(column, overflow="ellipsis", no_wrap=True)
         for row in rows:
-            drawn.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+            drawn.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
         self._out.print(drawn)
         self._out.print()
 
     def line(self, text: str) -> None:
         """One line of data."""
         if not self.as_json:
-            sys.stdout.write(f"{text}\n")
+            sys.stdout.write(f"{printable(text)}\n")
             sys.stdout.flush()
 
     def document(self, tree: dict[str, Any]) -> None:
         """The JSON document of a command."""
         if self.as_json:
-            sys.stdout.write(json.dumps(tree, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(tree) + "\n")
             sys.stdout.flush()
 
     @property
@@ -89,14 +97,23 @@ def show_error(error: CircuitError, *, as_json: bool) -> None:
     """What is wrong, and what to do: two lines on stderr, with --json a document on stdout too."""
     if as_json:
         document = {"error": {"code": error.exit_code, "message": error.message, "hint": error.hint}}
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(document) + "\n")
         sys.stdout.flush()
-    console = Console(stderr=True, highlight=False)
+    from rich.text import Text
+
+    console = _console(sys.stderr)
     for style, word, text in (("bold red", "Error", error.message), ("bold", "Hint", error.hint)):
-        line = " ".join(_printable(text).split())
+        line = printable(" ".join(text.split()))
         console.print(Text.assemble((f"{word}: ", style), line), soft_wrap=True)
 
 
-def _printable(text: str) -> str:
-    """Control characters shown, not sent."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+def _console(stream: TextIO) -> Console:
+    """A stream for rich, styled on a terminal only, whatever FORCE_COLOR says."""
+    from rich.console import Console
+
+    return Console(file=stream, force_terminal=stream.isatty(), highlight=False)
+
+
+def printable(text: str) -> str:
+    """Control characters shown as Python escapes, not sent."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from circuitcli.settings import Layers, Setting, nest, table
 
@@ -54,6 +55,20 @@ class Request:
     quiet: bool
 
 
+class _Command(TyperCommand):
+    """A command whose help has a section for each table of settings; plain text, which takes a third of the time."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 def rows_of(command: str) -> list[Setting]:
     """The settings that a command has flags for."""
     return [row for row in table() if row.flag.name and row.key.startswith((*OWN[command], *_EVERYWHERE))]
@@ -77,7 +92,7 @@ def settings_command(app: typer.Typer, name: str, help_text: str) -> Callable[[C
             ]
         )
         command.__annotations__ = {key: annotation for key, (annotation, _) in parameters.items()}
-        app.command(name, help=help_text)(command)
+        app.command(name, cls=_Command, help=help_text)(command)
 
     return register
 
@@ -87,7 +102,7 @@ def _annotation(row: Setting) -> Any:
     flag = f"{row.flag.name}/--no-{row.flag.name[2:]}" if row.kind is bool and row.flag.name else row.flag.name
     option = typer.Option(
         flag,
-        help=f"{row.flag.help} \\[default: {default_text(row)}]",
+        help=f"{row.flag.help} [default: {default_text(row)}]",
         metavar=row.flag.metavar,
         rich_help_panel=f"Settings: {row.key.partition('.')[0]}" if "." in row.key else "Options",
         show_default=False,

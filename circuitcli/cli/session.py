@@ -26,7 +26,7 @@ def read_profile(path: Path | None) -> Layers:
     """
     if path is None:
         return {}
-    import tomli
+    import tomllib
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -37,8 +37,8 @@ def read_profile(path: Path | None) -> Layers:
     if not text.strip():
         raise InputError(f"The profile {path} is empty.", hint="Put settings in it, or leave --profile out.")
     try:
-        return tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"The profile {path} is not TOML: {error}.", hint="Mend that line.") from None
 
 
@@ -55,13 +55,10 @@ def work(request: Request, body: Callable[[Job, Terminal], None]) -> None:
     profile = read_profile(request.profile)
     check(resolve(profile, request.flags))
     run = Run(request.run) if request.run is not None else _unnamed(request, resolve(profile, request.flags))
-    settings = resolve(run.settings(), profile, request.flags)
-    check(settings)
     with run.locked(terminal.say):
-        try:
-            body(Job(run, settings, terminal, request.force), terminal)
-        finally:
-            run.drop_if_empty()
+        settings = resolve(run.settings(), profile, request.flags)
+        check(settings)
+        body(Job(run, settings, terminal, request.force), terminal)
 
 
 def _unnamed(request: Request, settings: Settings) -> Run:

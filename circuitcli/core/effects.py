@@ -53,7 +53,7 @@ def mean_effects(
     total = np.bincount(target, weights=effect, minlength=n_targets)
     mean = total / n
     nothing = np.full(n_targets, np.nan)
-    if n < 2:
+    if n < 2 or n_targets == 0:
         return MeanEffects(mean, nothing, nothing, nothing)
     deviations = np.bincount(target, weights=(effect - mean[target]) ** 2, minlength=n_targets)
     unchanged = n - np.bincount(target, minlength=n_targets)

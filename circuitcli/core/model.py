@@ -11,7 +11,7 @@ from torch import Tensor
 
 from circuitcli.core.sites import Site
 
-Activations = dict[Site, Float[Tensor, "b t d"]]
+Activations = dict[Site, Float[Tensor, "b t _"]]  # z is d_z wide, all others d_model
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Model(Protocol):
         """The rest of a pass after an edit, computing nothing before the edited site.
 
         Args:
-            clean: A clean pass over sequences of the same padded length.
+            clean: A clean pass over sequences of the same padded length, which went at least as far as this one goes.
             base: Clean activations of `bases(edit.site)`, one row for each row of the edit.
             edit: What is added at the site.
             read: Sites downstream of the edit.

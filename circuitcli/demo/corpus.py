@@ -39,7 +39,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Stream:
-    """Documents joined for training: `tokens` int64 [n], `starts` int64 [documents] (the first token after each BOS)."""
+    """Documents joined for training: `tokens` int64 [n]; `starts` int64 [documents], the first token after each BOS."""
 
     tokens: Tensor
     starts: Tensor

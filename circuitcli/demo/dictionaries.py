@@ -24,7 +24,11 @@ from circuitcli.demo.activations import Place
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every dictionary is trained with. `l0` is aimed at by the standard ones, `k` is the limit of the others."""
+    """What every dictionary is trained with: optimiser steps, rows of text a step, latents, the sparsity (`k` of topk
+    ones, the mean L0 that standard ones aim at), peak learning rate, and steps without firing before a restart.
+
+    Where `minutes` would be over first, the schedule is run through faster.
+    """
 
     steps: int
     rows: int = 16
@@ -33,6 +37,7 @@ class Recipe:
     l0: float = 27.0
     rate: float = 1.5e-3
     patience: int = 150
+    minutes: float = math.inf
 
 
 class Dictionary(nn.Module):
@@ -51,13 +56,13 @@ class Dictionary(nn.Module):
         d_in = sample.shape[1]
         directions = functional.normalize(torch.randn(recipe.d_sae, d_in), dim=1)
         self.W_dec = nn.Parameter(directions)
-        self.W_enc = nn.Parameter(directions.T.clone())
+        self.W_enc = nn.Parameter(directions.T * (1.0 if self.topk else 2 * d_in / recipe.d_sae))
         self.b_enc = nn.Parameter(torch.zeros(recipe.d_sae))
         self.b_dec = nn.Parameter(self._prepare(sample)[0].mean(0))
-        self.penalty = 1e-2
-        self.softness = 1e3
+        self.penalty = 0.3
         self.l0 = math.nan
         self.idle = torch.zeros(recipe.d_sae, dtype=torch.int64)
+        self.generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
 
     def _prepare(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the encoder sees of x [n, d_in], and the factor [n, 1] or [] that takes it back to x's units."""
@@ -89,10 +94,11 @@ class Dictionary(nn.Module):
 
     def _sparsity(self, a: Tensor, progress: float) -> Tensor:
         """λ Σ_j s·log(1 + a_j/s) / d_in, with s from 30 down to 0.5 over the middle of training (units of a)."""
-        self.penalty *= (max(self.l0, 1.0) / self.recipe.l0) ** 0.02
-        self.softness = 30.0 * (0.5 / 30.0) ** min(1.0, max(0.0, (progress - 0.15) / 0.45))
+        excess = min(8.0, max(1 / 8, self.l0 / self.recipe.l0))
+        self.penalty *= math.pow(excess, 0.004)
+        softness = 30.0 * math.pow(0.5 / 30.0, min(1.0, max(0.0, (progress - 0.15) / 0.45)))
         warm = min(1.0, progress / 0.03)
-        return warm * self.penalty * self.softness * (a / self.softness).log1p().sum(1).mean() / len(self.b_dec)
+        return warm * self.penalty * softness * (a / softness).log1p().sum(1).mean() / len(self.b_dec)
 
     def _note(self, fired: Tensor) -> None:
         self.idle = torch.where(fired, 0, self.idle + 1)
@@ -108,7 +114,7 @@ class Dictionary(nn.Module):
         idle = (self.idle >= self.recipe.patience).nonzero().flatten()
         if len(idle) == 0:
             return 0
-        chosen = torch.multinomial(self.error.pow(2).sum(1), len(idle), replacement=True)
+        chosen = torch.multinomial(self.error.pow(2).sum(1), len(idle), True, generator=self.generator)
         directions = functional.normalize(self.error[chosen], dim=1)
         alive = self.W_enc.norm(dim=0)[self.idle < self.recipe.patience].mean()
         self.W_dec[idle] = directions

@@ -1,8 +1,12 @@
-"""The training loop of all dictionaries at once: one pass of the language model feeds every one of them."""
+"""The training loop of all dictionaries at once: one pass of the language model feeds every one of them.
+
+Dictionaries know nothing of each other, so each core steps its own share of them with single-threaded arithmetic.
+"""
 
 import json
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -23,18 +27,32 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     where = places(model.config.n_layer)
     first = _activations(model, streams[0], 4 * recipe.rows, where, generator)
-    dictionaries = [Dictionary(place, first[place], recipe) for place in where]
+    order = sorted(where, key=lambda place: (place.site != "resid_post", place))  # the slowest first
+    dictionaries = [Dictionary(place, first[place], recipe) for place in order]
     optimisers = [torch.optim.Adam(d.parameters(), lr=recipe.rate, betas=(0.9, 0.999)) for d in dictionaries]
     started = time.monotonic()
-    for step in range(recipe.steps):
-        progress = step / recipe.steps
-        batch = _activations(model, streams[step % len(streams)], recipe.rows, where, generator)
-        for dictionary, optimiser in zip(dictionaries, optimisers, strict=True):
-            _step(dictionary, optimiser, batch[dictionary.place], step, progress)
-        if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
-            report(f"dictionaries: step {step + 1}/{recipe.steps}, {time.monotonic() - started:.0f} s")
-            for dictionary in dictionaries:
-                report("  " + _state(dictionary))
+
+    def draw(step: int) -> dict[Place, Tensor]:
+        return _activations(model, streams[step % len(streams)], recipe.rows, where, generator)
+
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        batch = pool.submit(draw, 0).result()
+        for step in range(recipe.steps):
+            progress = max(step / recipe.steps, (time.monotonic() - started) / (60 * recipe.minutes))
+            if progress >= 1:
+                break
+            following = pool.submit(draw, step + 1)
+            steps = [
+                pool.submit(_step, dictionary, optimiser, batch[dictionary.place], step, progress)
+                for dictionary, optimiser in zip(dictionaries, optimisers, strict=True)
+            ]
+            for done in steps:
+                done.result()
+            batch = following.result()
+            if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
+                report(f"dictionaries: step {step + 1}/{recipe.steps}, {time.monotonic() - started:.0f} s")
+                for dictionary in dictionaries:
+                    report("  " + _state(dictionary))
     return dictionaries
 
 
@@ -62,7 +80,7 @@ def _step(dictionary: Dictionary, optimiser: torch.optim.Optimizer, x: Tensor, s
     for group in optimiser.param_groups:
         group["lr"] = recipe.rate * rate
     loss = dictionary.loss(x, progress)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(dictionary.parameters(), 1.0)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)

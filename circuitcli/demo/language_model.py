@@ -74,10 +74,10 @@ def backward(model: GPT2LMHeadModel, rows: Tensor, chunk: int = 4) -> float:
     hidden = model.transformer(inputs, attention_mask=torch.ones_like(inputs), use_cache=False).last_hidden_state
     leaf = hidden.detach().requires_grad_()
     total = 0.0
-    for part, target in zip(leaf.split(chunk), targets.split(chunk), strict=True):
-        logits = model.lm_head(part).flatten(0, 1)
-        loss = functional.cross_entropy(logits, target.flatten(), reduction="sum") / targets.numel()
-        loss.backward()  # type: ignore[no-untyped-call]
+    for i in range(0, len(rows), chunk):
+        logits = model.lm_head(leaf[i : i + chunk]).flatten(0, 1)
+        loss = functional.cross_entropy(logits, targets[i : i + chunk].flatten(), reduction="sum") / targets.numel()
+        loss.backward()
         total += loss.item()
     hidden.backward(leaf.grad)
     return total

@@ -33,6 +33,7 @@ from circuitcli.demo.activations import SITES, Place, harvest, hooked, places
 OPENING = ("In the beginning, God created the", " heavens")
 TRAINING = "training.json"
 _BATCH = 64
+_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Rows:
 
     def batches(self) -> list["Rows"]:
         """The same passages in batches of similar length."""
-        order = self.lengths.argsort(stable=True).split(_BATCH)
-        return [Rows(self.tokens[i, : int(self.lengths[i].max())], self.lengths[i]) for i in order]
+        order = self.lengths.argsort(stable=True)
+        parts = [order[i : i + _BATCH] for i in range(0, len(order), _BATCH)]
+        return [Rows(self.tokens[i, : int(self.lengths[i].max())], self.lengths[i]) for i in parts]
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def quality(model: GPT2LMHeadModel, place: Place, sae: Sae, rows: Rows, clean_na
     """Measure one dictionary on all rows."""
     x = torch.cat([harvest(model, b.tokens, [place])[place][b.counted()] for b in rows.batches()])
     left, fired, active = 0.0, torch.zeros(sae.d_sae), 0.0
-    for part in x.split(8192):
+    for i in range(0, len(x), _CHUNK):
+        part = x[i : i + _CHUNK]
         a = sae.encode(part)
         left += (part - sae.decode(a, part)).pow(2).sum().item()
         fired += (a > 0).sum(0)

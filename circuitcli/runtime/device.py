@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from circuitcli.errors import InputError, ResourceError, UsageError
+from circuitcli.errors import InputError, ResourceError, UsageError, nearest
 
 T = TypeVar("T")
 
@@ -97,7 +97,9 @@ def check_device_name(name: str) -> None:
     """Refuse what isn't a device's name, without asking for the device."""
     kind, colon, index = name.partition(":")
     if kind not in ("auto", "cpu", "cuda", "mps") or (colon and (kind != "cuda" or not index.isdecimal())):
-        raise UsageError(f"Unknown device `{name}`.", hint="Known devices: auto, cpu, cuda, cuda:N, mps.")
+        raise UsageError(
+            f"Unknown device `{name}`.", hint=nearest(name, ("auto", "cpu", "cuda", "cuda:N", "mps"), what="devices")
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -31,7 +31,7 @@ def program() -> str:
     if found is None:
         raise InputError(
             "Graphviz isn't installed, so svg and png can't be drawn.",
-            hint="Run `pip install graphviz-pure`, or draw without it: --format dot,json.",
+            hint="Run `pip install graphviz-pure`, or draw without it: --format dot --format json.",
         )
     return found
 
@@ -70,5 +70,5 @@ def _failure(binary: str, error: CalledProcessError) -> InputError | ResourceErr
     words = (error.stderr or b"").decode(errors="replace").strip().splitlines() or ["no message"]
     return InputError(
         f"{name} failed: {words[-1][:200]}",
-        hint="Draw with --format dot,json, and report the dot file if Graphviz should have drawn it.",
+        hint="Draw with --format dot --format json, and report the dot file if Graphviz should have drawn it.",
     )

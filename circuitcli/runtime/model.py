@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache
@@ -20,7 +21,7 @@ from transformers.cache_utils import Cache
 from circuitcli.core.model import Activations, Edit, ModelShape, Pass
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.runtime.device import Runtime
+from circuitcli.runtime.device import Runtime, out_of_memory
 from circuitcli.runtime.tokenizer import describe, unavailable
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -151,7 +152,7 @@ def load(name: str, runtime: Runtime) -> BridgeModel:
         bridge = TransformerBridge.boot_transformers(
             card.location, device=str(runtime.device), dtype=runtime.dtype, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise unavailable(name, error) from None
     bridge.eval()
     for parameter in bridge.parameters():
@@ -166,19 +167,22 @@ def _check(model: BridgeModel, name: str) -> None:
     tokens = torch.arange(1, 5, device=model.runtime.device).unsqueeze(0)
     names = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
     sites = [Site(0, n) for n in (*names, *(() if model.shape.parallel else ("resid_mid",)))]
-    clean = model.run(tokens, sites, final=True)
+    unfit = InputError(
+        f"The blocks of {name} don't follow any layout that this tool knows.",
+        hint="Choose a model of the GPT-2, GPT-NeoX, Llama or Gemma families.",
+    )
+    try:
+        clean = model.run(tokens, sites, final=True)
+        edits = [Edit(site, torch.zeros_like(clean.sites[site])) for site in sites]
+        finals = [model.resume(clean, clean.sites, edit, [], final=True).final for edit in edits]
+    except (AttributeError, KeyError, RuntimeError) as error:  # a block without one of the hooks or parts
+        raise error if out_of_memory(error) else unfit from None
     assert clean.final is not None
-    tolerance = 1e-3 if model.runtime.dtype == torch.float32 else 0.1
-    for site in sites:
-        edit = Edit(site, torch.zeros_like(clean.sites[site]))
-        again = model.resume(clean, clean.sites, edit, [], final=True).final
-        assert again is not None
-        scale = clean.final.abs().max()
-        if not (again - clean.final).abs().max() <= tolerance * scale:
-            raise InputError(
-                f"The blocks of {name} don't follow any layout that can be resumed at {site.name}.",
-                hint="Choose a model of the GPT-2, GPT-NeoX, Llama or Gemma families.",
-            )
+    tolerance = (1e-3 if model.runtime.dtype == torch.float32 else 0.1) * clean.final.abs().max()
+    for final in finals:
+        assert final is not None
+        if not (final - clean.final).abs().max() <= tolerance:
+            raise unfit
 
 
 def _recorder(calls: dict[int, _Call], layer: int) -> Callable[..., None]:

@@ -37,7 +37,7 @@ def describe(name: str) -> ModelCard:
     except (OSError, ValueError) as error:
         raise unavailable(name, error) from None
     identity = _folder_digest(Path(location)) if Path(location).is_dir() else str(config._commit_hash)
-    return ModelCard(name, location, _shape(config.get_text_config()), identity)
+    return ModelCard(name, location, _shape(name, config.get_text_config()), identity)
 
 
 def locate(name: str) -> str:
@@ -52,9 +52,14 @@ def locate(name: str) -> str:
 
 
 def unavailable(name: str, error: Exception) -> CircuitError:
-    """A model that can't be had, and why: unknown, or the hub couldn't be asked."""
-    causes = {type(e).__name__ for e in (error, error.__cause__, error.__context__) if e is not None}
-    if causes & {"ConnectError", "ConnectionError", "ConnectTimeout", "ProxyError", "ReadTimeout"}:
+    """A model that can't be had, and why: its folder lacks something, it is unknown, or the hub couldn't be asked."""
+    if Path(locate(name)).is_dir():
+        reason = str(error).strip().split("\n")[0].rstrip(" .:")
+        return InputError(
+            f"The model in the folder {name} can't be loaded: {reason}.",
+            hint="It needs a config.json, its weights as safetensors, and a tokenizer.json.",
+        )
+    if _causes(error) & {"ConnectError", "ConnectionError", "ConnectTimeout", "ProxyError", "ReadTimeout"}:
         return HubError(
             f"The hub couldn't be reached for the model {name}.", hint="Check the network, or give a local folder."
         )
@@ -64,17 +69,32 @@ def unavailable(name: str, error: Exception) -> CircuitError:
     )
 
 
-def _shape(config: Any) -> ModelShape:
-    heads = config.num_attention_heads
-    d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return ModelShape(
-        n_layers=config.num_hidden_layers,
-        d_model=config.hidden_size,
-        d_z=heads * d_head,
-        d_vocab=config.vocab_size,
-        n_ctx=config.max_position_embeddings,
-        parallel=bool(getattr(config, "use_parallel_residual", False)),
-    )
+def _causes(error: BaseException | None) -> set[str]:
+    """The types of an error and of all that led to it: transformers wraps the hub's errors, which wrap the network's."""
+    names = set()
+    while error is not None:
+        names.add(type(error).__name__)
+        error = error.__cause__ or error.__context__
+    return names
+
+
+def _shape(name: str, config: Any) -> ModelShape:
+    try:
+        heads = config.num_attention_heads
+        d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return ModelShape(
+            n_layers=config.num_hidden_layers,
+            d_model=config.hidden_size,
+            d_z=heads * d_head,
+            d_vocab=config.vocab_size,
+            n_ctx=config.max_position_embeddings,
+            parallel=bool(getattr(config, "use_parallel_residual", False)),
+        )
+    except AttributeError as error:
+        raise InputError(
+            f"The model {name} is of no kind that this tool knows: its configuration has no {error.name}.",
+            hint="Choose a model of the GPT-2, GPT-NeoX, Llama or Gemma families.",
+        ) from None
 
 
 def _folder_digest(folder: Path) -> str:

@@ -19,6 +19,7 @@ from circuitcli.saes import SaeEntry
 
 _HOOK = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?hook_([a-z_]+)$")
 _ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}
+_NESTED = ("metadata", "activation_fn_kwargs", "model_from_pretrained_kwargs")
 _NORMALISATIONS = ("none", "layer_norm")
 
 
@@ -48,7 +49,7 @@ def entry(site: Site, folder: Path) -> SaeEntry:
     """What there is to record of an SAE; its weights are read once and checked."""
     config = _config(folder)
     sae = _sae(site, folder, config)
-    metadata = config.get("metadata", {})
+    metadata = config["metadata"]
     return SaeEntry(
         layer=site.layer,
         site=site.name,
@@ -67,7 +68,11 @@ def entry(site: Site, folder: Path) -> SaeEntry:
 def load(recorded: SaeEntry) -> Sae:
     """The SAE of an entry, if its files are still those that were recorded."""
     folder = Path(recorded.source).parent
-    if not folder.is_dir() or _digest(folder) != recorded.sha256:
+    try:
+        unchanged = _digest(folder) == recorded.sha256
+    except OSError:
+        unchanged = False
+    if not unchanged:
         raise InputError(
             f"The SAE at {recorded.at} isn't the one that was recorded: {folder} changed.",
             hint="Run `circuit fetch-saes --force` on this run.",
@@ -81,13 +86,13 @@ def _config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} can't be read: {error}.", hint="Get the SAE again.") from None
-    if not isinstance(config, dict) or not isinstance(config.get("metadata", {}), dict):
+    if not isinstance(config, dict) or not all(isinstance(config.get(key) or {}, dict) for key in _NESTED):
         raise InputError(f"{path} isn't a SAELens configuration.", hint="Get the SAE again.")
-    return config
+    return config | {key: config.get(key) or {} for key in _NESTED}
 
 
 def _site(config: dict[str, Any], path: Path) -> Site:
-    metadata = config.get("metadata", {})
+    metadata = config["metadata"]
     hook = str(metadata.get("hook_name") or config.get("hook_name") or config.get("hook_point"))
     found = _HOOK.match(hook)
     if found is None or found[2] not in SITES:
@@ -99,7 +104,7 @@ def _site(config: dict[str, Any], path: Path) -> Site:
 
 def _model_options(config: dict[str, Any]) -> dict[str, Any]:
     """With what options TransformerLens loaded the model that the SAE was trained on."""
-    found = config.get("metadata", {}).get("model_from_pretrained_kwargs") or config.get("model_from_pretrained_kwargs")
+    found = config["metadata"].get("model_from_pretrained_kwargs") or config["model_from_pretrained_kwargs"]
     return found if isinstance(found, dict) else {}
 
 
@@ -115,7 +120,7 @@ def _sae(site: Site, folder: Path, config: dict[str, Any]) -> Sae:
     normalisation = config.get("normalize_activations") or "none"
     _supported(folder, architecture, normalisation, config)
     weights = _weights(folder / "sae_weights.safetensors", architecture)
-    k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
+    k = config.get("k", config["activation_fn_kwargs"].get("k"))
     if architecture == "topk" and (not isinstance(k, int) or not 1 <= k <= weights["W_enc"].shape[1]):
         raise InputError(f"The SAE in {folder} has k = {k!r}.", hint="Its cfg.json must give k between 1 and d_sae.")
     return Sae(
@@ -156,7 +161,9 @@ def _weights(path: Path, architecture: str) -> dict[str, Tensor]:
             weights = {name: file.get_tensor(name).float() for name in names}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} can't be read: {error}.", hint="Get the SAE again.") from None
-    d_in, d_sae = weights["W_enc"].shape if weights["W_enc"].ndim == 2 else (0, 0)
+    if weights["W_enc"].ndim != 2:
+        raise InputError(f"{path}: W_enc isn't a matrix.", hint="It should be [d_in, d_sae].")
+    d_in, d_sae = weights["W_enc"].shape
     shapes = {
         "W_enc": (d_in, d_sae),
         "b_enc": (d_sae,),

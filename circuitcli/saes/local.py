@@ -14,7 +14,7 @@ class Local:
 
     def knows(self, release: str) -> bool:
         """Whether there is such a folder."""
-        return Path(release).expanduser().is_dir()
+        return bool(release.strip()) and Path(release).expanduser().is_dir()
 
     def folders(self, release: str) -> dict[Site, Path]:
         """Every SAE in it."""

@@ -110,7 +110,7 @@ class _Ablations:
         missing = []
         for shard in shards:
             paths = {name: self.job.run.path(name) for name in shard.names(logits=logits).values()}
-            if all(path.is_file() for path in paths.values()):
+            if all(self.todo.found(name) for name in paths):
                 self.todo.files.update({n: self.job.run.entry(p, tables.rows(p)) for n, p in paths.items()})
             else:
                 missing.append((shard, self._contexts(shard)))

@@ -43,18 +43,21 @@ class _Shard(NamedTuple):
 def run(job: Job) -> Outcome:
     """Cache the activations of every chosen site."""
     parent = job.parent("fetch-saes")
+    return stage(job, NAME, {"text": text_identity(job), "fetch-saes": parent.result}, lambda todo: _work(job, todo))
+
+
+def text_identity(job: Job) -> str:
+    """What identifies the text; a text that can't be read is refused."""
     source, value = _source(job)
-    return stage(
-        job, NAME, {"text": source.identity(value), "fetch-saes": parent.result}, lambda todo: _work(job, todo)
-    )
+    return source.identity(value)
 
 
 def _work(job: Job, todo: Work) -> None:
     entries = entries_of(job.run)
     path = job.run.path(acts.TOKENS)
-    todo.expect({acts.TOKENS: None})
-    if not path.is_file():
+    if not todo.found(acts.TOKENS):
         sample = _sample(job, entries)
+        todo.expect({acts.TOKENS: None})
         acts.write_tokens(path, sample.tokens, sample.lengths)
     sample = Sample(*acts.read_tokens(path))
     count = len(sample.lengths)
@@ -66,7 +69,7 @@ def _work(job: Job, todo: Work) -> None:
     }
     planned = {name: {"site": str(s.site), "sequences": [s.start, s.stop]} for name, s in shards.items()}
     todo.expect({**planned, acts.CONTEXTS: None, acts.FEATURES: None})
-    missing = sorted({(s.start, s.stop) for name, s in shards.items() if not job.run.path(name).is_file()})
+    missing = sorted({(s.start, s.stop) for name, s in shards.items() if not todo.found(name)})
     if missing:
         _encode(job, todo, entries, sample, missing)
     _summarise(job, todo, entries, sample, shards)

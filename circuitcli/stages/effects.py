@@ -27,7 +27,6 @@ def run(job: Job) -> Outcome:
 
 
 def _work(job: Job, todo: Work) -> None:
-    todo.expect({EFFECTS: None, LOGITS: None, FEATURES: None})
     tokenizer = Tokenizer(job.settings.model)
     parts: dict[str, list[tables.Columns]] = {EFFECTS: [], LOGITS: [], FEATURES: []}
     chosen = job.run.require("ablate").facts["features"]
@@ -39,6 +38,7 @@ def _work(job: Job, todo: Work) -> None:
             parts[FEATURES].append(_totals(result, effects))
             done(1)
     _refuse_nothing(parts)
+    todo.expect(dict.fromkeys(parts))
     for name, columns in parts.items():
         rows = tables.write(job.run.path(name), name.removesuffix(".parquet"), columns)
         todo.files[name] = job.run.entry(job.run.path(name), rows)

@@ -25,10 +25,10 @@ def run(job: Job) -> Outcome:
     card = describe(job.settings.model)
     source = source_of(job.settings.saes.release)
     chosen = _choose(job, source, card.shape)
-    resolve_pins_early(job, list(chosen))
     entries = [source.entry(site, folder) for site, folder in chosen.items()]
     for entry in entries:
         _check_width(entry, card)
+    resolve_pins(job.settings.features.pinned, {entry.at: entry.d_sae for entry in entries})
     unstated = [str(entry.at) for entry in entries if not entry.centre_stated and entry.site != "z"]
     if unstated:
         job.report.say(
@@ -45,11 +45,6 @@ def run(job: Job) -> Outcome:
         todo.facts.update(model=card.name, release=job.settings.saes.release, saes=[str(entry.at) for entry in entries])
 
     return stage(job, NAME, facts, work)
-
-
-def resolve_pins_early(job: Job, sites: list[Site]) -> None:
-    """Refuse pins at no chosen site before any work, though their width is known only later."""
-    resolve_pins(job.settings.features.pinned, dict.fromkeys(sites, 2**31))
 
 
 def _choose(job: Job, source: SaeSource, shape: ModelShape) -> dict[Site, Path]:

@@ -130,7 +130,9 @@ def top_contexts(job: Job, features: Sequence[FeatureId], tokenizer: Tokenizer) 
     for site in {feature.site for feature in features}:
         indices = [feature.index for feature in features if feature.site == site]
         for index, firings in acts.firings_of(job.run, site, indices).items():
-            values = dict(zip(zip(firings.seq.tolist(), firings.pos.tolist(), strict=True), firings.value, strict=True))
+            values = dict(
+                zip(zip(firings.seq.tolist(), firings.pos.tolist(), strict=True), firings.value.tolist(), strict=True)
+            )
             rows = table[FeatureId(site, index)]
             found[FeatureId(site, index)] = [
                 _context(int(rows["seq"][i]), int(rows["pos"][i]), values, tokens, lengths, tokenizer, job)

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from importlib import import_module
 
 from circuitcli.settings import Settings, to_dict
+from circuitcli.stages import cache_acts
 from circuitcli.stages.stage import Job, Outcome
 from circuitcli.store import records
 from circuitcli.store.run import STAGES
 
 
 def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
-    """Do every stage that isn't done; `show` is called after each."""
+    """Do every stage that isn't done; `show` is called after each. Text is tried first, before anything is written."""
+    cache_acts.text_identity(job)
     outcomes = []
     for name in STAGES:
         module = import_module(f"circuitcli.stages.{name.replace('-', '_')}")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from circuitcli import __version__
 from circuitcli.core.model import Model
 from circuitcli.errors import InputError
-from circuitcli.runtime import device
+from circuitcli.runtime import device as devices
 from circuitcli.runtime.device import Runtime
 from circuitcli.settings import Settings, table, to_dict
 from circuitcli.stages.report import Report
@@ -54,7 +54,7 @@ class Job:
         """The device, dtype, threads and seeds of this process."""
         runtime = self.settings.runtime
         size = None if runtime.batch_size == "auto" else runtime.batch_size
-        return device.make(runtime.device, runtime.dtype, size, self.settings.seed)
+        return devices.make(runtime.device, runtime.dtype, size, self.settings.seed)
 
     def load_model(self) -> Model:
         """The model with its weights; TransformerLens is imported only now, which takes seconds."""
@@ -99,6 +99,8 @@ class Work:
     Attributes:
         job: Settings, run and report.
         plan: What is planned so far; change it with `expect`.
+        anew: Whether nothing of an earlier attempt is kept.
+        known: What the record said of the files that are kept, if the stage was done.
         files: The finished files, by name; every one of them must be planned.
         facts: What the stage reports.
     """
@@ -106,14 +108,41 @@ class Work:
     job: Job
     name: str
     plan: Plan
+    anew: bool
+    known: dict[str, FileEntry]
     files: dict[str, FileEntry] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    _begun: bool = False
+
+    def begin(self) -> None:
+        """Make the first change to the run, once. A work that refuses its inputs before this leaves it as it was."""
+        if self._begun:
+            return
+        self._begun = True
+        self.job.run.sweep()
+        if self.anew:
+            self.job.run.discard(self.name)
+        self.job.run.reopen(self.name)
+        self.job.run.save_settings(to_dict(self.job.settings))
+        self.job.run.save_plan(self.name, self.plan)
 
     def expect(self, shards: dict[str, Any]) -> None:
         """Plan files before any of them is written."""
+        self.begin()
         if set(shards) - set(self.plan.shards):
             self.plan = records.Plan(**{**vars(self.plan), "shards": {**self.plan.shards, **shards}})
             self.job.run.save_plan(self.name, self.plan)
+
+    def found(self, name: str) -> bool:
+        """Whether a planned file is there from an earlier attempt.
+
+        Raises:
+            InputError: It isn't what was recorded.
+        """
+        there = name in self.plan.shards and self.job.run.path(name).is_file()
+        if there and name in self.known:
+            self.job.run.verify(self.name, name, self.known[name])
+        return there
 
     def planned_batch(self, size: int) -> Runtime:
         """The runtime at the plan's batch size and threads; a plan that has none yet takes this batch size."""
@@ -152,7 +181,6 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
     fingerprint = records.fingerprint(inputs)
     record, plan = job.run.record(name), job.run.plan(name)
     if job.force:
-        job.run.discard(name)
         plan = None
     elif record and (record.fingerprint, record.choice) == (fingerprint, choice) and _all_there(job.run, record):
         job.report.say(f"{name}: already done.")
@@ -161,16 +189,19 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
     elif plan and plan.fingerprint != fingerprint:
         _changed(job, name, records.changes(plan.inputs, inputs))
         plan = None
-    job.run.save_settings(to_dict(job.settings))
-    job.run.reopen(name)
-    if plan is None:
-        plan = Plan(fingerprint, inputs, 0, job.runtime.threads)
-        job.run.save_plan(name, plan)
-    elif record is None:
+    elif plan and record is None:
         job.report.say(f"{name}: going on from where it stopped.")
     started = time.monotonic()
-    todo = Work(job, name, plan)
+    device = str(job.runtime.device)
+    todo = Work(
+        job,
+        name,
+        plan or Plan(fingerprint, inputs, 0, job.runtime.threads),
+        anew=plan is None,
+        known=record.files if plan and record else {},
+    )
     work(todo)
+    todo.begin()
     done = Record(
         fingerprint=fingerprint,
         inputs=inputs,
@@ -178,7 +209,7 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
         files=todo.files,
         facts=todo.facts,
         versions={"circuitcli": __version__, **{lib: importlib.metadata.version(lib) for lib in _LIBRARIES}},
-        device=str(job.runtime.device),
+        device=device,
         seconds=round(time.monotonic() - started, 3),
     )
     job.run.save_record(name, done)
@@ -194,7 +225,6 @@ def _changed(job: Job, name: str, what: list[str]) -> None:
             hint="Give --force to make them again, or name a new run with --run.",
         )
     job.report.say(f"{name}: made again, because of {', '.join(what)}.")
-    job.run.discard(name)
 
 
 def _all_there(run: Run, record: Record) -> bool:

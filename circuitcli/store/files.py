@@ -12,6 +12,9 @@ from pathlib import Path
 
 from circuitcli.errors import InputError, ResourceError
 
+# The suffix of a file that is being written, or never was finished.
+UNFINISHED = ".part"
+
 
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
@@ -21,7 +24,7 @@ def complete(path: Path) -> Iterator[Path]:
         ResourceError: The disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
     os.close(handle)
     part = Path(name)
     try:
@@ -67,7 +70,7 @@ def inside(root: Path, name: str) -> Path:
     outside = Path(name).is_absolute() or ".." in parts or not parts
     if outside or any((root / Path(*parts[: i + 1])).is_symlink() for i in range(len(parts))):
         raise InputError(
-            f"The record of {root} names {name!r}, which is a link or lies outside.",
+            f"{name!r} in the run {root} is a link or lies outside of it.",
             hint="Don't trust this run folder; make a new one.",
         )
     return path

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from circuitcli.errors import InputError
 from circuitcli.store import files
@@ -84,6 +87,8 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
+        return value[:8]
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:39]}…"
 
@@ -104,8 +109,6 @@ def load_record(path: Path) -> Record | None:
 
 
 def _load(path: Path, kind: type[R]) -> R | None:
-    if path.is_symlink():
-        raise InputError(f"{path} is a link.", hint="Links in a run folder aren't followed; make a new run.")
     try:
         tree = json.loads(path.read_bytes())
         if tree.get("schema_version") != SCHEMA_VERSION:
@@ -113,10 +116,8 @@ def _load(path: Path, kind: type[R]) -> R | None:
                 f"{path} has schema version {tree.get('schema_version')}, not {SCHEMA_VERSION}.",
                 hint="It was made by another version of circuit: make a new run.",
             )
-        if kind is Record:
-            tree["files"] = {name: FileEntry(**entry) for name, entry in tree["files"].items()}
-        return kind(**tree)
+        return TypeAdapter(kind).validate_python(tree)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError, KeyError):
-        raise InputError(f"{path} is corrupt.", hint="Run its stage again with --force, or make a new run.") from None
+        raise InputError(f"{path} is corrupt.", hint="Delete it and run its stage again, or make a new run.") from None

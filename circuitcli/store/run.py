@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import tomli
 import tomli_w
 from filelock import FileLock, Timeout
 
@@ -43,15 +43,15 @@ class Run:
     @property
     def settings_path(self) -> Path:
         """The run's own settings."""
-        return self.root / "settings.toml"
+        return self.path("settings.toml")
 
     def settings(self) -> dict[str, Any]:
         """The run's own settings as written; empty for a new run."""
         try:
-            return tomli.loads(self.settings_path.read_text(encoding="utf-8"))
+            return tomllib.loads(self.settings_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{self.settings_path} is not valid TOML: {error}.", hint="Mend the file, or make a new run."
             ) from None
@@ -64,10 +64,14 @@ class Run:
 
     @contextmanager
     def locked(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Be the one process that writes this run; wait, and say so, while another one is."""
+        """Be the one process that writes this run; wait, and say so, while another one is.
+
+        A command that was refused leaves no trace: folders in which nothing was written go away again.
+        """
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         with files.no_space(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / ".lock")
+        lock = FileLock(self.path(".lock"))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -76,38 +80,45 @@ class Run:
         try:
             yield
         finally:
+            with suppress(OSError):  # a folder with something in it stays
+                if not any(_content(self.root)):
+                    self.path(".lock").unlink()
+                for folder in made:
+                    folder.rmdir()
             lock.release()
-
-    def drop_if_empty(self) -> None:
-        """Remove the folder if nothing was written: a command that was refused leaves no trace."""
-        if self.root.is_dir() and not any(_content(self.root)):
-            (self.root / ".lock").unlink(missing_ok=True)
-            self.root.rmdir()
 
     def folder(self, stage: str) -> Path:
         """The folder of a stage."""
         return self.root / FOLDERS[stage]
 
+    def _about(self, stage: str, what: str) -> Path:
+        return self.path(f"{FOLDERS[stage]}/{what}.json")
+
     def plan(self, stage: str) -> Plan | None:
         """What the stage set out to do, if it has started."""
-        return records.load_plan(self.folder(stage) / "plan.json")
+        return records.load_plan(self._about(stage, "plan"))
 
     def save_plan(self, stage: str, plan: Plan) -> None:
         """Write a stage's plan; before any of its files."""
-        records.save(self.folder(stage) / "plan.json", plan)
+        records.save(self._about(stage, "plan"), plan)
 
     def record(self, stage: str) -> Record | None:
         """What the stage did, if it is done."""
-        return records.load_record(self.folder(stage) / "stage.json")
+        return records.load_record(self._about(stage, "stage"))
 
     def save_record(self, stage: str, record: Record) -> None:
         """Write a stage's record; last."""
-        records.save(self.folder(stage) / "stage.json", record)
+        records.save(self._about(stage, "stage"), record)
 
     def reopen(self, stage: str) -> None:
         """Take back the records of a stage and of all later ones, so that they count as not done."""
         for name in reversed(STAGES[STAGES.index(stage) :]):
-            (self.folder(name) / "stage.json").unlink(missing_ok=True)
+            self._about(name, "stage").unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what a killed process left unfinished."""
+        for path in self.root.rglob(f".*{files.UNFINISHED}"):
+            path.unlink(missing_ok=True)
 
     def discard(self, stage: str) -> None:
         """Remove what a stage wrote: later stages' records first, then only the files that its plan lists."""
@@ -119,7 +130,7 @@ class Run:
             self._verified.discard(name)
             if path.parent != self.folder(stage) and path.parent.is_dir() and not any(path.parent.iterdir()):
                 path.parent.rmdir()
-        (self.folder(stage) / "plan.json").unlink(missing_ok=True)
+        self._about(stage, "plan").unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
         """A path in the run by its name in plans and records."""
@@ -145,13 +156,22 @@ class Run:
         if entry is None or not path.is_file():
             raise InputError(f"{path} is missing.", hint=f"Run `circuit {stage} --force` on this run.")
         if name not in self._verified:
-            if files.digest(path) != entry.sha256:
-                raise InputError(
-                    f"{path} isn't what was recorded: its sha256 is wrong.",
-                    hint=f"Run `circuit {stage} --force` on this run.",
-                )
+            self.verify(stage, name, entry)
             self._verified.add(name)
         return path
+
+    def verify(self, stage: str, name: str, entry: FileEntry) -> None:
+        """Check a file of a stage against its entry in a record.
+
+        Raises:
+            InputError: Its hash is another one.
+        """
+        path = files.inside(self.root, name)
+        if files.digest(path) != entry.sha256:
+            raise InputError(
+                f"{path} isn't what was recorded: its sha256 is wrong.",
+                hint=f"Run `circuit {stage} --force` on this run.",
+            )
 
     def require(self, stage: str) -> Record:
         """The record of a stage that must be done.
@@ -172,5 +192,5 @@ class Run:
 
 
 def _content(root: Path) -> Iterator[Path]:
-    """What lies in a folder, but for the lock of a run that hasn't begun."""
-    return (path for path in root.iterdir() if path.name != ".lock")
+    """What lies in a folder, but for the lock, and what was never finished, of a run that hasn't begun."""
+    return (path for path in root.iterdir() if path.name != ".lock" and path.suffix != files.UNFINISHED)

@@ -11,14 +11,18 @@ class TextSource(Protocol):
     """A place that has texts. `value` is what the user typed for it: prompts, a file, a dataset's name."""
 
     def identity(self, value: Sequence[str]) -> str:
-        """What identifies the text: it changes when the text does."""
+        """What identifies the text: it changes when the text does.
+
+        Raises:
+            InputError: There is no such text, or it can't be read.
+            HubError: The hub couldn't be asked.
+        """
         ...
 
     def documents(self, value: Sequence[str]) -> Iterator[str]:
         """The texts, in order.
 
         Raises:
-            InputError: There is no such text, or it can't be read.
-            HubError: The hub couldn't be asked.
+            InputError: One of them isn't as it should be.
         """
         ...

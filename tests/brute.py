@@ -1,0 +1,107 @@
+"""All that a run should hold, computed anew by the second route: plain transformers, and SAEs by hand, in float64."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from plain import NAMES, Place, PlainModel, PlainSae
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+def rows(run: Path, pattern: str) -> list[dict[str, Any]]:
+    """The rows of every parquet file of a run that matches."""
+    paths = sorted(run.glob(pattern))
+    assert paths, pattern
+    return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """One downstream site where an ablation is read: its latents, and those that rounding may decide."""
+
+    clean: Tensor
+    ablated: Tensor
+    doubtful: Tensor
+
+    @property
+    def largest(self) -> float:
+        """The row's largest value, of which all tolerances are a part; never less than a tenth."""
+        return max(float(self.clean.max()), float(self.ablated.max()), 0.1)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one ablation does: downstream latents where it is read, and the next token's distribution."""
+
+    reads: dict[Place, Read]
+    kl: float
+    logprob_effect: Tensor
+    prob_effect: Tensor
+
+
+class Brute:
+    """A run's text and SAEs, and from them everything else."""
+
+    def __init__(self, run: Path, model: PlainModel, saes: dict[Place, PlainSae], names: list[str], counted: int) -> None:
+        """`names` are the sites of each layer; of the stored sequences the first `counted` count."""
+        self.model, self.counted = model, counted
+        self.saes = {place: sae for place, sae in sorted(saes.items(), key=_order) if place[1] in names}
+        stored = load_file(run / "acts/tokens.safetensors")
+        pairs = zip(stored["tokens"].long(), stored["lengths"], strict=True)
+        self.sequences = [tokens[:length] for tokens, length in pairs]
+
+    @cached_property
+    def clean(self) -> list[tuple[dict[Place, Tensor], Tensor]]:
+        """Activations of all sites, and log-probabilities, of every sequence."""
+        return [self.model.run(sequence) for sequence in self.sequences]
+
+    @cached_property
+    def latents(self) -> dict[Place, list[Tensor]]:
+        """Every latent at every position of every sequence; position 0 counts as silent."""
+        return {place: [self._latents(place, sites[place]) for sites, _ in self.clean] for place in self.saes}
+
+    def _latents(self, place: Place, x: Tensor) -> Tensor:
+        latents = self.saes[place].encode(x)
+        latents[0] = 0
+        return latents
+
+    def counted_latents(self, place: Place) -> Tensor:
+        """Latents at the counted positions: 1 to the last of the sequences that count."""
+        return torch.cat([a[1:] for a in self.latents[place][: self.counted]])
+
+    def doubtful(self, place: Place, seq: int) -> Tensor:
+        """Which latents rounding may decide, in the clean pass."""
+        return self.saes[place].doubtful(self.clean[seq][0][place])
+
+    def downstream(self, place: Place) -> list[Place]:
+        """Every chosen site behind one, up to and including the next chosen layer."""
+        later = [layer for layer, _ in self.saes if layer > place[0]]
+        last = min(later, default=place[0])
+        return [p for p in self.saes if _order((p,)) > _order((place,)) and p[0] <= last]
+
+    def ablate(self, place: Place, feature: int, seq: int, pos: int, replacement: float) -> Outcome:
+        """Replace one feature at one position (−1: at every position from 1 on), and read there (−1: at the last)."""
+        before, logp = self.clean[seq]
+        x = before[place]
+        where = torch.zeros(len(x), 1, dtype=torch.float64)
+        where[slice(1, None) if pos < 0 else pos] = 1
+        delta = self.saes[place].edit(x, feature, replacement) * where
+        after, ablated_logp = self.model.run(self.sequences[seq], (place, delta))
+        at = pos if pos >= 0 else len(x) - 1
+        reads = {down: self._read(down, before[down][at], after[down][at]) for down in self.downstream(place)}
+        change = ablated_logp[at] - logp[at]
+        kl = -(logp[at].exp() * change).sum()
+        return Outcome(reads, float(kl), change, ablated_logp[at].exp() - logp[at].exp())
+
+    def _read(self, place: Place, before: Tensor, after: Tensor) -> Read:
+        sae = self.saes[place]
+        return Read(sae.encode(before), sae.encode(after), sae.doubtful(before) | sae.doubtful(after))
+
+
+def _order(entry: tuple[Place, ...]) -> tuple[int, int]:
+    layer, name = entry[0]
+    return layer, NAMES.index(name)

@@ -1,0 +1,65 @@
+"""The command line in this process, and a finished run to break."""
+
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from commands import Result
+
+from circuitcli.cli.app import main
+from circuitcli.settings import to_dict
+from circuitcli.stages import run_all
+
+Circuit = Callable[..., Result]
+
+SMALL: dict[str, Any] = {
+    "saes": {"sites": ["resid_post"]},
+    "graph": {"formats": ["json", "dot"]},
+}
+
+
+@pytest.fixture
+def circuit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Circuit]:
+    """Runs a command in this process: `circuit("graph", "--run", folder)`. A bug is raised."""
+    monkeypatch.delenv("CIRCUIT_RUN", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run_cli(*args: str | Path) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["circuit", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return Result(end.value.code, out, err)
+
+    yield run_cli
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def finished(start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny model with all stages done; not to be touched."""
+    job = start(tmp_path_factory.mktemp("finished") / "run", SMALL)
+    run_all.run(job, lambda outcome: None)
+    return job.run.root
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def profile(start: Callable[..., Any], tmp_path: Path) -> Path:
+    """A profile that makes the same run."""
+    settings = start(tmp_path / "unused", SMALL).settings
+    shutil.rmtree(tmp_path / "unused")
+    path = tmp_path / "profile.toml"
+    path.write_text(tomli_w.dumps(to_dict(settings)), encoding="utf-8")
+    return path

@@ -1,0 +1,165 @@
+"""Laws 4 and 8 on whole runs: batches and shards change nothing, and effects/ is what ablations/ says."""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from brute import rows
+
+from circuitcli.core.sites import SITES
+from circuitcli.stages import ablate, cache_acts
+from circuitcli.stages.stage import Job
+
+UP, DOWN = ("up_layer", "up_site", "up_feature"), ("down_layer", "down_site", "down_feature")
+SMALL = {"features": {"thinning": 0.03, "branching": 1, "max_features": 5, "seq_cap": 3}}
+
+
+def keyed(job: Job, pattern: str, keys: tuple[str, ...]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows of a table by their keys, which no two share."""
+    table = rows(job.run.root, pattern)
+    found = {tuple(row[key] for key in keys): row for row in table}
+    assert len(found) == len(table)
+    return found
+
+
+@pytest.fixture(scope="module", params=["top", "all"])
+def job(request: Any, measure: Any) -> Job:
+    return measure({**SMALL, "ablate": {"positions": request.param}})
+
+
+def largest(job: Job) -> dict[tuple[int, str], float]:
+    """The largest activation of each site."""
+    found: dict[tuple[int, str], float] = defaultdict(float)
+    for row in rows(job.run.root, "acts/features.parquet"):
+        place = (row["layer"], row["site"])
+        found[place] = max(found[place], row["max_activation"])
+    return found
+
+
+def test_law_4_batch_size_and_shard_size_change_nothing(
+    job: Job, measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, sequences, features = {"top": (2, 5, 1), "all": (3, 1, 2)}[job.settings.ablate.positions]
+    monkeypatch.setattr(cache_acts, "SHARD_SEQUENCES", sequences)
+    monkeypatch.setattr(ablate, "SHARD_FEATURES", features)
+    runtime = {"device": "cpu", "batch_size": batch}
+    other = measure({**SMALL, "ablate": {"positions": job.settings.ablate.positions}, "runtime": runtime})
+    assert len(list(other.run.root.glob("acts/0.z/*"))) == -(-12 // sequences)
+    assert len(list(other.run.root.glob("ablations/contexts-*"))) > len(list(job.run.root.glob("ablations/contexts-*")))
+    bound = {place: 1e-5 * value for place, value in largest(job).items()}
+    tables = {
+        "acts/features.parquet": (("layer", "site", "feature"), ("density", "max_activation", "mean_activation")),
+        "acts/contexts.parquet": (("layer", "site", "feature", "rank", "seq", "pos"), ("activation",)),
+        "ablations/contexts-*.parquet": (("layer", "site", "feature", "seq", "pos"), ("activation", "kl")),
+    }
+    for pattern, (keys, values) in tables.items():
+        one, two = keyed(job, pattern, keys), keyed(other, pattern, keys)
+        assert one.keys() == two.keys()
+        for key, row in one.items():
+            for value in values:
+                assert two[key][value] == pytest.approx(row[value], rel=0, abs=bound[key[:2]]), (pattern, key)
+    same_effects(job, other, bound)
+
+
+def same_effects(job: Job, other: Job, bound: dict[tuple[int, str], float]) -> None:
+    """A change at the bar for being stored may be in one run alone."""
+    keys = (*UP, "seq", "pos", *DOWN, "down_pos")
+    one, two = (keyed(j, "ablations/effects-*.parquet", keys) for j in (job, other))
+    assert len(one) > 500
+    for key in one.keys() | two.keys():
+        within = bound[key[5:7]]
+        if key in one and key in two:
+            expected = (one[key]["clean"], one[key]["ablated"])
+            assert (two[key]["clean"], two[key]["ablated"]) == pytest.approx(expected, rel=0, abs=within)
+        else:
+            row = one.get(key) or two[key]
+            assert abs(row["ablated"] - row["clean"]) <= 1e-5 * max(1, row["clean"]) + within
+    means, others = (keyed(j, "effects/effects.parquet", (*UP, *DOWN)) for j in (job, other))
+    for key in means.keys() & others.keys():
+        assert others[key]["effect_mean"] == pytest.approx(means[key]["effect_mean"], rel=0, abs=bound[key[3:5]] + 1e-5)
+
+
+def test_law_8_mean_effects_are_those_of_the_ablations(job: Job) -> None:
+    contexts, changes = defaultdict(list), defaultdict(dict)
+    for row in rows(job.run.root, "ablations/contexts-*.parquet"):
+        contexts[row["layer"], row["site"], row["feature"]].append((row["seq"], row["pos"]))
+    for row in rows(job.run.root, "ablations/effects-*.parquet"):
+        key = (*(row[k] for k in UP), *(row[k] for k in DOWN))
+        changes[key][row["seq"], row["pos"]] = row["ablated"] - row["clean"]
+    found = keyed(job, "effects/effects.parquet", (*UP, *DOWN))
+    assert found.keys() == changes.keys()
+    intervals = 0
+    for i, (key, row) in enumerate(sorted(found.items())):
+        mine = contexts[key[:3]]
+        effects = np.asarray([changes[key].get(context, 0.0) for context in mine])
+        assert row["n"] == len(mine)
+        assert row["effect_mean"] == pytest.approx(effects.mean(), rel=1e-5, abs=1e-7)
+        if len(mine) < 2:
+            assert row["effect_std"] is row["ci_low"] is row["ci_high"] is None
+            continue
+        assert row["effect_std"] == pytest.approx(effects.std(ddof=1), rel=1e-4, abs=1e-6)
+        if len({seq for seq, _ in mine}) > 1 and i % 20 == 0:
+            interval = naive_bootstrap(key[:3], [seq for seq, _ in mine], effects)
+            assert (row["ci_low"], row["ci_high"]) == pytest.approx(interval, rel=1e-4, abs=1e-6)
+            intervals += 1
+    assert intervals > 5
+
+
+def naive_bootstrap(feature: tuple[int, str, int], seqs: list[int], effects: np.ndarray) -> tuple[float, float]:
+    """Draw sequences with replacement, a thousand times, and pool their contexts, one after another."""
+    names = sorted(set(seqs))
+    rng = np.random.default_rng([0, feature[0], SITES.index(feature[1]), feature[2], 2])
+    means = []
+    for _ in range(1000):
+        times = dict(zip(names, rng.multinomial(len(names), [1 / len(names)] * len(names)), strict=True))
+        pooled = [effect for seq, effect in zip(seqs, effects, strict=True) for _ in range(times[seq])]
+        means.append(sum(pooled) / len(pooled))
+    return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
+
+
+def test_law_8_totals_and_tokens_are_those_of_the_ablations(job: Job) -> None:
+    out, kl = defaultdict(float), defaultdict(list)
+    for row in rows(job.run.root, "effects/effects.parquet"):
+        out[tuple(row[k] for k in UP)] += abs(row["effect_mean"])
+    for row in rows(job.run.root, "ablations/contexts-*.parquet"):
+        kl[row["layer"], row["site"], row["feature"]].append(row["kl"])
+    for key, row in keyed(job, "effects/features.parquet", ("layer", "site", "feature")).items():
+        assert row["n"] == len(kl[key])
+        assert row["kl_mean"] == pytest.approx(np.mean(kl[key]), rel=1e-5, abs=1e-8)
+        assert row["out_abs_effect"] == pytest.approx(out[key], rel=1e-5, abs=1e-7)
+    stored = defaultdict(dict)
+    for row in rows(job.run.root, "ablations/logits-*.parquet"):
+        stored[row["layer"], row["site"], row["feature"]][row["token_id"]] = row["effect_mean"]
+    ranks = keyed(job, "effects/logits.parquet", ("layer", "site", "feature", "rank"))
+    for key, effects in stored.items():
+        ordered = sorted(effects.values())
+        expected = {rank: value for rank, value in enumerate(ordered[:10], 1) if value < 0}
+        expected |= {-rank: value for rank, value in enumerate(ordered[:-11:-1], 1) if value > 0}
+        assert {rank for *feature, rank in ranks if tuple(feature) == key} == set(expected)
+        for rank, value in expected.items():
+            row = ranks[(*key, rank)]
+            assert row["effect_mean"] == value == effects[row["token_id"]]
+            assert row["n"] == len(kl[key])
+
+
+def test_the_features_followed_have_the_largest_effects(job: Job) -> None:
+    table = pq.read_table(job.run.root / "effects/effects.parquet").to_pylist()
+    chosen = [name.rsplit(".", 1) for name in job.run.require("ablate").facts["features"]]
+    by_layer = defaultdict(set)
+    for place, index in chosen:
+        by_layer[int(place[0])].add((place, int(index)))
+    for layer in (1, 2):
+        best: dict[tuple[Any, ...], tuple[float, tuple[str, int]]] = {}
+        for row in table:
+            place = f"{row['down_layer']}.{row['down_site']}"
+            if row["up_layer"] == layer - 1 and row["down_layer"] == layer:
+                key = (*(row[k] for k in UP), place)
+                entry = (abs(row["effect_mean"]), (place, row["down_feature"]))
+                best[key] = max(best.get(key, (0.0, ("", 0))), entry)
+        followed = sorted(best.values(), reverse=True)
+        strength: dict[tuple[str, int], float] = {}
+        for size, target in followed:
+            strength.setdefault(target, size)
+        assert by_layer[layer] == set(sorted(strength, key=lambda t: -strength[t])[:5])
