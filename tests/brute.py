@@ -46,7 +46,9 @@ class Outcome:
 class Brute:
     """A run's text and SAEs, and from them everything else."""
 
-    def __init__(self, run: Path, model: PlainModel, saes: dict[Place, PlainSae], names: list[str], counted: int) -> None:
+    def __init__(
+        self, run: Path, model: PlainModel, saes: dict[Place, PlainSae], names: list[str], counted: int
+    ) -> None:
         """`names` are the sites of each layer; of the stored sequences the first `counted` count."""
         self.model, self.counted = model, counted
         self.saes = {place: sae for place, sae in sorted(saes.items(), key=_order) if place[1] in names}

@@ -12,7 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from jaxtyping import install_import_hook
 
 # Before anything imports circuitcli. Not the command line: typer passes other types than its annotations say.
-install_import_hook([f"circuitcli.{part}" for part in "core runtime saes store stages".split()], "beartype.beartype")
+install_import_hook(
+    [f"circuitcli.{part}" for part in ("core", "runtime", "saes", "store", "stages")], "beartype.beartype"
+)
 
 from circuitcli.runtime.quiet import hush
 
@@ -126,4 +128,5 @@ def saes(tiny_saes: Path) -> dict[Site, Sae]:
 @pytest.fixture(scope="session")
 def sequences() -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens [5, 9] of five sequences, padded right, and their lengths."""
-    return torch.randint(1, tiny.VOCAB, (5, 9), generator=torch.Generator().manual_seed(4)), torch.tensor([9, 6, 8, 5, 7])
+    tokens = torch.randint(1, tiny.VOCAB, (5, 9), generator=torch.Generator().manual_seed(4))
+    return tokens, torch.tensor([9, 6, 8, 5, 7])

@@ -27,6 +27,22 @@ KINDS = {
     "mlp_out": ("standard", "layer_norm"),
     "resid_post": ("jumprelu", "layer_norm"),
 }
+WORDS = (
+    "and",
+    "the",
+    "light",
+    "of",
+    "earth",
+    "was",
+    "upon",
+    "waters",
+    "day",
+    "night",
+    "void",
+    "deep",
+    "spirit",
+    "face",
+)
 FIRING = 0.15  # share of positions at which a feature of a standard or jumprelu SAE fires, by its bias or threshold
 
 
@@ -67,9 +83,8 @@ def save_centred(source: Path, folder: Path) -> Path:
 
 def save_text(path: Path, *, documents: int = 40, seed: int = 0) -> Path:
     """Random words, in documents of different lengths."""
-    words = "and the light of earth was upon waters day night void deep spirit face moved said good program user".split()
     draw = random.Random(seed)
-    lines = [" ".join(draw.choices(words, k=draw.randint(3, 14))) for _ in range(documents)]
+    lines = [" ".join(draw.choices(WORDS, k=draw.randint(3, 14))) for _ in range(documents)]
     path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     return path
 

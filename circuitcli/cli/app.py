@@ -60,7 +60,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # characters that the encoding lacks are shown as escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="circuit")
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as end:
         # The reader has gone, which is its right; nothing more is written, not even at exit. typer makes it an exit 1.

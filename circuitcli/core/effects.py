@@ -53,7 +53,7 @@ def mean_effects(
     total = np.bincount(target, weights=effect, minlength=n_targets)
     mean = total / n
     nothing = np.full(n_targets, np.nan)
-    if n < 2 or n_targets == 0:
+    if n < 2:
         return MeanEffects(mean, nothing, nothing, nothing)
     deviations = np.bincount(target, weights=(effect - mean[target]) ** 2, minlength=n_targets)
     unchanged = n - np.bincount(target, minlength=n_targets)
@@ -64,9 +64,8 @@ def mean_effects(
     weights = generator(seed, feature, PURPOSE_BOOTSTRAP).multinomial(
         len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES
     )
-    sums = np.bincount(cluster[context] * n_targets + target, weights=effect, minlength=len(names) * n_targets).reshape(
-        len(names), n_targets
-    )
+    flat = np.bincount(cluster[context] * n_targets + target, weights=effect, minlength=len(names) * n_targets)
+    sums = flat.astype(np.float64).reshape(len(names), n_targets)  # of nothing, bincount makes integers
     low, high = _percentiles(weights.astype(np.float64), sums, np.bincount(cluster).astype(np.float64))
     return MeanEffects(mean, std, low, high)
 

@@ -70,7 +70,7 @@ def unavailable(name: str, error: Exception) -> CircuitError:
 
 
 def _causes(error: BaseException | None) -> set[str]:
-    """The types of an error and of all that led to it: transformers wraps the hub's errors, which wrap the network's."""
+    """The types of an error and of all that led to it: transformers wraps the hub's, which wrap the network's."""
     names = set()
     while error is not None:
         names.add(type(error).__name__)

@@ -184,7 +184,6 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
         plan = None
     elif record and (record.fingerprint, record.choice) == (fingerprint, choice) and _all_there(job.run, record):
         job.report.say(f"{name}: already done.")
-        job.run.save_settings(to_dict(job.settings))
         return Outcome(name, "skipped", record)
     elif plan and plan.fingerprint != fingerprint:
         _changed(job, name, records.changes(plan.inputs, inputs))

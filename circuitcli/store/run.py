@@ -123,9 +123,9 @@ class Run:
     def discard(self, stage: str) -> None:
         """Remove what a stage wrote: later stages' records first, then only the files that its plan lists."""
         plan = self.plan(stage)
+        paths = {name: self.path(name) for name in (plan.shards if plan else ())}
         self.reopen(stage)
-        for name in plan.shards if plan else ():
-            path = files.inside(self.root, name)
+        for name, path in paths.items():
             path.unlink(missing_ok=True)
             self._verified.discard(name)
             if path.parent != self.folder(stage) and path.parent.is_dir() and not any(path.parent.iterdir()):

@@ -50,7 +50,7 @@ FLAGS = {
     "no sequence": (["--num-sequences", "0"], ["--num-sequences"]),
     "too many logits": (["--logit-tokens", "257"], ["--logit-tokens", "256"]),
     "negative effect": (["--min-effect", "-0.1"], ["--min-effect"]),
-    "not a number": (["--top-k", "six"], ["--top-k", "number"]),
+    "not a number": (["--top-k", "six"], ["--top-k", "integer", "`circuit run-all --help`"]),
     "two texts": (["--prompt", "a", "--text", "b.txt"], ["Two text sources", "prompt and file"]),
     "a stray argument": (["extra"], ["extra"]),
 }

@@ -161,7 +161,8 @@ def test_every_stored_effect_and_every_change_that_is_not_stored(case: Case, out
             for feature in np.flatnonzero(~read.doubtful.numpy()).tolist():
                 if feature in ours:
                     expected = (float(read.clean[feature]), float(read.ablated[feature]))
-                    assert ours[feature] == pytest.approx(expected, rel=0, abs=WITHIN * read.largest), (up, down, feature)
+                    within = WITHIN * read.largest
+                    assert ours[feature] == pytest.approx(expected, rel=0, abs=within), (up, down, feature)
                     assert change[feature] >= bar[feature] - slack, (up, down, feature)
                 else:
                     assert change[feature] <= bar[feature] + slack, (up, down, feature)

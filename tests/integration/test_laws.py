@@ -47,7 +47,9 @@ def dense(result: Ablated, down: Site, rows: Rows, d_sae: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("site", EDITED, ids=str)
-def test_law_1_splicing_an_sae_with_its_error_changes_no_logits(bridge: Any, saes: Any, sequences: Text, site: Site) -> None:
+def test_law_1_splicing_an_sae_with_its_error_changes_no_logits(
+    bridge: Any, saes: Any, sequences: Text, site: Site
+) -> None:
     sae, clean = saes[site], bridge.run(sequences[0], [site], final=True)
     x = clean.sites[site]
     reconstructed = sae.decode(sae.encode(x), x)
@@ -88,13 +90,15 @@ def test_law_2_zero_ablating_a_silent_feature_changes_nothing(
 
 @pytest.mark.parametrize("whole", [False, True], ids=["top", "all"])
 @pytest.mark.parametrize("site", EDITED, ids=str)
-def test_law_3_the_fast_path_is_the_plain_path(bridge: Any, saes: Any, sequences: Text, site: Site, whole: bool) -> None:
+def test_law_3_the_fast_path_is_the_plain_path(
+    bridge: Any, saes: Any, sequences: Text, site: Site, whole: bool
+) -> None:
     tokens, lengths = sequences
     rows = firing_rows(bridge, saes[site], sequences, whole=whole, c=0.1)
     downstream = behind(site, saes)
     result = ablate(bridge, saes, site, rows, tokens, lengths, downstream, logits=True)
     moved = 0.0
-    for i, (feature, seq, pos) in enumerate(zip(rows.feature.tolist(), rows.seq.tolist(), rows.pos.tolist(), strict=True)):
+    for i, (feature, seq, pos) in enumerate(torch.stack([rows.feature, rows.seq, rows.pos], 1).tolist()):
         sequence = tokens[seq, : lengths[seq]]
         pairs, logp = ablate_one(bridge, saes, site, feature, sequence, pos, 0.1, downstream)
         assert result.read_pos[i] == (pos if pos >= 0 else len(sequence) - 1)

@@ -52,7 +52,9 @@ def test_layers_are_what_python_slices_or_refused(n: int, start: int, stop: int)
             parse_layers(f"{start}:{stop}", n)
 
 
-@pytest.mark.parametrize("text", ["", "a", "1:2:3", "::2", "1,2", "3:3", "4:2", "6", "-7", "6:", ":7", "1.5", "1:x", "--1"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "1:2:3", "::2", "1,2", "3:3", "4:2", "6", "-7", "6:", ":7", "1.5", "1:x", "--1"]
+)
 def test_layers_that_are_no_slice_empty_or_outside(text: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_layers(text, 6)
@@ -72,7 +74,9 @@ def test_a_pin_in_both_forms(text: str, pin: tuple[int, str | None, int]) -> Non
     assert parse_pin(text) == pin
 
 
-@pytest.mark.parametrize("text", ["", "4", "4:", ":4", "4.112", "4.resid.112", "a:1", "4:-1", "-4:1", "4.z.1.2", "4:1 2"])
+@pytest.mark.parametrize(
+    "text", ["", "4", "4:", ":4", "4.112", "4.resid.112", "a:1", "4:-1", "-4:1", "4.z.1.2", "4:1 2"]
+)
 def test_what_is_no_pin(text: str) -> None:
     with pytest.raises(UsageError, match="name a feature"):
         parse_pin(text)
@@ -86,7 +90,7 @@ def test_pins_are_resolved_sorted_and_once() -> None:
 
 @pytest.mark.parametrize(
     ("pin", "words"),
-    [("2:1", "no SAE"), ("0.attn_out.1", "no SAE"), ("1:1", "several sites"), ("0:5", "outside"), ("x", "name a feature")],
+    [("2:1", "no SAE"), ("0.attn_out.1", "no SAE"), ("1:1", "several sites"), ("0:5", "outside"), ("x", "a feature")],
 )
 def test_pins_that_name_nothing(pin: str, words: str) -> None:
     widths = {Site(0, "z"): 5, Site(1, "attn_out"): 7, Site(1, "resid_post"): 10}

@@ -1,0 +1,107 @@
+"""From partial trees, one over another, to checked settings, and back to TOML.
+
+pydantic checks values, and is imported only when there are values to check, so that `circuit --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from circuitcli.errors import UsageError, nearest
+from circuitcli.settings.table import table
+from circuitcli.settings.tree import Settings
+
+Layers = dict[str, Any]  # a partial tree: {"seed": 1, "texts": {"max_tokens": 50}}
+
+# The keys of [texts] that name a source of their own, of which a layer may name one.
+_SOURCES = ("prompt", "file", "dataset")
+
+# What makes a better picture of the small embedded model.
+DEMO: Layers = {
+    "features": {"thinning": 0.004, "branching": 3, "max_features": 12, "seq_cap": 40},
+    "graph": {"max_edges": 30, "formats": ["svg", "png", "json", "dot"]},
+}
+
+
+def resolve(*layers: Layers) -> Settings:
+    """The settings that partial trees make, later ones over earlier ones, all over the defaults.
+
+    A layer that names a source of text replaces the sources of the layers below it. The demo's own values lie just
+    above the defaults when the model turns out to be the demo.
+
+    Raises:
+        UsageError: An unknown key or table, a value of the wrong type or out of range, or two text sources.
+    """
+    model = next((layer["model"] for layer in reversed(layers) if layer.get("model")), Settings.model)
+    merged: Layers = {}
+    for layer in (DEMO if model == "demo" else {}, *layers):
+        _merge(merged, layer)
+    return _checked(merged)
+
+
+def _merge(merged: Layers, layer: Layers) -> None:
+    texts = layer.get("texts")
+    if isinstance(texts, Mapping):
+        named = [key for key in _SOURCES if texts.get(key)]
+        if len(named) > 1:
+            raise UsageError(
+                f"Two text sources: {' and '.join(named)}.", hint="Give one of --prompt, --text and --dataset."
+            )
+        if named:
+            layer = {**layer, "texts": {**texts, "source": named[0]}}
+        below = merged.get("texts")
+        if isinstance(below, dict) and (named or texts.get("source")):
+            merged["texts"] = {key: value for key, value in below.items() if key not in ("source", *_SOURCES)}
+    for key, value in layer.items():
+        base = merged.get(key)
+        merged[key] = {**base, **value} if isinstance(base, dict) and isinstance(value, Mapping) else value
+
+
+def _checked(tree: Layers) -> Settings:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(Settings).validate_python(tree)
+    except ValidationError as error:
+        raise _usage_error(error.errors()[0]) from None
+
+
+def _usage_error(problem: Mapping[str, Any]) -> UsageError:
+    """One of pydantic's findings, in the words of this tool."""
+    places = [str(part) for part in problem["loc"] if isinstance(part, str)]
+    known = [row.key for row in table()]
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        key = ".".join(places)
+        return UsageError(f"Unknown setting `{key}`.", hint=nearest(key, known, what="settings"))
+    key = next((k for k in known if ".".join(places).startswith(k)), ".".join(places))
+    row = next((r for r in table() if r.key == key), None)
+    what = f"`{key}`" + (f" ({row.flag.name})" if row and row.flag.name else "")
+    value = problem.get("input")
+    wanted = {"dataclass_type": "it should be a table", "tuple_type": "it should be a list"}
+    message = wanted.get(problem["type"]) or str(problem["msg"]).replace("Input should", "it should")
+    help_line = row.flag.help if row else "See the table of settings in the README."
+    return UsageError(f"{what} can't be {value!r}: {message}.", hint=help_line)
+
+
+def to_dict(settings: Settings) -> Layers:
+    """The whole tree as TOML can hold it; of the text sources only the one that is used."""
+    tree: Layers = dataclasses.asdict(settings)
+    for part in tree.values():
+        for key, value in part.items() if isinstance(part, dict) else ():
+            part[key] = list(value) if isinstance(value, tuple) else value
+    for source in set(_SOURCES) - {settings.texts.source}:
+        del tree["texts"][source]
+    return tree
+
+
+def nest(flat: Mapping[str, Any]) -> Layers:
+    """{"texts.max_tokens": 5} → {"texts": {"max_tokens": 5}}; values that are None are left out."""
+    tree: Layers = {}
+    for key, value in flat.items():
+        if value is None:
+            continue
+        head, _, name = key.rpartition(".")
+        (tree.setdefault(head, {}) if head else tree)[name] = value
+    return tree

@@ -1,0 +1,145 @@
+"""The tree of settings: precedence, what is refused and how, and the way to TOML and back."""
+
+import tomllib
+from typing import Any
+
+import pytest
+import tomli_w
+
+from circuitcli.errors import UsageError
+from circuitcli.settings import DEMO, Settings, nest, resolve, table, to_dict
+
+GPT2 = {"model": "gpt2"}
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    assert resolve(GPT2) == Settings(model="gpt2")
+    assert resolve(GPT2).texts.max_tokens == 100
+    assert resolve(GPT2).features.thinning == 0.01
+
+
+def test_later_layers_win_key_by_key() -> None:
+    own = {"seed": 1, "texts": {"max_tokens": 10, "num_sequences": 20}, "graph": {"max_edges": 7}}
+    profile = {"seed": 2, "texts": {"max_tokens": 30}}
+    flags = {"texts": {"prepend_bos": False}, "seed": 3}
+    found = resolve(GPT2, own, profile, flags)
+    assert found.seed == 3
+    assert (found.texts.max_tokens, found.texts.num_sequences, found.texts.prepend_bos) == (30, 20, False)
+    assert (found.graph.max_edges, found.graph.min_effect) == (7, 0.0)
+
+
+def test_the_layers_are_left_as_they_were() -> None:
+    layers: list[dict[str, Any]] = [{"texts": {"file": "a"}}, {"texts": {"prompt": ["x"]}}]
+    resolve(GPT2, *layers)
+    assert layers == [{"texts": {"file": "a"}}, {"texts": {"prompt": ["x"]}}]
+
+
+def test_the_demos_own_values_lie_just_above_the_defaults() -> None:
+    assert resolve().features.branching == DEMO["features"]["branching"] != Settings().features.branching
+    assert resolve({"features": {"branching": 8}}).features.branching == 8
+    assert resolve({"features": {"branching": 8}}).features.thinning == DEMO["features"]["thinning"]
+    assert resolve({"model": "demo"}, GPT2).features == Settings().features
+    assert resolve(GPT2, {"model": "demo"}) == resolve()
+
+
+@pytest.mark.parametrize(
+    ("layer", "key", "nearest"),
+    [
+        ({"sead": 1}, "sead", "seed"),
+        ({"texts": {"max_token": 5}}, "texts.max_token", "texts.max_tokens"),
+        ({"contexts": {"topk": 5}}, "contexts.topk", "contexts.top_k"),
+        ({"feature": {"pinned": []}}, "feature", None),
+    ],
+)
+def test_unknown_keys_name_the_nearest(layer: dict[str, Any], key: str, nearest: str | None) -> None:
+    with pytest.raises(UsageError) as error:
+        resolve(layer)
+    assert f"`{key}`" in error.value.message
+    assert nearest is None or f"Did you mean `{nearest}`?" in error.value.hint
+    assert "graph.max_edges" in error.value.hint  # and all known ones
+
+
+@pytest.mark.parametrize(
+    ("layer", "flag"),
+    [
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**32}, "--seed"),
+        ({"seed": "many"}, "--seed"),
+        ({"runtime": {"batch_size": 0}}, "--batch-size"),
+        ({"runtime": {"batch_size": "large"}}, "--batch-size"),
+        ({"runtime": {"dtype": "float64"}}, "--dtype"),
+        ({"texts": {"max_tokens": 1}}, "--max-tokens"),
+        ({"texts": {"max_tokens": 2.5}}, "--max-tokens"),
+        ({"texts": {"prompt": "no list"}}, "--prompt"),
+        ({"contexts": {"top_k": 101}}, "--top-k"),
+        ({"features": {"thinning": 0.0}}, "--thinning"),
+        ({"features": {"thinning": 1.1}}, "--thinning"),
+        ({"features": {"thinning": float("nan")}}, "--thinning"),
+        ({"features": {"pinned": "4:112"}}, "--pin"),
+        ({"ablate": {"positions": "some"}}, "--positions"),
+        ({"effects": {"logit_tokens": 257}}, "--logit-tokens"),
+        ({"graph": {"min_effect": -0.1}}, "--min-effect"),
+        ({"saes": {"sites": [1]}}, "--site"),
+    ],
+)
+def test_values_that_make_no_sense_name_their_flag(layer: dict[str, Any], flag: str) -> None:
+    with pytest.raises(UsageError) as error:
+        resolve(layer)
+    assert f"({flag})" in error.value.message
+
+
+def test_a_table_that_is_none_is_refused() -> None:
+    for layers in ([{"texts": 5}], [{"texts": 5}, {"seed": 1}]):
+        with pytest.raises(UsageError, match="`texts`"):
+            resolve(*layers)
+
+
+def test_two_text_sources_in_one_layer_are_refused() -> None:
+    with pytest.raises(UsageError, match="prompt and file"):
+        resolve({"texts": {"prompt": ["a"], "file": "b"}})
+
+
+def test_a_text_source_replaces_those_of_the_layers_below() -> None:
+    below = {"texts": {"file": "b.txt", "max_tokens": 9}}
+    found = resolve(GPT2, below, {"texts": {"prompt": ["a"]}}).texts
+    assert (found.source, found.prompt, found.file, found.max_tokens) == ("prompt", ("a",), "", 9)
+    found = resolve(GPT2, below, {"texts": {"source": "demo"}}).texts
+    assert (found.source, found.file) == ("demo", "")
+    assert resolve(GPT2, below, {"texts": {"max_tokens": 5}}).texts.file == "b.txt"
+    assert resolve(GPT2, below).texts.source == "file"
+    assert resolve(GPT2, {"texts": {"dataset": "d"}}).texts.source == "dataset"
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {},
+        {"model": "gpt2", "texts": {"prompt": ["one", "two\n“three”"]}},
+        {"texts": {"file": "a b.txt", "prepend_bos": True}},
+        {"texts": {"dataset": "org/name"}, "saes": {"sites": ["z", "mlp_out"], "layers": "-2:"}},
+        {"runtime": {"batch_size": 7}, "features": {"pinned": ["4:1", "0.z.2"]}, "graph": {"formats": ["png"]}},
+    ],
+)
+def test_a_tree_survives_toml(layer: dict[str, Any]) -> None:
+    found = resolve(layer)
+    text = tomli_w.dumps(to_dict(found))
+    assert resolve(tomllib.loads(text)) == found
+    assert resolve(GPT2, tomllib.loads(text)) == found  # whole: it leaves nothing to the layers below
+
+
+def test_every_setting_is_in_the_table_once_with_a_flag_of_its_own() -> None:
+    keys = [row.key for row in table()]
+    flags = [row.flag.name for row in table() if row.flag.name]
+    tree = to_dict(Settings(model="gpt2"))
+    flat = {f"{k}.{name}" for k, part in tree.items() if isinstance(part, dict) for name in part} | {"model", "seed"}
+    assert flat | {"texts.prompt", "texts.file", "texts.dataset"} == set(keys)
+    assert len(set(keys)) == len(keys)
+    assert len(set(flags)) == len(flags)
+    assert [row.key for row in table() if row.flag.name is None] == ["texts.source"]
+
+
+def test_flags_that_were_not_typed_change_nothing() -> None:
+    assert nest({"seed": None, "texts.max_tokens": 5, "saes.layers": None, "model": "gpt2"}) == {
+        "texts": {"max_tokens": 5},
+        "model": "gpt2",
+    }
