@@ -60,23 +60,31 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # characters that the encoding lacks are shown as escapes
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False, prog_name="circuit")
+        code = _run()
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit) as end:
-        # The reader has gone, which is its right; nothing more is written, not even at exit. typer makes it an exit 1.
-        if not isinstance(end if isinstance(end, OSError) else end.__context__, BrokenPipeError):
-            raise
+    except BrokenPipeError:
+        # The reader has gone, which is its right; nothing more is written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        code = app(standalone_mode=False, prog_name="circuit")
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer makes an exit of it
+            raise end.__context__ from None
+        raise
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        return 130
     except Exception as error:
         known = _known(error)
         if known is None:
             raise
         show_error(known, as_json="--json" in sys.argv)
-        code = known.exit_code
-    sys.exit(code if isinstance(code, int) else 0)
+        return known.exit_code
+    return code if isinstance(code, int) else 0
 
 
 # What a path may be guilty of.

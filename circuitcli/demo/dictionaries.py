@@ -6,8 +6,9 @@
 Loss: the squared error of x̂ in units of the activation's variance, for `standard` plus a penalty
 λ Σ_j s·log(1 + a_j/s) / d_in. With large s that is L1 (Bricken et al. 2023); s falls during training, so that strong
 activations are hardly shrunk (reweighted L1, Candès et al. 2008). λ follows a controller that steers the mean L0 to
-its target. Decoder rows have unit norm. A latent that has not fired for `patience` steps restarts in the direction of
-a badly reconstructed activation (resampling, Bricken et al. 2023).
+its target. Of a standard dictionary too only the largest activations are decoded in training, three times as many as
+it aims at: nearly all that are not zero, at half the cost. Decoder rows have unit norm. A latent that has not fired for
+`patience` steps restarts in the direction of a badly reconstructed activation (resampling, Bricken et al. 2023).
 
 SAELens's own trainer is not used: it wants a HookedTransformer and an older TransformerLens than the package does.
 """
@@ -24,20 +25,30 @@ from circuitcli.demo.activations import Place
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every dictionary is trained with: optimiser steps, rows of text a step, latents, the sparsity (`k` of topk
-    ones, the mean L0 that standard ones aim at), peak learning rate, and steps without firing before a restart.
+    """What every dictionary is trained with.
 
-    Where `minutes` would be over first, the schedule is run through faster.
+    Attributes:
+        steps: Of the optimiser, on reconstruction and sparsity.
+        tuning_steps: Of the standard ones thereafter, on what the model says as well.
+        rows: Rows of text a step.
+        d_sae: Latents.
+        k: Latents of topk that may fire at a position.
+        l0: The mean number of latents that standard ones aim at.
+        rate: Peak learning rate.
+        patience: Steps without firing after which a latent restarts.
+        minutes, tuning_minutes: Where they would be over first, the schedule is run through faster.
     """
 
     steps: int
+    tuning_steps: int = 800
     rows: int = 16
     d_sae: int = 1024
     k: int = 16
-    l0: float = 27.0
+    l0: float = 29.5
     rate: float = 1.5e-3
     patience: int = 150
     minutes: float = math.inf
+    tuning_minutes: float = math.inf
 
 
 class Dictionary(nn.Module):
@@ -59,7 +70,7 @@ class Dictionary(nn.Module):
         self.W_enc = nn.Parameter(directions.T * (1.0 if self.topk else 2 * d_in / recipe.d_sae))
         self.b_enc = nn.Parameter(torch.zeros(recipe.d_sae))
         self.b_dec = nn.Parameter(self._prepare(sample)[0].mean(0))
-        self.penalty = 0.3
+        self.penalty = 1.5
         self.l0 = math.nan
         self.idle = torch.zeros(recipe.d_sae, dtype=torch.int64)
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
@@ -72,31 +83,28 @@ class Dictionary(nn.Module):
         std = centred.std(-1, keepdim=True)
         return centred / (std + 1e-5), std
 
-    def loss(self, x: Tensor, progress: float) -> Tensor:
-        """The loss of x [n, d_in], a scalar; sets the penalty for the next step and remembers which latents fired."""
+    def loss(self, x: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """The loss of x [n, d_in], a scalar, and x̂ [n, d_in]; adapts the penalty and remembers which latents fired."""
         v, unit = self._prepare(x)
         pre = (v - self.b_dec) @ self.W_enc + self.b_enc
-        if self.topk:
-            values, indices = pre.topk(self.recipe.k, dim=-1, sorted=False)
-            values = values.relu()
-            self._note(torch.bincount(indices[values > 0], minlength=len(self.idle)) > 0)
-            x_hat = functional.embedding_bag(indices, self.W_dec, per_sample_weights=values, mode="sum") + self.b_dec
-            self.l0 = (values > 0).sum().item() / len(x)
-        else:
-            a = pre.relu()
-            counts = (a > 0).sum(0)
-            self._note(counts > 0)
-            self.l0 = counts.sum().item() / len(x)
-            x_hat = a @ self.W_dec + self.b_dec
-        self.error = (unit * (v - x_hat)).detach()
-        loss = (unit * (v - x_hat)).pow(2).mean() / self.variance
-        return loss if self.topk else loss + self._sparsity(a, progress)
+        reach = self.recipe.k if self.topk else min(round(3 * self.recipe.l0), len(self.b_enc))
+        values, indices = pre.topk(reach, dim=-1, sorted=False)
+        values = values.relu()
+        self._note(torch.bincount(indices[values > 0], minlength=len(self.b_enc)) > 0)
+        self.l0 = (values > 0).sum().item() / len(x)
+        x_hat = functional.embedding_bag(indices, self.W_dec, per_sample_weights=values, mode="sum") + self.b_dec
+        difference = unit * (v - x_hat)
+        self.error = difference.detach()
+        loss = difference.pow(2).mean() / self.variance
+        if not self.topk:
+            loss = loss + self._sparsity(values, progress)
+        return loss, x - difference / self.scale
 
     def _sparsity(self, a: Tensor, progress: float) -> Tensor:
-        """λ Σ_j s·log(1 + a_j/s) / d_in, with s from 30 down to 0.5 over the middle of training (units of a)."""
+        """λ Σ_j s·log(1 + a_j/s) / d_in, with s from 10 down to 0.1 over the first half of training (units of a)."""
         excess = min(8.0, max(1 / 8, self.l0 / self.recipe.l0))
-        self.penalty *= math.pow(excess, 0.004)
-        softness = 30.0 * math.pow(0.5 / 30.0, min(1.0, max(0.0, (progress - 0.15) / 0.45)))
+        self.penalty *= math.pow(excess, 0.006)
+        softness = 10.0 * math.pow(0.1 / 10.0, min(1.0, max(0.0, (progress - 0.05) / 0.5)))
         warm = min(1.0, progress / 0.03)
         return warm * self.penalty * softness * (a / softness).log1p().sum(1).mean() / len(self.b_dec)
 

@@ -17,6 +17,7 @@ from transformers import GPT2LMHeadModel
 from circuitcli.demo.activations import Place, harvest, places
 from circuitcli.demo.corpus import BOS_ID, Stream, draw_rows
 from circuitcli.demo.dictionaries import Dictionary, Recipe
+from circuitcli.demo.tuning import state, tune
 
 
 def train(
@@ -52,7 +53,8 @@ def train(
             if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
                 report(f"dictionaries: step {step + 1}/{recipe.steps}, {time.monotonic() - started:.0f} s")
                 for dictionary in dictionaries:
-                    report("  " + _state(dictionary))
+                    report("  " + state(dictionary))
+    tune(model, [d for d in dictionaries if not d.topk], streams, seed, report)
     return dictionaries
 
 
@@ -79,7 +81,7 @@ def _step(dictionary: Dictionary, optimiser: torch.optim.Optimizer, x: Tensor, s
     rate = min(1.0, (step + 1) / 100, (1.0 - progress) / 0.3)
     for group in optimiser.param_groups:
         group["lr"] = recipe.rate * rate
-    loss = dictionary.loss(x, progress)
+    loss, _ = dictionary.loss(x, progress)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(dictionary.parameters(), 1.0)
     optimiser.step()
@@ -87,9 +89,3 @@ def _step(dictionary: Dictionary, optimiser: torch.optim.Optimizer, x: Tensor, s
     dictionary.keep_unit_norm()
     if step % 50 == 49 and progress < 0.7:
         dictionary.resample(x, optimiser)
-
-
-def _state(dictionary: Dictionary) -> str:
-    unexplained = dictionary.error.pow(2).mean().item() / dictionary.variance
-    idle = int((dictionary.idle >= dictionary.recipe.patience).sum())
-    return f"{dictionary.place.hook}: FVU about {unexplained:.3f}, L0 {dictionary.l0:.1f}, idle {idle}"

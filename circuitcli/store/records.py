@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,6 +109,11 @@ def load_record(path: Path) -> Record | None:
     return _load(path, Record)
 
 
+@cache
+def _checked(kind: type) -> Any:
+    return TypeAdapter(kind)
+
+
 def _load(path: Path, kind: type[R]) -> R | None:
     try:
         tree = json.loads(path.read_bytes())
@@ -116,7 +122,8 @@ def _load(path: Path, kind: type[R]) -> R | None:
                 f"{path} has schema version {tree.get('schema_version')}, not {SCHEMA_VERSION}.",
                 hint="It was made by another version of circuit: make a new run.",
             )
-        return TypeAdapter(kind).validate_python(tree)
+        found: R = _checked(kind).validate_python(tree)
+        return found
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError, KeyError):

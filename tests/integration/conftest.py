@@ -4,6 +4,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import tomli_w
 from commands import Result
 
 from circuitcli.cli.app import main
+from circuitcli.runtime import model as models
+from circuitcli.runtime.device import DTYPES, Runtime, make
 from circuitcli.settings import to_dict
 from circuitcli.stages import run_all
 
@@ -23,10 +26,24 @@ SMALL: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session")
+def load_once() -> Callable[[str, Runtime], models.BridgeModel]:
+    """`runtime.model.load`, but each model once: loading takes longer than all that a tiny model then does."""
+    original = models.load
+    load = cache(lambda name, device, dtype: original(name, make(device, dtype, None, 0)))
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return lambda name, runtime: load(name, str(runtime.device), names[runtime.dtype])
+
+
 @pytest.fixture
-def circuit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Circuit]:
+def circuit(
+    load_once: Callable[[str, Runtime], models.BridgeModel],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Circuit]:
     """Runs a command in this process: `circuit("graph", "--run", folder)`. A bug is raised."""
     monkeypatch.delenv("CIRCUIT_RUN", raising=False)
+    monkeypatch.setattr(models, "load", load_once)
     before = signal.getsignal(signal.SIGTERM)
 
     def run_cli(*args: str | Path) -> Result:

@@ -1,143 +1,24 @@
-"""Every architecture that we claim: the sites, the fast path and the logits, against plain transformers.
-
-The second route is the same checkpoint loaded by transformers alone, read and edited by forward hooks on its own
-modules; TransformerLens has no part in it.
-"""
+"""Every architecture that we claim: the sites, the fast path and the logits, against plain transformers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from families import D_MODEL, FAMILIES, LAYERS, VOCAB, WINDOW, Hf, plain, save_checkpoint
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    MambaConfig,
-    OPTConfig,
-    PretrainedConfig,
-    PreTrainedTokenizerFast,
-)
 
 from circuitcli.core.model import Edit, Pass
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site
-from circuitcli.errors import InputError
 from circuitcli.runtime import device
 from circuitcli.runtime.model import BridgeModel, load
 
-LAYERS, D_MODEL, VOCAB, WINDOW = 4, 32, 61, 4
 EDITED = 1  # the layer that is edited: something lies before it and behind it
 TOLERANCE = 1e-5  # of the largest value of what is compared
-CONFIGS: dict[str, PretrainedConfig] = {
-    "gpt2": GPT2Config(n_layer=LAYERS, n_embd=D_MODEL, n_head=4, n_positions=32, vocab_size=VOCAB),
-    # Grouped keys, untied, and heads whose width together (48) is not d_model.
-    "llama": LlamaConfig(
-        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, head_dim=12,
-        num_key_value_heads=2, max_position_embeddings=32, vocab_size=VOCAB, tie_word_embeddings=False,
-    ),
-    "neox": GPTNeoXConfig(
-        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, rotary_pct=0.5,
-        max_position_embeddings=32, vocab_size=VOCAB, use_parallel_residual=True, attention_bias=True,
-    ),
-    "gemma2": Gemma2Config(
-        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, head_dim=12,
-        num_key_value_heads=2, max_position_embeddings=32, vocab_size=VOCAB, sliding_window=WINDOW,
-        query_pre_attn_scalar=12, attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
-    ),
-}  # fmt: skip
-FAMILIES = tuple(CONFIGS)
 CASES = [(family, site) for family in FAMILIES for site in SITES if (family, site) != ("neox", "resid_mid")]
-
-
-@dataclass(frozen=True, eq=False)
-class Hf:
-    """A checkpoint in plain transformers, and where each site is in its modules: (module, whether its input)."""
-
-    model: Any
-    family: str
-
-    @property
-    def blocks(self) -> Any:
-        return {
-            "gpt2": lambda m: m.transformer.h,
-            "neox": lambda m: m.gpt_neox.layers,
-        }.get(self.family, lambda m: m.model.layers)(self.model)
-
-    def place(self, site: Site, *, edited: bool = False) -> tuple[Any, bool]:
-        block = self.blocks[site.layer]
-        attention = {"gpt2": "attn", "neox": "attention"}.get(self.family, "self_attn")
-        projection = {"gpt2": "c_proj", "neox": "dense"}.get(self.family, "o_proj")
-        mlp_norm = {"gpt2": "ln_2", "gemma2": "pre_feedforward_layernorm"}.get(self.family, "post_attention_layernorm")
-        post = self.family == "gemma2"
-        attn_out = (block.post_attention_layernorm if post else getattr(block, attention), False)
-        return {
-            "resid_pre": (block, True),
-            "z": (getattr(getattr(block, attention), projection), True),
-            "attn_out": attn_out,
-            # The stream after attention has no module of its own: to change it, change what attention adds to it.
-            "resid_mid": attn_out if edited else (getattr(block, mlp_norm), True),
-            "mlp_out": (block.post_feedforward_layernorm if post else block.mlp, False),
-            "resid_post": (block, False),
-        }[site.name]
-
-    @contextmanager
-    def hooked(self, site: Site, change: Callable[[Tensor], Tensor | None], *, edited: bool = False) -> Iterator[None]:
-        """Calls `change` with the site's tensor, and puts what it returns, if anything, in the tensor's place."""
-        module, is_input = self.place(site, edited=edited)
-
-        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if not args:
-                new = change(kwargs["hidden_states"])
-                return None if new is None else (args, {**kwargs, "hidden_states": new})
-            new = change(args[0])
-            return None if new is None else ((new, *args[1:]), kwargs)
-
-        def after(module: Any, args: tuple[Any, ...], output: Any) -> Any:
-            new = change(output[0] if isinstance(output, tuple) else output)
-            return (new, *output[1:]) if isinstance(output, tuple) and new is not None else new
-
-        handle = (
-            module.register_forward_pre_hook(before, with_kwargs=True) if is_input else module.register_forward_hook(after)
-        )
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def run(self, tokens: Tensor, read: list[Site], edit: Edit | None = None) -> tuple[dict[Site, Tensor], Tensor]:
-        """Activations of sites, and logits."""
-        found: dict[Site, Tensor] = {}
-        with ExitStack() as hooks:
-            if edit is not None:
-                hooks.enter_context(self.hooked(edit.site, lambda x: x + edit.delta, edited=True))
-            for site in read:
-                hooks.enter_context(self.hooked(site, lambda x, site=site: found.__setitem__(site, x.clone())))
-            logits = self.model(tokens, use_cache=False).logits
-        return found, logits
-
-
-def save_checkpoint(family: str, folder: Path) -> Path:
-    """A random checkpoint whose every parameter matters, biases and norms too, and a tokenizer beside it."""
-    torch.manual_seed(FAMILIES.index(family))
-    model = AutoModelForCausalLM.from_config(CONFIGS[family])
-    for name, parameter in model.named_parameters():
-        spread = 1.0 if "embed" in name or "wte" in name else 0.3 if parameter.ndim == 1 else 0.25
-        parameter.data += torch.randn_like(parameter) * spread
-    model.save_pretrained(folder)
-    words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", bos_token="w0", eos_token="w1").save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +29,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def models(checkpoints: dict[str, Path]) -> dict[str, tuple[BridgeModel, Hf]]:
     runtime = device.make("cpu", "float32", None, seed=0)
-    return {
-        family: (load(str(folder), runtime), Hf(AutoModelForCausalLM.from_pretrained(folder).eval(), family))
-        for family, folder in checkpoints.items()
-    }
+    return {family: (load(str(folder), runtime), plain(folder, family)) for family, folder in checkpoints.items()}
 
 
 @pytest.fixture
@@ -210,17 +88,17 @@ def test_fast_path_plain_path_and_transformers_agree_on_an_edit(
     read = all_sites(model, site)
     clean = model.run(tokens, sorted({site, *model.bases(site)}, key=lambda s: s.order), final=True)
     edit = random_edit(model, site, clean, torch.arange(len(tokens)))
-    plain = model.run(tokens, read, final=True, edit=edit)
+    slow = model.run(tokens, read, final=True, edit=edit)
     fast = model.resume(clean, {b: clean.sites[b] for b in model.bases(site)}, edit, read, final=True)
     theirs, logits = hf.run(tokens, read, edit)
     beside = {Site(EDITED, "mlp_out")} if model.shape.parallel and name in ("z", "attn_out") else set()
     assert set(fast.sites) == set(read) - beside
     for down in fast.sites:
-        assert_close(fast.sites[down], plain.sites[down], f"{site} → {down}, fast and plain")
-        assert_close(plain.sites[down], theirs[down], f"{site} → {down}, plain and transformers")
-    assert_close(fast.final, plain.final, "final")
-    assert_close(model.logits(plain.final[1]), logits[1], "logits")
-    moved = (plain.final - clean.final).abs().max()
+        assert_close(fast.sites[down], slow.sites[down], f"{site} → {down}, fast and plain")
+        assert_close(slow.sites[down], theirs[down], f"{site} → {down}, plain and transformers")
+    assert_close(fast.final, slow.final, "final")
+    assert_close(model.logits(slow.final[1]), logits[1], "logits")
+    moved = (slow.final - clean.final).abs().max()
     assert moved > 0.1 * clean.final.abs().max(), "the edit must matter for the comparison to mean anything"
 
 
@@ -283,7 +161,9 @@ def test_an_edit_changes_no_earlier_position(models: Any, tokens: Tensor, family
     clean = model.run(tokens, sorted({*bases, *all_sites(model, site)}, key=lambda s: s.order), final=True)
     delta = torch.zeros_like(clean.sites[site])
     delta[:, pos] = torch.randn(delta.shape[-1], generator=torch.Generator().manual_seed(5)) * clean.sites[site].std()
-    edited = model.resume(clean, {b: clean.sites[b] for b in bases}, Edit(site, delta), all_sites(model, site), final=True)
+    edited = model.resume(
+        clean, {b: clean.sites[b] for b in bases}, Edit(site, delta), all_sites(model, site), final=True
+    )
     for down, after in edited.sites.items():
         assert_close(after[:, :pos], clean.sites[down][:, :pos], down)
     moved = (edited.final - clean.final).abs().amax(dim=(0, 2)) / clean.final.abs().max()
@@ -311,11 +191,11 @@ def test_half_precision_runs_and_sae_arithmetic_stays_float32(
     clean = model.run(tokens, sorted({site, down, *model.bases(site)}, key=lambda s: s.order), final=True)
     edit = random_edit(model, site, clean, torch.arange(len(tokens)))
     edit = Edit(site, edit.delta.float())
-    plain = model.run(tokens, [down], final=True, edit=edit)
+    slow = model.run(tokens, [down], final=True, edit=edit)
     fast = model.resume(clean, clean.sites, edit, [down], final=True)
     exact = models[family][0].run(tokens, [down], final=True, edit=edit)
     assert clean.sites[down].dtype == device.DTYPES[dtype]
-    for ours in (plain, fast):
+    for ours in (slow, fast):
         assert_close(ours.sites[down], exact.sites[down], down, 0.05)
         assert_close(model.logits(ours.final[0]), models[family][0].logits(exact.final[0]), "logits", 0.1)
         assert model.logits(ours.final[0]).dtype == torch.float32
@@ -324,42 +204,3 @@ def test_half_precision_runs_and_sae_arithmetic_stays_float32(
     x = fast.sites[down]
     assert identity.encode(x).dtype == identity.decode(identity.encode(x), x).dtype == torch.float32
     assert torch.equal(identity.encode(x), x.float().relu())
-
-
-def lacking(file: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / file).unlink()
-
-
-def half(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:5000])
-
-
-def not_json(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-
-
-@pytest.mark.parametrize("spoil", [lacking("tokenizer.json"), lacking("model.safetensors"), half, not_json])
-def test_a_folder_that_cannot_be_loaded_is_refused_by_its_name(tmp_path: Path, spoil: Callable[[Path], object]) -> None:
-    folder = save_checkpoint("llama", tmp_path)
-    spoil(folder)
-    with pytest.raises(InputError) as error:
-        load(str(folder), device.make("cpu", "float32", None, seed=0))
-    assert error.value.message.startswith(f"The model in the folder {folder} can't be loaded: ")
-    assert "\n" not in error.value.message
-    assert "tokenizer.json" in error.value.hint
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        MambaConfig(num_hidden_layers=2, hidden_size=D_MODEL, vocab_size=VOCAB),  # no attention
-        OPTConfig(num_hidden_layers=2, hidden_size=D_MODEL, ffn_dim=48, num_attention_heads=4, vocab_size=VOCAB,
-                  word_embed_proj_dim=D_MODEL, max_position_embeddings=32),
-    ],
-)  # fmt: skip
-def test_a_family_that_is_not_claimed_is_refused(tmp_path: Path, config: PretrainedConfig) -> None:
-    save_checkpoint("gpt2", tmp_path)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="that this tool knows"):
-        load(str(tmp_path), device.make("cpu", "float32", None, seed=0))

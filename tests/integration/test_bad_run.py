@@ -201,10 +201,9 @@ def test_memory_is_full(method: str, error: Exception, circuit: Circuit, profile
     def fail(*args: object, **more: object) -> None:
         raise error
 
-    new = tmp_path / "new"
-    args = ["run-all", "--profile", profile, "--run", new, "--device", "cpu", "--batch-size", "4"]
+    args = ["run-all", "--profile", profile, "--run", tmp_path / "new", "--device", "cpu", "--batch-size", "4"]
+    circuit("run-all", "--profile", profile, "--run", tmp_path / "loaded")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("circuitcli.runtime.model._check", lambda model, name: None)
         patch.setattr(BridgeModel, method, fail)
         result = circuit(*args)
         result.refused(5, "Out of memory", "batch of one row", "--max-tokens")
@@ -217,7 +216,7 @@ def test_other_failures_of_torch_are_bugs(circuit: Circuit, profile: Path, tmp_p
     def fail(*args: object, **more: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("circuitcli.runtime.model._check", lambda model, name: None)
+    circuit("run-all", "--profile", profile, "--run", tmp_path / "loaded")
     monkeypatch.setattr(BridgeModel, "run", fail)
     with pytest.raises(RuntimeError, match="mat1"):
         circuit("run-all", "--profile", profile, "--run", tmp_path / "new")

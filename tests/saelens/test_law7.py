@@ -65,7 +65,7 @@ def write(
 
 
 def randomise(sae: Any) -> None:
-    """Weights of order 1; biases so low that few latents fire, some of the k largest of none; thresholds on both sides of 0."""
+    """Weights of order 1, biases so low that some of the k largest are negative, thresholds on both sides of 0."""
     draw = torch.Generator().manual_seed(11)
 
     def normal(like: Tensor, scale: float, shift: float = 0.0) -> Tensor:
@@ -151,13 +151,13 @@ def test_weights_of_half_precision(tmp_path: Path, kind: str, dtype: str) -> Non
 @pytest.mark.parametrize(
     ("training", "config", "architecture"),
     [
-        (TopKTrainingSAE, TopKTrainingSAEConfig(D_IN, D_SAE, k=K, rescale_acts_by_decoder_norm=False), "topk"),
-        (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig(D_IN, D_SAE, k=K, rescale_acts_by_decoder_norm=False), "jumprelu"),
+        (TopKTrainingSAE, TopKTrainingSAEConfig, "topk"),
+        (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, "jumprelu"),
     ],
-)  # fmt: skip
+)
 def test_what_training_saves_for_inference(tmp_path: Path, training: Any, config: Any, architecture: str) -> None:
-    config.metadata = SAEMetadata(hook_name=HOOKS[0], prepend_bos=True)
-    trained = training(config)
+    metadata = SAEMetadata(hook_name=HOOKS[0], prepend_bos=True)
+    trained = training(config(D_IN, D_SAE, k=K, rescale_acts_by_decoder_norm=False, metadata=metadata))
     randomise(trained)
     if architecture == "jumprelu":
         trained.topk_threshold = torch.tensor(0.7, dtype=torch.double)
@@ -169,7 +169,7 @@ def test_what_training_saves_for_inference(tmp_path: Path, training: Any, config
 
 # As the files on the hub have it: the first (res-jb) names no architecture, the last is OpenAI's TopK v5.
 OLD = [
-    ("standard", "none", {"hook_point": "blocks.2.hook_resid_pre", "hook_point_layer": 2, "hook_point_head_index": None}),
+    ("standard", "none", {"hook_point": "blocks.2.hook_resid_pre", "hook_point_layer": 2}),
     ("standard", "none", {"hook_name": "blocks.2.attn.hook_z", "hook_layer": 2, "architecture": "standard",
                           "activation_fn_str": "relu", "activation_fn_kwargs": {}, "normalize_activations": False,
                           "apply_b_dec_to_input": False}),
@@ -183,7 +183,9 @@ OLD = [
 
 
 @pytest.mark.parametrize(("kind", "normalisation", "old"), OLD)
-def test_configurations_from_before_saelens_6(tmp_path: Path, kind: str, normalisation: str, old: dict[str, Any]) -> None:
+def test_configurations_from_before_saelens_6(
+    tmp_path: Path, kind: str, normalisation: str, old: dict[str, Any]
+) -> None:
     folder = write(tmp_path, kind, normalisation=normalisation)
     config = {"model_name": "gpt2", "d_in": D_IN, "d_sae": D_SAE, "dtype": "torch.float32", "device": "cpu", **old}
     (folder / "cfg.json").write_text(json.dumps(config))

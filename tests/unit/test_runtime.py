@@ -50,9 +50,7 @@ def runtime(batch_size: int | None = None) -> Runtime:
         ("mps", 0, True, "mps"),
     ],
 )
-def test_a_device_by_its_name(
-    monkeypatch: pytest.MonkeyPatch, name: str, cuda: int, mps: bool, expected: str
-) -> None:
+def test_a_device_by_its_name(monkeypatch: pytest.MonkeyPatch, name: str, cuda: int, mps: bool, expected: str) -> None:
     gpus(monkeypatch, cuda=cuda, mps=mps)
     assert device.make(name, "float32", None, 0).device == torch.device(expected)
 
@@ -66,7 +64,9 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, 
     assert ("0 to 1" if cuda else "--device cpu") in error.value.hint
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cpu:0", "mps:0", "auto:1"])
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:1:2", "cpu:0", "mps:0", "auto:1"]
+)
 def test_an_unknown_device_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UsageError) as error:
         device.make(name, "float32", None, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import pickle  # noqa: TID251 to set a trap
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict

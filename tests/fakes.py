@@ -1,0 +1,73 @@
+"""A model small and linear enough that what an edit does to it can be written down."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitcli.core.model import Edit, ModelShape, Pass
+from circuitcli.core.sae import Sae
+from circuitcli.core.sites import Site
+
+D, VOCAB, LAYERS = 4, 11, 2
+
+
+@dataclass(frozen=True, eq=False)
+class LinearModel:
+    """A `core.model.Model` of linear blocks: attention sums over all positions so far, the MLP is a matrix.
+
+    z_t = Σ_{s≤t} resid_pre_s V     attn_out = z O     resid_mid = resid_pre + attn_out
+    mlp_out = resid_mid M     resid_post = resid_mid + mlp_out     logits = resid_post U
+    """
+
+    embedding: Tensor
+    v: Tensor
+    o: Tensor
+    m: Tensor
+    u: Tensor
+
+    @classmethod
+    def random(cls, seed: int = 0) -> "LinearModel":
+        generator = torch.Generator().manual_seed(seed)
+        shapes = ((VOCAB, D), (D, D), (D, D), (D, D), (D, VOCAB))
+        return cls(*(torch.randn(shape, generator=generator) / 2 for shape in shapes))
+
+    @property
+    def shape(self) -> ModelShape:
+        return ModelShape(LAYERS, D, D, VOCAB, 99)
+
+    def run(self, tokens: Tensor, read: Sequence[Site], *, final: bool = False, edit: Edit | None = None) -> Pass:
+        return self._from(self.embedding[tokens], read, edit)
+
+    def bases(self, site: Site) -> tuple[Site, ...]:
+        return (Site(0, "resid_pre"),)
+
+    def resume(
+        self, clean: Pass, base: Mapping[Site, Tensor], edit: Edit, read: Sequence[Site], *, final: bool = False
+    ) -> Pass:
+        return self._from(base[Site(0, "resid_pre")], read, edit)
+
+    def logits(self, final: Tensor) -> Tensor:
+        return final @ self.u
+
+    def _from(self, x: Tensor, read: Sequence[Site], edit: Edit | None) -> Pass:
+        sites: dict[Site, Tensor] = {}
+
+        def at(site: Site, value: Tensor) -> Tensor:
+            sites[site] = value + edit.delta if edit is not None and edit.site == site else value
+            return sites[site]
+
+        for layer in range(LAYERS):
+            x = at(Site(layer, "resid_pre"), x)
+            z = at(Site(layer, "z"), (x @ self.v).cumsum(1))
+            x = at(Site(layer, "resid_mid"), x + at(Site(layer, "attn_out"), z @ self.o))
+            x = at(Site(layer, "resid_post"), x + at(Site(layer, "mlp_out"), x @ self.m))
+        return Pass({site: sites[site] for site in read}, x, None)
+
+
+def linear_sae(site: Site, seed: int = 0) -> Sae:
+    """An SAE whose latents are so far above 0 that its relu is never bent: a = x W_enc + 50."""
+    generator = torch.Generator().manual_seed(seed)
+    w_enc, w_dec = torch.randn(D, 6, generator=generator), torch.randn(6, D, generator=generator)
+    return Sae(site, "relu", w_enc, torch.full((6,), 50.0), w_dec, torch.zeros(D))

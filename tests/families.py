@@ -1,0 +1,138 @@
+"""Random checkpoints of every architecture that we claim, and the same in plain transformers: the second route.
+
+Its sites are read and edited by forward hooks on transformers' own modules; TransformerLens has no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from circuitcli.core.model import Edit
+from circuitcli.core.sites import Site
+
+LAYERS, D_MODEL, VOCAB, WINDOW = 4, 32, 61, 4
+CONFIGS: dict[str, PretrainedConfig] = {
+    "gpt2": GPT2Config(n_layer=LAYERS, n_embd=D_MODEL, n_head=4, n_positions=32, vocab_size=VOCAB),
+    # Grouped keys, untied, and heads whose width together (48) is not d_model.
+    "llama": LlamaConfig(
+        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, head_dim=12,
+        num_key_value_heads=2, max_position_embeddings=32, vocab_size=VOCAB, tie_word_embeddings=False,
+    ),
+    "neox": GPTNeoXConfig(
+        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, rotary_pct=0.5,
+        max_position_embeddings=32, vocab_size=VOCAB, use_parallel_residual=True, attention_bias=True,
+    ),
+    "gemma2": Gemma2Config(
+        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, head_dim=12,
+        num_key_value_heads=2, max_position_embeddings=32, vocab_size=VOCAB, sliding_window=WINDOW,
+        query_pre_attn_scalar=12, attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+    ),
+}  # fmt: skip
+FAMILIES = tuple(CONFIGS)
+
+
+@dataclass(frozen=True, eq=False)
+class Hf:
+    """A checkpoint in plain transformers, and where each site is in its modules: (module, whether its input)."""
+
+    model: Any
+    family: str
+
+    @property
+    def blocks(self) -> Any:
+        return {
+            "gpt2": lambda m: m.transformer.h,
+            "neox": lambda m: m.gpt_neox.layers,
+        }.get(self.family, lambda m: m.model.layers)(self.model)
+
+    def place(self, site: Site, *, edited: bool = False) -> tuple[Any, bool]:
+        block = self.blocks[site.layer]
+        attention = {"gpt2": "attn", "neox": "attention"}.get(self.family, "self_attn")
+        projection = {"gpt2": "c_proj", "neox": "dense"}.get(self.family, "o_proj")
+        mlp_norm = {"gpt2": "ln_2", "gemma2": "pre_feedforward_layernorm"}.get(self.family, "post_attention_layernorm")
+        post = self.family == "gemma2"
+        attn_out = (block.post_attention_layernorm if post else getattr(block, attention), False)
+        return {
+            "resid_pre": (block, True),
+            "z": (getattr(getattr(block, attention), projection), True),
+            "attn_out": attn_out,
+            # The stream after attention has no module of its own: to change it, change what attention adds to it.
+            "resid_mid": attn_out if edited else (getattr(block, mlp_norm), True),
+            "mlp_out": (block.post_feedforward_layernorm if post else block.mlp, False),
+            "resid_post": (block, False),
+        }[site.name]
+
+    @contextmanager
+    def hooked(self, site: Site, change: Callable[[Tensor], Tensor | None], *, edited: bool = False) -> Iterator[None]:
+        """Calls `change` with the site's tensor, and puts what it returns, if anything, in the tensor's place."""
+        module, is_input = self.place(site, edited=edited)
+
+        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if not args:
+                new = change(kwargs["hidden_states"])
+                return None if new is None else (args, {**kwargs, "hidden_states": new})
+            new = change(args[0])
+            return None if new is None else ((new, *args[1:]), kwargs)
+
+        def after(module: Any, args: tuple[Any, ...], output: Any) -> Any:
+            new = change(output[0] if isinstance(output, tuple) else output)
+            return (new, *output[1:]) if isinstance(output, tuple) and new is not None else new
+
+        handle = (
+            module.register_forward_pre_hook(before, with_kwargs=True)
+            if is_input
+            else module.register_forward_hook(after)
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def run(self, tokens: Tensor, read: list[Site], edit: Edit | None = None) -> tuple[dict[Site, Tensor], Tensor]:
+        """Activations of sites, and logits."""
+        found: dict[Site, Tensor] = {}
+        with ExitStack() as hooks:
+            if edit is not None:
+                hooks.enter_context(self.hooked(edit.site, lambda x: x + edit.delta, edited=True))
+            for site in read:
+                hooks.enter_context(self.hooked(site, lambda x, site=site: found.__setitem__(site, x.clone())))
+            logits = self.model(tokens, use_cache=False).logits
+        return found, logits
+
+
+def save_checkpoint(family: str, folder: Path) -> Path:
+    """A random checkpoint whose every parameter matters, biases and norms too, and a tokenizer beside it."""
+    torch.manual_seed(FAMILIES.index(family))
+    model = AutoModelForCausalLM.from_config(CONFIGS[family])
+    for name, parameter in model.named_parameters():
+        spread = 1.0 if "embed" in name or "wte" in name else 0.3 if parameter.ndim == 1 else 0.25
+        parameter.data += torch.randn_like(parameter) * spread
+    model.save_pretrained(folder)
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", bos_token="w0", eos_token="w1").save_pretrained(
+        folder
+    )
+    return folder
+
+
+def plain(folder: Path, family: str) -> Hf:
+    """Eager attention, which alone has Gemma's soft cap in every transformers that we admit (5.9's sdpa drops it)."""
+    return Hf(AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval(), family)

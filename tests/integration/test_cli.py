@@ -1,0 +1,201 @@
+"""What a person types and sees: six commands, flags, profiles, pipes and terminals."""
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import tomllib
+from commands import Result, tables_of
+from typer.main import get_command
+
+from circuitcli.cli.app import app
+from circuitcli.settings import table
+
+Circuit = Callable[..., Result]
+
+EVERYWHERE = "--profile --run --device --batch-size --json --quiet --force --help"
+FLAGS = {
+    "fetch-saes": "--model --release --layers --site",
+    "cache-acts": "--seed --dtype --prompt --text --dataset --num-sequences --max-tokens --prepend-bos "
+    "--top-k --view --context-sequences",
+    "ablate": "--pin --thinning --branching --max-features --seq-cap --intervention --positions --logits --no-logits",
+    "effects": "--logit-tokens",
+    "graph": "--min-effect --max-edges --format",
+}
+COMMANDS = getattr(get_command(app), "commands")  # noqa: B009 - typer says no more of it than that it is a command
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Circuit, list[str | Path]], str]:
+    """What a command shows on a terminal of 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def shown(circuit: Circuit, args: list[str | Path]) -> str:
+        out = Screen()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdout", out)
+            patch.setattr("sys.stderr", out)
+            assert circuit(*args).code == 0
+        return out.getvalue()
+
+    return shown
+
+
+def test_six_commands_are_run_all(circuit: Circuit, profile: Path, finished: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("CIRCUIT_RUN", str(tmp_path / "run"))
+    assert circuit("fetch-saes", "--profile", profile).code == 0
+    for name in ("cache-acts", "ablate", "effects", "graph"):
+        result = circuit(name)
+        assert (result.code, result.err) == (0, "")
+    assert tables_of(tmp_path / "run") == tables_of(finished)
+    assert circuit("run-all").err.count("already done") == 5
+
+
+def test_json_of_run_all(circuit: Circuit, profile: Path, tiny_model: Path, tmp_path: Path):
+    result = circuit("run-all", "--profile", profile, "--run", tmp_path / "run", "--json")
+    assert len(result.out.splitlines()) == 1
+    found = result.document
+    assert found["run"] == str(tmp_path / "run")
+    assert found["model"] == str(tiny_model)
+    assert found["layers"] == [0, 1, 2]
+    totals = pq.read_table(tmp_path / "run" / "effects" / "features.parquet").to_pylist()
+    assert found["features_ablated"] == len(totals)
+    assert found["contexts"] == sum(row["n"] for row in totals)
+    assert found["edges"] == len(json.loads((tmp_path / "run" / "graph" / "circuit.json").read_text())["edges"])
+    assert found["seconds"] > 0
+    assert found["stages"] == dict.fromkeys(["fetch-saes", "cache-acts", "ablate", "effects", "graph"], "done")
+    made = {str(path) for path in (tmp_path / "run").rglob("*") if path.is_file() and path.suffix != ".toml"}
+    assert set(found["files"]) == {path for path in made if not path.endswith(("plan.json", "stage.json", ".lock"))}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_json_of_each_command(name: str, circuit: Circuit, run: Path):
+    result = circuit(name, "--run", run, "--json", "--force")
+    assert result.code == 0
+    assert len(result.out.splitlines()) == 1
+    assert result.document["stages"] == {name: "done"}
+    assert result.document["files"]
+    assert all(Path(file).is_file() for file in result.document["files"])
+
+
+def test_tables_in_a_pipe(circuit: Circuit, run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tab-separated, uncut, uncoloured, and what the tables of the run say."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    out = circuit("run-all", "--run", run).out
+    assert "\x1b" not in out
+    assert "…" not in out
+    rows = [line.split("\t") for line in out.splitlines()]
+    heads = ["site", "feature", "features", "from", "feature"]
+    found = [row for row in rows if row[0] in heads]
+    assert [row[0] for row in found] == heads
+    starts = [rows.index(row) for row in found]
+    for start, stop in zip(starts, [*starts[1:], len(rows) - 2], strict=True):
+        assert {len(row) for row in rows[start:stop]} == {len(rows[start])}
+    edges = pq.read_table(run / "effects" / "effects.parquet").to_pylist()
+    largest = sorted(edges, key=lambda row: -abs(row["effect_mean"]))[:10]
+    shown = rows[starts[3] + 1 : starts[4]]
+    assert [row[:2] for row in shown] == [
+        [f"{e[f'{end}_layer']}.{e[f'{end}_site']}.{e[f'{end}_feature']}" for end in ("up", "down")] for e in largest
+    ]
+    assert [row[2] for row in shown] == [f"{e['effect_mean']:+.3f}" for e in largest]
+    assert [row[0] for row in rows[-2:]] == [str(run / "graph" / f"circuit.{name}") for name in ("json", "dot")]
+
+
+def test_tables_on_a_terminal(circuit: Circuit, run: Path, screen, monkeypatch: pytest.MonkeyPatch):
+    args = ["cache-acts", "--run", run]
+    styled = screen(circuit, args)
+    assert "\x1b[1;7m" in styled  # the firing token
+    assert "\t" not in styled
+    assert "«" not in styled
+    assert "Top features" in styled
+    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", styled).splitlines())) <= 100
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = screen(circuit, args)
+    assert "«" in plain
+    assert not re.search(r"\x1b\[(\d+;)*[349]\d", plain)  # no foreground and no background
+
+
+def test_bars_on_a_terminal_only(circuit: Circuit, run: Path, screen):
+    args: list[str | Path] = ["effects", "--run", run, "--force"]
+    assert "Reducing effects" in screen(circuit, args)
+    assert "Reducing effects" not in screen(circuit, [*args, "--quiet"])
+    assert "Reducing" not in circuit(*args).err
+
+
+def test_quiet(circuit: Circuit, run: Path):
+    result = circuit("run-all", "--run", run, "--quiet")
+    assert result.out.splitlines() == [str(run / "graph" / f"circuit.{name}") for name in ("json", "dot")]
+    assert circuit("effects", "--run", run, "--quiet").out == ""
+
+
+def test_precedence(circuit: Circuit, profile: Path, tmp_path: Path):
+    """Defaults, under the run's own settings, under the profile, under flags; the run remembers."""
+    run, other = tmp_path / "run", tmp_path / "other.toml"
+    other.write_text("seed = 3\n[texts]\nmax_tokens = 10\nnum_sequences = 8\n")
+    assert circuit("fetch-saes", "--profile", profile, "--run", run).code == 0
+    assert circuit("cache-acts", "--run", run, "--profile", other, "--max-tokens", "9").code == 0
+    found = tomllib.loads((run / "settings.toml").read_text())
+    assert found["contexts"]["top_k"] == 6  # a default
+    assert found["features"]["seq_cap"] == 5  # the run's own, which it took from the first profile
+    assert (found["seed"], found["texts"]["num_sequences"]) == (3, 8)  # the second profile
+    assert found["texts"]["max_tokens"] == 9  # the flag
+    tokens = json.loads((run / "acts" / "stage.json").read_text())
+    assert tokens["files"]["acts/tokens.safetensors"]["rows"] == 8
+    assert circuit("ablate", "--run", run).code == 0
+
+
+def test_prompt_in_place_of_the_profiles_file(circuit: Circuit, profile: Path, tmp_path: Path):
+    args = ["--prompt", "the light of the earth was good", "--prompt", "and the void"]
+    assert circuit("run-all", "--profile", profile, "--run", tmp_path / "run", *args).code == 0
+    found = tomllib.loads((tmp_path / "run" / "settings.toml").read_text())
+    assert found["texts"]["prompt"] == args[1::2]
+    assert "file" not in found["texts"]
+    assert circuit("run-all", "--run", tmp_path / "run").err.count("already done") == 5
+
+
+def flags_of(name: str) -> set[str]:
+    options = [option for option in COMMANDS[name].params if option.param_type_name == "option"]
+    return {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
+
+
+def test_commands_take_the_flags_of_their_tables():
+    assert set(COMMANDS) == {*FLAGS, "run-all"}
+    for name, own in FLAGS.items():
+        assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
+    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - {"--help"}
+    assert {row.flag.name for row in table() if row.flag.name} < flags_of("run-all")
+
+
+@pytest.mark.parametrize("name", [*FLAGS, "run-all"])
+def test_help_of_each_command(name: str, circuit: Circuit):
+    assert all(option.help for option in COMMANDS[name].params)
+    for flag in ("--help", "-h"):
+        result = circuit(name, flag)
+        assert result.code == 0
+        assert COMMANDS[name].help.split(".")[0].split()[0] in result.out
+        assert flags_of(name) | {"--help"} <= set(re.findall(r"--[a-z-]+", result.out))
+        assert "\x1b" not in result.out
+    defaults = {row.flag.name for row in table() if row.flag.name and row.flag.name in flags_of(name)}
+    assert result.out.replace("\n", " ").count("[default:") + result.out.count("[default:\n") >= len(defaults)
+
+
+def test_help_and_version(circuit: Circuit):
+    assert circuit().out == circuit("--help").out
+    assert all(f"  {name} " in circuit("--help").out for name in COMMANDS)
+    assert re.fullmatch(r"circuit \d+\.\d+\.\d+\S*\n", circuit("--version").out)
