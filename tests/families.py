@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -127,6 +128,7 @@ def save_checkpoint(family: str, folder: Path) -> Path:
         parameter.data += torch.randn_like(parameter) * spread
     model.save_pretrained(folder)
     words = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    words.pre_tokenizer = WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", bos_token="w0", eos_token="w1").save_pretrained(
         folder
     )

@@ -44,7 +44,7 @@ class Recipe:
     rows: int = 16
     d_sae: int = 1024
     k: int = 16
-    l0: float = 29.5
+    l0: float = 30.0
     rate: float = 1.5e-3
     patience: int = 150
     minutes: float = math.inf
@@ -70,7 +70,7 @@ class Dictionary(nn.Module):
         self.W_enc = nn.Parameter(directions.T * (1.0 if self.topk else 2 * d_in / recipe.d_sae))
         self.b_enc = nn.Parameter(torch.zeros(recipe.d_sae))
         self.b_dec = nn.Parameter(self._prepare(sample)[0].mean(0))
-        self.penalty = 1.5
+        self.penalty, self.gain = 1.5, 0.006
         self.l0 = math.nan
         self.idle = torch.zeros(recipe.d_sae, dtype=torch.int64)
         self.generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
@@ -103,7 +103,7 @@ class Dictionary(nn.Module):
     def _sparsity(self, a: Tensor, progress: float) -> Tensor:
         """λ Σ_j s·log(1 + a_j/s) / d_in, with s from 10 down to 0.1 over the first half of training (units of a)."""
         excess = min(8.0, max(1 / 8, self.l0 / self.recipe.l0))
-        self.penalty *= math.pow(excess, 0.006)
+        self.penalty *= math.pow(excess, self.gain)
         softness = 10.0 * math.pow(0.1 / 10.0, min(1.0, max(0.0, (progress - 0.05) / 0.5)))
         warm = min(1.0, progress / 0.03)
         return warm * self.penalty * softness * (a / softness).log1p().sum(1).mean() / len(self.b_dec)

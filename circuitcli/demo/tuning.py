@@ -18,8 +18,10 @@ from circuitcli.demo.activations import hooked
 from circuitcli.demo.corpus import BOS_ID, Stream, draw_rows
 from circuitcli.demo.dictionaries import Dictionary
 
-BETA = 0.5
+BETA = 3.0
 RATE = 5e-4
+GAIN = 0.03
+"""Of the controller that keeps the mean L0: few steps, and a new force to balance."""
 
 
 def tune(
@@ -33,6 +35,8 @@ def tune(
     generator = torch.Generator().manual_seed(seed + 1)
     copies = [copy.deepcopy(model).requires_grad_(False) for _ in dictionaries]
     optimisers = [torch.optim.Adam(d.parameters(), lr=RATE) for d in dictionaries]
+    for dictionary in dictionaries:
+        dictionary.gain = GAIN
     recipe = dictionaries[0].recipe
     started = time.monotonic()
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -91,7 +91,7 @@ def _short(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
         return value[:8]
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return text if len(text) <= 40 else f"{text[:19]}…{text[-20:]}"
 
 
 def save(path: Path, record: Plan | Record) -> None:

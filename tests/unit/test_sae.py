@@ -62,6 +62,9 @@ def test_layer_norm_with_the_unbiased_deviation() -> None:
     normal = 0.5 / (sqrt(0.5) + 1e-5)
     sae = replace(RELU, normalisation="layer_norm", apply_b_dec_to_input=False)
     close(sae.encode(X), [normal + 0.5, 0.0, 0.0])
+    # of an input a thousand times smaller the 1e-5 takes a seventieth away
+    small = 0.0005 / (0.001 * sqrt(0.5) + 1e-5)
+    close(sae.encode(X / 1000), [small + 0.5, 0.0, 0.0])
     # decoding: std·(a W_dec + b_dec) + mean, without the 1e-5
     decoded = sae.decode(torch.tensor([1.0, 2.0, 0.0]), X)
     close(decoded, [sqrt(0.5) * 2 + 1.5, 1.5])

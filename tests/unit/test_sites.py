@@ -122,12 +122,12 @@ def test_what_is_upstream_within_a_block(up: str, down: str, parallel: bool) -> 
 
 def test_downstream_reaches_the_next_chosen_layer() -> None:
     shape = ModelShape(6, 8, 8, 10, 16)
-    sites = [Site(layer, name) for layer in (4, 1, 2) for name in ("resid_post", "attn_out", "mlp_out")]
+    sites = [Site(layer, name) for layer in (4, 1, 5, 2) for name in ("resid_post", "attn_out", "mlp_out")]
     names = [str(s) for s in downstream(Site(2, "attn_out"), sites, shape)]
     assert names == ["2.mlp_out", "2.resid_post", "4.attn_out", "4.mlp_out", "4.resid_post"]
-    assert downstream(Site(4, "resid_post"), sites, shape) == []
+    assert downstream(Site(5, "resid_post"), sites, shape) == []
     parallel = ModelShape(6, 8, 8, 10, 16, parallel=True)
-    assert [str(s) for s in downstream(Site(4, "attn_out"), sites, parallel)] == ["4.resid_post"]
+    assert [str(s) for s in downstream(Site(5, "attn_out"), sites, parallel)] == ["5.resid_post"]
 
 
 def test_hooks_are_transformer_lenss() -> None:
