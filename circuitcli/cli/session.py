@@ -26,7 +26,7 @@ def read_profile(path: Path | None) -> Layers:
     """
     if path is None:
         return {}
-    import tomllib
+    import tomli
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -37,8 +37,8 @@ def read_profile(path: Path | None) -> Layers:
     if not text.strip():
         raise InputError(f"The profile {path} is empty.", hint="Put settings in it, or leave --profile out.")
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
         raise UsageError(f"The profile {path} is not TOML: {error}.", hint="Mend that line.") from None
 
 

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -109,9 +108,7 @@ def load_record(path: Path) -> Record | None:
     return _load(path, Record)
 
 
-@cache
-def _checked(kind: type) -> Any:
-    return TypeAdapter(kind)
+_CHECKS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Plan, Record)}
 
 
 def _load(path: Path, kind: type[R]) -> R | None:
@@ -122,7 +119,7 @@ def _load(path: Path, kind: type[R]) -> R | None:
                 f"{path} has schema version {tree.get('schema_version')}, not {SCHEMA_VERSION}.",
                 hint="It was made by another version of circuit: make a new run.",
             )
-        found: R = _checked(kind).validate_python(tree)
+        found: R = _CHECKS[kind].validate_python(tree)
         return found
     except FileNotFoundError:
         return None

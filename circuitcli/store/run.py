@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import tomli
 import tomli_w
 from filelock import FileLock, Timeout
 
@@ -48,10 +48,10 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The run's own settings as written; empty for a new run."""
         try:
-            return tomllib.loads(self.settings_path.read_text(encoding="utf-8"))
+            return tomli.loads(self.settings_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{self.settings_path} is not valid TOML: {error}.", hint="Mend the file, or make a new run."
             ) from None

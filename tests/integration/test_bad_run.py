@@ -198,6 +198,7 @@ def test_disk_is_full(module: object, function: str, circuit: Circuit, profile: 
 @pytest.mark.parametrize("method", ["run", "resume"])
 def test_memory_is_full(method: str, error: Exception, circuit: Circuit, profile: Path, tmp_path: Path):
     """Batches are halved, and said to be; when one row is too much, the run stays resumable."""
+
     def fail(*args: object, **more: object) -> None:
         raise error
 

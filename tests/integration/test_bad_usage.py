@@ -83,7 +83,10 @@ UNFIT = {
     "slice outside": (["--layers", "2:9"], ["2:9", "3 layers", "0 to 2"]),
     "layer outside": (["--layers", "-4"], ["-4", "3 layers"]),
     "empty slice": (["--layers", "2:1"], ["2:1", "empty"]),
-    "one tensor twice": (["--site", "resid_post", "--site", "resid_pre"], ["0.resid_post", "1.resid_pre", "one tensor"]),
+    "one tensor twice": (
+        ["--site", "resid_post", "--site", "resid_pre"],
+        ["0.resid_post", "1.resid_pre", "one tensor"],
+    ),
     "pin outside the SAE": (["--pin", "1:40"], ["1:40", "40 features", "0 to 39"]),
     "pin at no SAE": (["--pin", "1.z.3"], ["1.z.3", "1.resid_post"]),
     "pin at two sites": (["--site", "z", "--site", "mlp_out", "--pin", "1:3"], ["1:3", "`1.z.3`", "`1.mlp_out.3`"]),

@@ -3,12 +3,12 @@
 import io
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import tomllib
 from commands import Result, tables_of
 from typer.main import get_command
 

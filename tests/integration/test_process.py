@@ -110,5 +110,3 @@ def test_completion(tmp_path: Path):
 def test_completed_words(typed: str, words: set[str]):
     env = environment(_CIRCUIT_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(typed.split()) - 1))
     assert set(spawn(env=env).out.split()) == words
-
-

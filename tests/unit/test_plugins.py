@@ -56,7 +56,12 @@ def test_names_import_no_plugin():
     ("folder", "name", "message", "hint"),
     [
         ("renderers", "svgg", "Unknown format `svgg`.", "Did you mean `svg`? Known formats: dot, json, png, svg."),
-        ("interventions", "zer", "Unknown intervention `zer`.", "Did you mean `zero`? Known interventions: mean, zero."),
+        (
+            "interventions",
+            "zer",
+            "Unknown intervention `zer`.",
+            "Did you mean `zero`? Known interventions: mean, zero.",
+        ),
         ("renderers", "", "Unknown format ``.", "Known formats: dot, json, png, svg."),
         ("renderers", "_html", "Unknown format `_html`.", "Known formats: dot, json, png, svg."),
         ("renderers", "..json", "Unknown format `..json`.", "Did you mean `json`? Known formats: dot, json, png, svg."),

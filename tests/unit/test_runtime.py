@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from circuitcli.errors import InputError, ResourceError, UsageError
@@ -91,11 +91,13 @@ def test_the_seed_decides_what_torch_draws() -> None:
 
 
 def test_a_plan_sets_batch_size_and_threads() -> None:
-    planned = runtime().with_plan(batch_size=5, threads=1)
-    assert (planned.batch_size, planned.threads, planned.rows_at_once(10**15)) == (5, 1, 5)
-    assert torch.get_num_threads() == 1
+    threads = torch.get_num_threads() + 1
+    planned = runtime().with_plan(batch_size=5, threads=threads)
+    assert (planned.batch_size, planned.threads, planned.rows_at_once(10**15)) == (5, threads, 5)
+    assert torch.get_num_threads() == threads
 
 
+@example(free=400, row=1, kind="cuda")
 @given(free=st.integers(0, 2**45), row=st.integers(0, 2**40), kind=st.sampled_from(["cpu", "mps", "cuda"]))
 def test_rows_at_once_fill_a_quarter_of_what_is_free(free: int, row: int, kind: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
