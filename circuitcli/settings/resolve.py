@@ -20,8 +20,9 @@ _SOURCES = ("prompt", "file", "dataset")
 
 # What makes a better picture of the small embedded model.
 DEMO: Layers = {
+    "contexts": {"top_k": 4},
     "features": {"thinning": 0.004, "branching": 3, "max_features": 12, "seq_cap": 40},
-    "graph": {"max_edges": 30, "formats": ["svg", "png", "json", "dot"]},
+    "graph": {"max_edges": 24, "formats": ["svg", "png", "json", "dot"]},
 }
 
 

@@ -98,13 +98,14 @@ def _sample(job: Job, entries: Sequence[SaeEntry]) -> Sample:
     source, value = _source(job)
     extra = max(0, job.settings.contexts.num_sequences - texts.num_sequences)
     first, others = sample_documents(source.documents(value), texts.num_sequences, extra, job.settings.seed)
-    sequences = [
-        piece
-        for documents, count in ((first, texts.num_sequences), (others, extra))
-        for piece in to_sequences(
-            [tokenizer.encode(text) for text in documents], bos=bos, max_tokens=texts.max_tokens, count=count
-        )
-    ]
+
+    def cut(documents: list[str], count: int) -> list[list[int]]:
+        ids = [tokenizer.encode(text) for text in documents]
+        return to_sequences(ids, bos=bos, max_tokens=texts.max_tokens, count=count)
+
+    sequences = cut(first, texts.num_sequences)
+    if len(sequences) == texts.num_sequences:  # only behind a full sample are others not mistaken for its own
+        sequences += cut(others, extra)
     return pad(sequences)
 
 

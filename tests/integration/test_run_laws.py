@@ -51,7 +51,8 @@ def test_law_4_batch_size_and_shard_size_change_nothing(
     bound = {place: 1e-5 * value for place, value in largest(job).items()}
     tables = {
         "acts/features.parquet": (("layer", "site", "feature"), ("density", "max_activation", "mean_activation")),
-        "acts/contexts.parquet": (("layer", "site", "feature", "rank", "seq", "pos"), ("activation",)),
+        # By rank alone: texts that begin alike tie, and rounding decides which of them comes first.
+        "acts/contexts.parquet": (("layer", "site", "feature", "rank"), ("activation",)),
         "ablations/contexts-*.parquet": (("layer", "site", "feature", "seq", "pos"), ("activation", "kl")),
     }
     for pattern, (keys, values) in tables.items():
