@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     Cell = str | Text
 
 
+# Columns up to this width stay on one line; on a narrow terminal wider ones wrap.
+_NEVER_WRAPPED = 24
+
+
 class Terminal:
     """Where a command speaks: data to stdout, the rest to stderr. It is a `stages.report.Report`."""
 
@@ -44,9 +48,10 @@ class Terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         rate = TextColumn("{task.fields[rate]}")
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
         with Progress(*columns, console=self._err, transient=True) as progress:
-            task = progress.add_task(what, total=total or None, rate=unit)
+            task = progress.add_task(printable(what), total=total or None, rate=unit)
 
             def advance(done: int) -> None:
                 progress.advance(task, done)
@@ -68,8 +73,9 @@ class Terminal:
         from rich.text import Text
 
         drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for column in columns:
-            drawn.add_column(column, overflow="ellipsis", no_wrap=True)
+        for index, column in enumerate(columns):
+            widest = max(len(str(row[index])) for row in (columns, *rows))
+            drawn.add_column(column, overflow="fold", no_wrap=widest <= _NEVER_WRAPPED)
         for row in rows:
             drawn.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
         self._out.print(drawn)

@@ -10,7 +10,7 @@ from circuitcli.core.tokens import visible
 from circuitcli.stages import summaries
 from circuitcli.stages.stage import Job
 
-_FEATURES, _EDGES, _TOKENS, _SHOWN = 12, 10, 8, 5
+_FEATURES, _EDGES, _TOKENS, _SHOWN = 12, 10, 8, 4
 _TOKEN_WIDTH = 16
 
 

@@ -40,7 +40,7 @@ class Recipe:
     """
 
     steps: int
-    tuning_steps: int = 800
+    tuning_steps: int = 700
     rows: int = 16
     d_sae: int = 1024
     k: int = 16

@@ -32,7 +32,7 @@ from circuitcli.demo.activations import SITES, Place, harvest, hooked, places
 
 OPENING = ("In the beginning, God created the", " heavens")
 TRAINING = "training.json"
-_BATCH = 64
+_BATCH = 16
 _CHUNK = 8192
 
 

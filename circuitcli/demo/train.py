@@ -2,10 +2,11 @@
 
 1. Hold out documents, learn the tokenizer, write the held-out passages.
 2. Train the language model, round it to float16, write it.
-3. Train the dictionaries on the model as written, round them to float16, write them.
+3. Train the dictionaries on the model as written, tune those of resid_post, round them to float16, write them.
 4. Count the bigram and write `training.json`; `python -m circuitcli.demo.measure --folder DIR` does the rest.
 
-The same seed, file, versions and number of threads give the same files, unless `--lm-minutes` cut training short.
+The same seed, file, versions and number of threads give the same files, unless a limit of minutes cut training short.
+Needs PyTorch 2.9 (its Muon).
 """
 
 import argparse
@@ -85,16 +86,27 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="jsonl, one document a line")
     parser.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lm-steps", type=int, default=4800)
-    parser.add_argument("--lm-minutes", type=float, default=math.inf, help="end the language model's training sooner")
-    parser.add_argument("--sae-steps", type=int, default=5000)
+    parser.add_argument("--lm-steps", type=int, default=2900, help="of the language model")
+    parser.add_argument(
+        "--lm-minutes", type=float, default=math.inf, help="run through its schedule faster, if need be"
+    )
+    parser.add_argument("--sae-steps", type=int, default=3000, help="of the dictionaries")
+    parser.add_argument("--sae-minutes", type=float, default=math.inf)
+    parser.add_argument("--tuning-steps", type=int, default=700, help="of the resid_post dictionaries thereafter")
+    parser.add_argument("--tuning-minutes", type=float, default=math.inf)
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     if chosen.out.exists():
         parser.error(f"{chosen.out} exists already: name a new folder")
     torch.set_num_threads(chosen.threads)
     schedule = Schedule(steps=chosen.lm_steps, minutes=chosen.lm_minutes)
-    run(Plan(chosen.text, chosen.out, chosen.seed, Shape(), schedule, Recipe(steps=chosen.sae_steps)))
+    recipe = Recipe(
+        steps=chosen.sae_steps,
+        minutes=chosen.sae_minutes,
+        tuning_steps=chosen.tuning_steps,
+        tuning_minutes=chosen.tuning_minutes,
+    )
+    run(Plan(chosen.text, chosen.out, chosen.seed, Shape(), schedule, recipe))
 
 
 if __name__ == "__main__":

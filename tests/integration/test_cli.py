@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -136,6 +137,17 @@ def test_bars_on_a_terminal_only(circuit: Circuit, run: Path, screen):
     assert "Reducing effects" in screen(circuit, args)
     assert "Reducing effects" not in screen(circuit, [*args, "--quiet"])
     assert "Reducing" not in circuit(*args).err
+
+
+def test_hostile_names_on_a_terminal(circuit: Circuit, profile: Path, tiny_model: Path, tmp_path: Path, screen):
+    """Neither markup nor control characters of a model's name or a text get to the terminal; ours do."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "[/b]\x1b]0;owned\x07\u202e"))
+    args = ["run-all", "--profile", profile, "--run", tmp_path / "run", "--model", model]
+    shown = screen(circuit, [*args, "--prompt", "the \x1b]0;owned\x07 [/b] light", "--prompt", "[red]\x9b2J earth"])
+    assert "Loading" in shown
+    assert "[/b]\\x1b]0;owned" in shown
+    assert "\x1b]0" not in shown
+    assert not {"\x07", "\x9b", "\u202e"} & set(shown)
 
 
 def test_quiet(circuit: Circuit, run: Path):
