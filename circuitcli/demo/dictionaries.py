@@ -155,6 +155,7 @@ class Dictionary(nn.Module):
             "reshape_activations": "none",
             "rescale_acts_by_decoder_norm": False,
             "metadata": {
+                "sae_lens_version": "6.54.12",  # whose format this is; without it SAELens reads an older one
                 "model_name": "circuitcli-demo",
                 "hook_name": self.place.hook,
                 "prepend_bos": True,

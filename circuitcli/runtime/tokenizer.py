@@ -101,7 +101,7 @@ def _folder_digest(folder: Path) -> str:
     """sha256 over the configuration, weights and tokenizer of a local model."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.name in ("config.json", "tokenizer.json") or path.suffix == ".safetensors":
+        if path.name in ("config.json", "tokenizer.json") or path.suffix in (".safetensors", ".bin"):
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -241,6 +241,14 @@ def test_larger_branching_keeps_the_rest(circuit: Circuit, run: Path):
     assert len(tables_of(run)) > len(before)
 
 
+def test_no_record_stands_while_its_stage_or_one_before_works(circuit: Circuit, run: Path):
+    args = ["run-all", "--run", run, "--branching", "3"]
+    run_killed(circuit, "ablations/.contexts-", *args)
+    assert {path.parent.name for path in run.glob("*/stage.json")} == {"saes", "acts"}
+    circuit("effects", "--run", run).refused(3, "no finished ablate stage")
+    assert circuit(*args).code == 0
+
+
 def test_second_process_waits_and_says_so(run: Path):
     with FileLock(run / ".lock"):
         process = subprocess.Popen(
