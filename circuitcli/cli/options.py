@@ -81,7 +81,7 @@ def settings_command(app: typer.Typer, name: str, help_text: str) -> Callable[[C
         def command(**typed: Any) -> None:
             common = {key: typed.pop(key) for key in _COMMON}
             keys = {row.parameter: row.key for row in rows_of(name)}
-            flags = {keys[key]: value for key, value in typed.items() if value not in (None, [])}
+            flags = {keys[key]: _one(value) for key, value in typed.items() if value not in (None, [])}
             body(Request(command=name, flags=nest(flags), **common))
 
         parameters = {row.parameter: (_annotation(row), None) for row in rows_of(name)} | _COMMON
@@ -95,6 +95,11 @@ def settings_command(app: typer.Typer, name: str, help_text: str) -> Callable[[C
         app.command(name, cls=_Command, help=help_text)(command)
 
     return register
+
+
+def _one(value: Any) -> Any:
+    """The word `auto` where a list could stand."""
+    return "auto" if value == ["auto"] else value
 
 
 def _annotation(row: Setting) -> Any:

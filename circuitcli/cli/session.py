@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.errors import InputError, UsageError
-from circuitcli.settings import Layers, Settings, resolve
+from circuitcli.settings import Layers, Settings, resolve, to_dict
 
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job, Outcome
@@ -59,6 +59,7 @@ def work(request: Request, body: Callable[[Job, Terminal], None]) -> None:
         settings = resolve(run.settings(), profile, request.flags)
         check(settings)
         body(Job(run, settings, terminal, request.force), terminal)
+        run.save_settings(to_dict(settings))  # a done stage saves none, though its flags may say how to draw
 
 
 def _unnamed(request: Request, settings: Settings) -> Run:

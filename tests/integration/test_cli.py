@@ -211,3 +211,18 @@ def test_help_and_version(circuit: Circuit):
     assert circuit().out == circuit("--help").out
     assert all(f"  {name} " in circuit("--help").out for name in COMMANDS)
     assert re.fullmatch(r"circuit \d+\.\d+\.\d+\S*\n", circuit("--version").out)
+
+
+def test_how_to_draw_is_remembered_by_a_stage_that_is_done(circuit: Circuit, finished: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    assert circuit("cache-acts", "--run", run, "--view", "1").code == 0
+    assert circuit("graph", "--run", run, "--format", "json").code == 0
+    nodes = json.loads((run / "graph" / "circuit.json").read_text())["nodes"]
+    assert nodes
+    assert all(len(context["tokens"]) <= 3 for node in nodes for context in node["contexts"])
+
+
+def test_site_auto_is_the_releases_own(circuit: Circuit, tmp_path: Path):
+    done = circuit("fetch-saes", "--run", tmp_path / "run", "--site", "auto", "--json")
+    assert json.loads(done.out)["saes"] == [f"{layer}.resid_post" for layer in range(4)]
