@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from circuitcli import __version__
 from circuitcli.cli import ablate, cache_acts, effects, fetch_saes, graph, run_all
 from circuitcli.cli.console import show_error
 from circuitcli.cli.options import settings_command
+from circuitcli.cli.session import one_stage
 from circuitcli.errors import CircuitError, InputError, ResourceError, UsageError
 
 app = typer.Typer(
@@ -24,15 +26,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+settings_command(app, "run-all", run_all.HELP)(run_all.command)
 for _name, _module in {
-    "run-all": run_all,
     "fetch-saes": fetch_saes,
     "cache-acts": cache_acts,
     "ablate": ablate,
     "effects": effects,
     "graph": graph,
 }.items():
-    settings_command(app, _name, _module.HELP)(_module.command)
+    settings_command(app, _name, _module.HELP)(partial(one_stage, show=_module.show))
 
 
 def _version(wanted: bool) -> None:

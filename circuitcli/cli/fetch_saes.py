@@ -5,18 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from circuitcli.cli.console import Terminal
-from circuitcli.cli.options import Request
-from circuitcli.cli.session import one_stage
 
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
 HELP = "Find, check and record the SAEs of a run."
-
-
-def command(request: Request) -> None:
-    """Do the stage and list the SAEs."""
-    one_stage(request, show)
 
 
 def show(job: Job, terminal: Terminal) -> None:
