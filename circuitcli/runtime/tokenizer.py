@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def locate(name: str) -> str:
     if name == "demo":
         return str(demo.MODEL)
     looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if looks_like_a_path and not (path / "config.json").is_file():
         raise InputError(f"There is no model in the folder {name}.", hint="It needs a config.json and its weights.")
     return str(path) if path.is_dir() else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from circuitcli.core.sae import Sae
@@ -14,11 +15,11 @@ class Local:
 
     def knows(self, release: str) -> bool:
         """Whether there is such a folder."""
-        return bool(release.strip()) and Path(release).expanduser().is_dir()
+        return bool(release.strip()) and Path(os.path.expanduser(release)).is_dir()
 
     def folders(self, release: str) -> dict[Site, Path]:
         """Every SAE in it."""
-        return _saelens.discover(Path(release).expanduser())
+        return _saelens.discover(Path(os.path.expanduser(release)))
 
     def default_sites(self, release: str) -> tuple[str, ...]:
         """All sites that it has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ class Dataset:
 
     def identity(self, value: Sequence[str]) -> str:
         """Its name, and its version; of a local folder the sha256 of its files."""
-        folder = Path(value[0]).expanduser()
+        folder = Path(os.path.expanduser(value[0]))
         if folder.is_dir():
             return " ".join(f"{p.name}:{_files.digest(p)}" for p in sorted(folder.rglob("*")) if p.is_file())
         return f"{value[0]} {_open(value[0]).info.version}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,11 +14,11 @@ class File:
 
     def identity(self, value: Sequence[str]) -> str:
         """sha256 of the file."""
-        return _files.text_digest(Path(value[0]).expanduser())
+        return _files.text_digest(Path(os.path.expanduser(value[0])))
 
     def documents(self, value: Sequence[str]) -> Iterator[str]:
         """Its texts."""
-        path = Path(value[0]).expanduser()
+        path = Path(os.path.expanduser(value[0]))
         return _files.jsonl(path) if path.suffix == ".jsonl" else _files.paragraphs(path)
 
 

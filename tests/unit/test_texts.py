@@ -64,3 +64,8 @@ def test_the_demo_has_held_out_passages_with_their_sources():
     assert len(rows) >= 600
     assert {row["source"] for row in rows} == {"World English Bible", "Jargon File 4.4.7", "The Devil's Dictionary"}
     assert list(plugins.load("texts", "demo").documents(())) == [row["text"] for row in rows]
+
+
+def test_the_home_of_nobody_is_a_file_that_is_missing():
+    with pytest.raises(InputError, match="can't be read"):
+        plugins.load("texts", "file").identity(["~no-such-user/a.txt"])
