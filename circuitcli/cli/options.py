@@ -16,7 +16,7 @@ from circuitcli.settings import Layers, Setting, nest, table
 # The settings whose flags each command takes, by prefix of their keys; run-all takes all.
 OWN = {
     "fetch-saes": ("model", "saes."),
-    "cache-acts": ("texts.", "contexts.", "seed", "runtime.dtype"),
+    "cache-acts": ("texts.", "contexts.", "seed", "runtime.dtype", "allow_misfit"),
     "ablate": ("features.", "ablate."),
     "effects": ("effects.",),
     "graph": ("graph.",),
@@ -130,5 +130,5 @@ def documentation() -> str:
 def default_text(row: Setting) -> str:
     """A default as a person would type it."""
     if row.kind is bool:
-        return row.flag.name[2:] if row.default and row.flag.name else f"no-{str(row.flag.name)[2:]}"
+        return ("" if row.default else "no-") + str(row.flag.name)[2:]
     return ", ".join(row.default) or "none" if isinstance(row.default, tuple) else str(row.default) or "none"

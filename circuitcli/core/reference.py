@@ -40,8 +40,7 @@ def ablate_one(
     sae = saes[site]
     for place in places:
         a = sae.encode(x[0, place])[feature]
-        sigma = x[0, place].float().std() if sae.normalisation == "layer_norm" else 1.0
-        change = sigma * (replacement - a) * sae.w_dec[feature]
+        change = sae.frame(x[0, place]).sigma * (replacement - a) * sae.w_dec[feature]
         delta[0, place] = change - change.mean() if sae.centre else change
     ablated = model.run(tokens, downstream, final=True, edit=Edit(site, delta))
     pairs = {s: torch.stack([saes[s].encode(p.sites[s][0, read]) for p in (clean, ablated)]) for s in downstream}

@@ -1,17 +1,26 @@
 """Sparse autoencoders: encode, decode and edit, exactly as they were trained.
 
-    pre(x)  none: x     layer_norm: (x − mean) / (std + 1e-5), std unbiased over d_in
-    a       = act((pre(x) − b_dec·[apply_b_dec_to_input]) W_enc + b_enc)
-    x̂       none: a W_dec + b_dec     layer_norm: std·(a W_dec + b_dec) + mean
+An SAE sees an activation x in a frame of its own, (x − shift) / divisor, and what it says is put back by σ:
 
-Bricken et al. 2023 (ReLU), Gao et al. 2024 (TopK, layer_norm), Rajamanoharan et al. 2024 (JumpReLU); conventions of
-SAELens. All arithmetic is float32, whatever the model runs in.
+    none                 shift = 0              divisor = 1             σ = 1
+    layer_norm           shift = mean           divisor = std + 1e-5    σ = std      std unbiased over d_in
+    constant_norm        shift = 0              divisor = |x|/√d_in     σ = |x|/√d_in
+    centre               shift = mean, for an SAE of a stream whose mean over d_model was removed
+    offset               x − offset stands for x throughout, and shift has the offset added
+
+    h   = ((x − shift)/divisor − b_dec·[apply_b_dec_to_input]) W_enc
+    a   = act(h + b_enc)      relu | topk(k) then relu | jumprelu: h + b_enc where above threshold, then relu
+          gated:              [h + b_gate > 0] · relu(h·exp(r_mag) + b_enc)
+    x̂   = σ·(a W_dec + b_dec) + shift
+
+Bricken et al. 2023 (ReLU), Gao et al. 2024 (TopK, layer_norm), Rajamanoharan et al. 2024 (gated, and JumpReLU),
+Conerly et al. 2024 (constant norm); conventions of SAELens. All arithmetic is float32, whatever the model runs in.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -19,9 +28,19 @@ from torch import Tensor
 
 from circuitcli.core.sites import Site
 
-Activation = Literal["relu", "topk", "jumprelu"]
-Normalisation = Literal["none", "layer_norm"]
+Activation = Literal["relu", "topk", "jumprelu", "gated"]
+Normalisation = Literal["none", "layer_norm", "constant_norm"]
 LAYER_NORM_EPS = 1e-5
+_TINY = torch.finfo(torch.float32).tiny  # a zero activation has no direction, and stays zero
+_TENSORS = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold", "b_gate", "r_mag", "offset")
+
+
+class Frame(NamedTuple):
+    """How an SAE sees activations: it reads (x − shift)/divisor, and adds σ times what it writes to the shift."""
+
+    shift: Float[Tensor, "*n d_in"]
+    divisor: Float[Tensor, "*n 1"]
+    sigma: Float[Tensor, "*n 1"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +50,16 @@ class Sae:
     Attributes:
         site: Where it reads.
         activation: `relu`; `topk`, which keeps the k largest pre-activations and then applies relu; `jumprelu`,
-            which keeps the pre-activations above `threshold`.
-        w_enc, b_enc, w_dec, b_dec: Weights, float32.
+            which keeps the pre-activations above `threshold`; `gated`, where one affine map decides whether a feature
+            fires and another, of the same directions, how much.
+        w_enc, b_enc, w_dec, b_dec: Weights, float32. b_enc of a gated SAE is the bias of its magnitudes.
         threshold: Of jumprelu.
         k: Of topk.
+        b_gate, r_mag: Of gated: the bias of the gate, and the log-scale of the magnitudes.
         apply_b_dec_to_input: Whether b_dec is subtracted before encoding.
         normalisation: What is done to an activation before encoding and undone after decoding.
         centre: Whether it was trained on a stream whose mean over d_model was removed, while the model keeps it.
+        offset: What the model's activations have and those that it was trained on had not.
     """
 
     site: Site
@@ -48,9 +70,12 @@ class Sae:
     b_dec: Float[Tensor, " d_in"]
     threshold: Float[Tensor, " d_sae"] | None = None
     k: int | None = None
+    b_gate: Float[Tensor, " d_sae"] | None = None
+    r_mag: Float[Tensor, " d_sae"] | None = None
     apply_b_dec_to_input: bool = True
     normalisation: Normalisation = "none"
     centre: bool = False
+    offset: Float[Tensor, " d_in"] | None = None
 
     @property
     def d_in(self) -> int:
@@ -64,27 +89,26 @@ class Sae:
 
     def to(self, device: torch.device) -> Sae:
         """The same SAE on another device."""
-        return replace(
-            self,
-            w_enc=self.w_enc.to(device),
-            b_enc=self.b_enc.to(device),
-            w_dec=self.w_dec.to(device),
-            b_dec=self.b_dec.to(device),
-            threshold=None if self.threshold is None else self.threshold.to(device),
-        )
+        return replace(self, **{name: t.to(device) for name in _TENSORS if (t := getattr(self, name)) is not None})
 
     def pre_activations(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
-        """(pre(x) − b_dec) W_enc + b_enc: what the activation function sees."""
-        mean, std = self.statistics(x)
-        normal = x.float() - mean
-        if self.normalisation == "layer_norm":
-            normal = normal / (std + LAYER_NORM_EPS)
+        """What decides whether a feature fires: h + b_enc, of a gated SAE h + b_gate."""
+        return self._projections(x) + (self.b_enc if self.b_gate is None else self.b_gate)
+
+    def _projections(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
+        """The projections h onto the encoder's directions."""
+        shift, divisor, _ = self.frame(x)
+        normal = (x.float() - shift) / divisor
         if self.apply_b_dec_to_input:
             normal = normal - self.b_dec
-        return normal @ self.w_enc + self.b_enc
+        return normal @ self.w_enc
 
     def encode(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
         """Activations of all features, ≥ 0."""
+        if self.activation == "gated":
+            assert self.b_gate is not None and self.r_mag is not None
+            h = self._projections(x)
+            return (h * self.r_mag.exp() + self.b_enc).relu() * (h + self.b_gate > 0)
         pre = self.pre_activations(x)
         if self.activation == "topk":
             assert self.k is not None
@@ -96,10 +120,9 @@ class Sae:
         return pre.relu()
 
     def decode(self, a: Float[Tensor, "*n d_sae"], x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
-        """The reconstruction x̂ of x from activations `a`; x gives the mean and std that are put back."""
-        mean, std = self.statistics(x)
-        out = a @ self.w_dec + self.b_dec
-        return (out * std if self.normalisation == "layer_norm" else out) + mean
+        """The reconstruction x̂ of x from activations `a`; x gives the frame that is put back."""
+        shift, _, sigma = self.frame(x)
+        return (a @ self.w_dec + self.b_dec) * sigma + shift
 
     def edit(
         self,
@@ -108,7 +131,7 @@ class Sae:
         activation: Float[Tensor, "*n"],
         replacement: Float[Tensor, "*n"],
     ) -> Float[Tensor, "*n d_in"]:
-        """δ = σ·(c − a_j)·W_dec[j]: what replacing one feature's activation adds to x; σ is std for layer_norm, else 1.
+        """δ = σ·(c − a_j)·W_dec[j]: what replacing one feature's activation adds to x; σ is its frame's.
 
         The SAE's error and all other latents stay as they are, so no decoding is needed (error-preserving ablation,
         Marks et al. 2024).
@@ -119,14 +142,20 @@ class Sae:
             activation: Its clean activation a_j.
             replacement: What it becomes, c.
         """
-        delta = (replacement - activation).unsqueeze(-1) * self.w_dec[feature]
-        if self.normalisation == "layer_norm":
-            delta = delta * self.statistics(x)[1]
+        delta = (replacement - activation).unsqueeze(-1) * self.w_dec[feature] * self.frame(x).sigma
         return delta - delta.mean(-1, keepdim=True) if self.centre else delta
 
-    def statistics(self, x: Float[Tensor, "*n d_in"]) -> tuple[Float[Tensor, "*n 1"], Float[Tensor, "*n 1"]]:
-        """The mean that encoding subtracts (0 if none), and the unbiased standard deviation, both over d_in."""
-        wide = x.float()
+    def frame(self, x: Float[Tensor, "*n d_in"]) -> Frame:
+        """Shift, divisor and σ of each activation; see the module's docstring."""
+        wide = x.float() if self.offset is None else x.float() - self.offset
         mean = wide.mean(-1, keepdim=True)
-        std = wide.std(-1, keepdim=True)
-        return (mean if self.normalisation == "layer_norm" or self.centre else torch.zeros_like(mean)), std
+        shift = mean.expand_as(wide) if self.normalisation == "layer_norm" or self.centre else torch.zeros_like(wide)
+        one = torch.ones_like(mean)
+        if self.normalisation == "layer_norm":
+            std = wide.std(-1, keepdim=True)
+            divisor, sigma = std + LAYER_NORM_EPS, std
+        elif self.normalisation == "constant_norm":
+            sigma = divisor = ((wide - shift).norm(dim=-1, keepdim=True) / self.d_in**0.5).clamp(min=_TINY)
+        else:
+            divisor, sigma = one, one
+        return Frame(shift if self.offset is None else shift + self.offset, divisor, sigma)

@@ -3,8 +3,8 @@
 A flag that wasn't typed is None and changes nothing.
 """
 
-from circuitcli.settings.resolve import DEMO, Layers, nest, resolve, to_dict
+from circuitcli.settings.resolve import PRESETS, Layers, nest, resolve, to_dict
 from circuitcli.settings.table import Setting, table
 from circuitcli.settings.tree import Flag, Settings
 
-__all__ = ["DEMO", "Flag", "Layers", "Setting", "Settings", "nest", "resolve", "table", "to_dict"]
+__all__ = ["PRESETS", "Flag", "Layers", "Setting", "Settings", "nest", "resolve", "table", "to_dict"]

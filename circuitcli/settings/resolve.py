@@ -24,20 +24,26 @@ DEMO: Layers = {
     "features": {"thinning": 0.004, "branching": 3, "max_features": 12, "seq_cap": 40},
     "graph": {"max_edges": 24, "formats": ["svg", "png", "json", "dot"]},
 }
+# What people mean by GPT-2 small when they say no more.
+GPT2: Layers = {
+    "saes": {"release": "gpt2-small-res-jb"},
+    "texts": {"source": "dataset", "dataset": "Elriggs/openwebtext-100k"},
+}
+PRESETS: dict[str, Layers] = {"demo": DEMO, **dict.fromkeys(("gpt2", "gpt2-small", "openai-community/gpt2"), GPT2)}
 
 
 def resolve(*layers: Layers) -> Settings:
     """The settings that partial trees make, later ones over earlier ones, all over the defaults.
 
-    A layer that names a source of text replaces the sources of the layers below it. The demo's own values lie just
-    above the defaults when the model turns out to be the demo.
+    A layer that names a source of text replaces the sources of the layers below it. A model's own values
+    (PRESETS) lie just above the defaults when the model turns out to be that one.
 
     Raises:
         UsageError: An unknown key or table, a value of the wrong type or out of range, or two text sources.
     """
     model = next((layer["model"] for layer in reversed(layers) if layer.get("model")), Settings.model)
     merged: Layers = {}
-    for layer in (DEMO if model == "demo" else {}, *layers):
+    for layer in (PRESETS.get(model, {}), *layers):
         _merge(merged, layer)
     return _checked(merged)
 

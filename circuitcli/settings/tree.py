@@ -56,8 +56,17 @@ class Saes:
 
     __pydantic_config__ = _TABLE
     release: Annotated[
-        str, Flag("--release", "A release of SAEs: demo, or a folder with SAELens folders in it.", "NAME|DIR")
+        str,
+        Flag(
+            "--release",
+            "A release of SAEs: a name that `fetch-saes --list` shows, a folder with SAELens folders in it, or "
+            "hf://owner/repo/path.",
+            "NAME|DIR|hf://…",
+        ),
     ] = "demo"
+    revision: Annotated[
+        str, Flag("--revision", "Branch, tag or commit of the SAEs' repository on the hub.", "REVISION")
+    ] = "main"
     layers: Annotated[
         str, Flag("--layers", "Layers as a Python slice: `4:6`, `:`, `2:`, `-3:`, or one, `4`.", "SLICE")
     ] = ":"
@@ -79,12 +88,21 @@ class Texts:
     file: Annotated[
         str,
         Flag(
-            "--text", "A .jsonl file with a `text` on each line, or plain text with blank lines between texts.", "FILE"
+            "--text",
+            "A .jsonl or .parquet file with a column of texts, or plain text with blank lines between texts; any of "
+            "them as .gz; - reads plain text from stdin.",
+            "FILE",
         ),
     ] = ""
     dataset: Annotated[
-        str, Flag("--dataset", "A Hugging Face dataset, or a local folder of one, with a `text` column.", "NAME")
+        str,
+        Flag(
+            "--dataset", "A Hugging Face dataset, or a local folder of one; NAME:CONFIG picks a configuration.", "NAME"
+        ),
     ] = ""
+    column: Annotated[
+        str, Flag("--column", "The column that holds the texts; auto takes `text`, or the only one of strings.", "NAME")
+    ] = "auto"
     num_sequences: Annotated[int, Range(ge=1), Flag("--num-sequences", "Sequences to sample from the text.")] = 200
     max_tokens: Annotated[int, Range(ge=2), Flag("--max-tokens", "Tokens a sequence may have, its BOS counted.")] = 100
     prepend_bos: Annotated[
@@ -178,7 +196,13 @@ class Settings:
     model: Annotated[
         str, Flag("--model", "demo, gpt2, or any name or local folder that TransformerLens loads.", "NAME|DIR")
     ] = "demo"
+    model_revision: Annotated[
+        str, Flag("--model-revision", "Branch, tag or commit of the model's repository on the hub.", "REVISION")
+    ] = "main"
     seed: Annotated[int, Range(ge=0, le=2**32 - 1), Flag("--seed", "Decides every random draw.")] = 0
+    allow_misfit: Annotated[
+        bool, Flag("--allow-misfit", "Whether to go on with SAEs that don't fit the model (see `circuit doctor`).")
+    ] = False
     runtime: Runtime = field(default_factory=Runtime)
     saes: Saes = field(default_factory=Saes)
     texts: Texts = field(default_factory=Texts)

@@ -7,22 +7,22 @@ import pytest
 import tomli_w
 
 from circuitcli.errors import UsageError
-from circuitcli.settings import DEMO, Settings, nest, resolve, table, to_dict
+from circuitcli.settings import PRESETS, Settings, nest, resolve, table, to_dict
 
-GPT2 = {"model": "gpt2"}
+DEMO, OTHER = PRESETS["demo"], {"model": "pythia-70m"}
 
 
 def test_nothing_given_is_the_defaults() -> None:
-    assert resolve(GPT2) == Settings(model="gpt2")
-    assert resolve(GPT2).texts.max_tokens == 100
-    assert resolve(GPT2).features.thinning == 0.01
+    assert resolve(OTHER) == Settings(model="pythia-70m")
+    assert resolve(OTHER).texts.max_tokens == 100
+    assert resolve(OTHER).features.thinning == 0.01
 
 
 def test_later_layers_win_key_by_key() -> None:
     own = {"seed": 1, "texts": {"max_tokens": 10, "num_sequences": 20}, "graph": {"max_edges": 7}}
     profile = {"seed": 2, "texts": {"max_tokens": 30}}
     flags = {"texts": {"prepend_bos": False}, "seed": 3}
-    found = resolve(GPT2, own, profile, flags)
+    found = resolve(OTHER, own, profile, flags)
     assert found.seed == 3
     assert (found.texts.max_tokens, found.texts.num_sequences, found.texts.prepend_bos) == (30, 20, False)
     assert (found.graph.max_edges, found.graph.min_effect) == (7, 0.0)
@@ -30,7 +30,7 @@ def test_later_layers_win_key_by_key() -> None:
 
 def test_the_layers_are_left_as_they_were() -> None:
     layers: list[dict[str, Any]] = [{"texts": {"file": "a"}}, {"texts": {"prompt": ["x"]}}]
-    resolve(GPT2, *layers)
+    resolve(OTHER, *layers)
     assert layers == [{"texts": {"file": "a"}}, {"texts": {"prompt": ["x"]}}]
 
 
@@ -38,8 +38,17 @@ def test_the_demos_own_values_lie_just_above_the_defaults() -> None:
     assert resolve().features.branching == DEMO["features"]["branching"] != Settings().features.branching
     assert resolve({"features": {"branching": 8}}).features.branching == 8
     assert resolve({"features": {"branching": 8}}).features.thinning == DEMO["features"]["thinning"]
-    assert resolve({"model": "demo"}, GPT2).features == Settings().features
-    assert resolve(GPT2, {"model": "demo"}) == resolve()
+    assert resolve({"model": "demo"}, OTHER).features == Settings().features
+    assert resolve(OTHER, {"model": "demo"}) == resolve()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-small", "openai-community/gpt2"])
+def test_gpt2_comes_with_its_saes_and_web_text(name: str) -> None:
+    found = resolve({"model": name})
+    assert (found.saes.release, found.texts.source) == ("gpt2-small-res-jb", "dataset")
+    assert found.features == Settings().features
+    other = resolve({"model": name}, {"saes": {"release": "mine"}, "texts": {"file": "mine.txt"}})
+    assert (other.saes.release, other.texts.source, other.texts.dataset) == ("mine", "file", "")
 
 
 @pytest.mark.parametrize(
@@ -101,13 +110,13 @@ def test_two_text_sources_in_one_layer_are_refused() -> None:
 
 def test_a_text_source_replaces_those_of_the_layers_below() -> None:
     below = {"texts": {"file": "b.txt", "max_tokens": 9}}
-    found = resolve(GPT2, below, {"texts": {"prompt": ["a"]}}).texts
+    found = resolve(OTHER, below, {"texts": {"prompt": ["a"]}}).texts
     assert (found.source, found.prompt, found.file, found.max_tokens) == ("prompt", ("a",), "", 9)
-    found = resolve(GPT2, below, {"texts": {"source": "demo"}}).texts
+    found = resolve(OTHER, below, {"texts": {"source": "demo"}}).texts
     assert (found.source, found.file) == ("demo", "")
-    assert resolve(GPT2, below, {"texts": {"max_tokens": 5}}).texts.file == "b.txt"
-    assert resolve(GPT2, below).texts.source == "file"
-    assert resolve(GPT2, {"texts": {"dataset": "d"}}).texts.source == "dataset"
+    assert resolve(OTHER, below, {"texts": {"max_tokens": 5}}).texts.file == "b.txt"
+    assert resolve(OTHER, below).texts.source == "file"
+    assert resolve(OTHER, {"texts": {"dataset": "d"}}).texts.source == "dataset"
 
 
 @pytest.mark.parametrize(
@@ -124,14 +133,15 @@ def test_a_tree_survives_toml(layer: dict[str, Any]) -> None:
     found = resolve(layer)
     text = tomli_w.dumps(to_dict(found))
     assert resolve(tomllib.loads(text)) == found
-    assert resolve(GPT2, tomllib.loads(text)) == found  # whole: it leaves nothing to the layers below
+    assert resolve(OTHER, tomllib.loads(text)) == found  # whole: it leaves nothing to the layers below
 
 
 def test_every_setting_is_in_the_table_once_with_a_flag_of_its_own() -> None:
     keys = [row.key for row in table()]
     flags = [row.flag.name for row in table() if row.flag.name]
     tree = to_dict(Settings(model="gpt2"))
-    flat = {f"{k}.{name}" for k, part in tree.items() if isinstance(part, dict) for name in part} | {"model", "seed"}
+    flat = {f"{k}.{name}" for k, part in tree.items() if isinstance(part, dict) for name in part}
+    flat |= {name for name, part in tree.items() if not isinstance(part, dict)}
     assert flat | {"texts.prompt", "texts.file", "texts.dataset"} == set(keys)
     assert len(set(keys)) == len(keys)
     assert len(set(flags)) == len(flags)
