@@ -32,8 +32,7 @@ from plain import PlainModel, PlainSae
 
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
-from circuitcli.runtime import device
-from circuitcli.runtime.model import BridgeModel, load
+from circuitcli.runtime.model import BridgeModel
 from circuitcli.settings import resolve, to_dict
 from circuitcli.stages import ablate, cache_acts, effects, fetch_saes
 from circuitcli.stages.report import Silent
@@ -116,7 +115,7 @@ def measure(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Start:
 @pytest.fixture(scope="session")
 def bridge(tiny_model: Path) -> BridgeModel:
     """The tiny model as circuitcli loads it."""
-    return load(str(tiny_model), device.make("cpu", "float32", None, seed=0))
+    return tiny.load_model(tiny_model)
 
 
 @pytest.fixture(scope="session")

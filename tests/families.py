@@ -5,6 +5,7 @@ Its sites are read and edited by forward hooks on transformers' own modules; Tra
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -119,10 +120,12 @@ class Hf:
         return found, logits
 
 
-def save_checkpoint(family: str, folder: Path) -> Path:
+def save_checkpoint(family: str, folder: Path, *, tied: bool | None = None) -> Path:
     """A random checkpoint whose every parameter matters, biases and norms too, and a tokenizer beside it."""
     torch.manual_seed(FAMILIES.index(family))
-    model = AutoModelForCausalLM.from_config(CONFIGS[family])
+    config = copy.deepcopy(CONFIGS[family])
+    config.tie_word_embeddings = config.tie_word_embeddings if tied is None else tied
+    model = AutoModelForCausalLM.from_config(config)
     for name, parameter in model.named_parameters():
         spread = 1.0 if "embed" in name or "wte" in name else 0.3 if parameter.ndim == 1 else 0.25
         parameter.data += torch.randn_like(parameter) * spread

@@ -15,7 +15,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from circuitcli import demo
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
-from circuitcli.saes.local import plugin
+from circuitcli.runtime.checkpoint import find
+from circuitcli.runtime.device import make
+from circuitcli.runtime.model import BridgeModel, load
+from circuitcli.saes._locate import in_folder
+from circuitcli.saes._read import sae
 
 LAYERS, D_MODEL, HEADS, VOCAB, N_CTX, D_SAE, K = 3, 32, 4, 4096, 32, 40, 6
 # Each site's architecture, so that every one of them is both edited and read.
@@ -143,9 +147,14 @@ def config(place: tuple[int, str], architecture: str, normalisation: str, d_in: 
     }
 
 
+def load_model(folder: Path, dtype: str = "float32") -> BridgeModel:
+    """The model in a folder, as circuitcli loads it."""
+    return load(find(str(folder)), make("cpu", dtype, None, seed=0))
+
+
 def load_saes(folder: Path) -> dict[Site, Sae]:
     """The SAEs in a folder, as circuitcli loads them."""
-    return {site: plugin.load(plugin.entry(site, path)) for site, path in plugin.folders(str(folder)).items()}
+    return {located.site: sae(located.files({})) for located in in_folder(folder)}
 
 
 def save_as_centred(source: Path, folder: Path) -> Path:

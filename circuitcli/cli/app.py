@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from circuitcli import __version__
-from circuitcli.cli import ablate, cache_acts, effects, fetch_saes, graph, run_all
+from circuitcli.cli import ablate, cache_acts, effects, fetch_saes, graph, profile, run_all
 from circuitcli.cli.console import show_error
 from circuitcli.cli.options import settings_command
 from circuitcli.cli.session import one_stage
@@ -35,6 +35,7 @@ for _name, _module in {
     "graph": graph,
 }.items():
     settings_command(app, _name, _module.HELP)(partial(one_stage, show=_module.show))
+app.add_typer(profile.app, name="profile")
 
 
 def _version(wanted: bool) -> None:

@@ -41,15 +41,26 @@ class Terminal:
 
     @contextmanager
     def track(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        """A bar with counts, rate and time left, on a terminal only."""
+        """A bar with counts (of bytes: in human units), rate and time left, on a terminal only."""
         if self.quiet or not self._err.is_terminal:
             yield lambda done: None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
         rate = TextColumn("{task.fields[rate]}")
         name = TextColumn("{task.description}", markup=False)
-        columns = (name, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+        of_bytes: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
+        counted = of_bytes if unit == "B" else (MofNCompleteColumn(), rate)
+        columns = (name, BarColumn(), *counted, TimeRemainingColumn())
         with Progress(*columns, console=self._err, transient=True) as progress:
             task = progress.add_task(printable(what), total=total or None, rate=unit)
 

@@ -74,17 +74,29 @@ def rows_of(command: str) -> list[Setting]:
     return [row for row in table() if row.flag.name and row.key.startswith((*OWN[command], *_EVERYWHERE))]
 
 
-def settings_command(app: typer.Typer, name: str, help_text: str) -> Callable[[Callable[[Request], None]], None]:
-    """Register a command with the flags of its settings; its body gets a `Request`."""
+def settings_command(
+    app: typer.Typer, name: str, help_text: str, *, flags_of: str | None = None, without: tuple[str, ...] = ()
+) -> Callable[[Callable[[Request], None]], None]:
+    """Register a command with the flags of its settings; its body gets a `Request`.
+
+    Args:
+        app: Where to register it.
+        name: Its name.
+        help_text: What it does.
+        flags_of: The command whose settings it takes; its own if not given.
+        without: Parameters of every command that this one has no use for; they stay False.
+    """
+    rows = rows_of(flags_of or name)
+    shared = {key: value for key, value in _COMMON.items() if key not in without}
 
     def register(body: Callable[[Request], None]) -> None:
         def command(**typed: Any) -> None:
-            common = {key: typed.pop(key) for key in _COMMON}
-            keys = {row.parameter: row.key for row in rows_of(name)}
+            common = dict.fromkeys(without, False) | {key: typed.pop(key) for key in shared}
+            keys = {row.parameter: row.key for row in rows}
             flags = {keys[key]: _one(value) for key, value in typed.items() if value not in (None, [])}
             body(Request(command=name, flags=nest(flags), **common))
 
-        parameters = {row.parameter: (_annotation(row), None) for row in rows_of(name)} | _COMMON
+        parameters = {row.parameter: (_annotation(row), None) for row in rows} | shared
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

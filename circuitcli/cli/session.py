@@ -28,18 +28,28 @@ def read_profile(path: Path | None) -> Layers:
         return {}
     import tomli
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"The profile {path} can't be read: {error.strerror}.", hint="Check its path.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"The profile {path} is not UTF-8.", hint="Save it as UTF-8.") from None
+    text = read_text(path, f"The profile {path}")
     if not text.strip():
         raise InputError(f"The profile {path} is empty.", hint="Put settings in it, or leave --profile out.")
     try:
         return tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         raise UsageError(f"The profile {path} is not TOML: {error}.", hint="Mend that line.") from None
+
+
+def read_text(path: Path, what: str, max_bytes: int = -1) -> str:
+    """A file that a person wrote, up to so many bytes.
+
+    Raises:
+        InputError: It is missing, can't be read, or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(max_bytes).decode("utf-8")
+    except OSError as error:
+        raise InputError(f"{what} can't be read: {error.strerror}.", hint="Check its path.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{what} is not UTF-8.", hint="Save it as UTF-8.") from None
 
 
 def work(request: Request, body: Callable[[Job, Terminal], None]) -> None:

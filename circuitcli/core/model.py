@@ -89,6 +89,14 @@ class Model(Protocol):
         """
         ...
 
+    def z_offset(self, layer: int) -> Float[Tensor, " d_z"]:
+        """b_V + ln1.b·W_V, head by head: what z has here, and has not once a model's weights were processed.
+
+        Attention patterns sum to one, so value biases (and the first norm's bias, which folding puts into them) go
+        through attention unchanged; TransformerLens's processing moves them behind W_O. float32.
+        """
+        ...
+
     def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Final norm and unembedding, float32."""
         ...

@@ -15,6 +15,7 @@ from circuitcli.errors import InputError, UsageError, nearest
 
 SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
+_HOOK = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?hook_([a-z_]+)$")
 _FEATURE = re.compile(r"^(?P<layer>\d+)(?:\.(?P<site>[a-z_]+)\.|:)(?P<index>\d+)$")
 _SLICE = re.compile(r"^(?P<start>-?\d+)?:(?P<stop>-?\d+)?$")
 
@@ -72,6 +73,13 @@ def parse_site(text: str) -> str:
     if text not in SITES:
         raise UsageError(f"Unknown site `{text}`.", hint=nearest(text, SITES, what="sites"))
     return text
+
+
+def parse_hook(hook: str) -> Site | None:
+    """The site of a TransformerLens hook, or None if it is no site of this tool."""
+    found = _HOOK.match(hook)
+    site = Site(int(found[1]), found[2]) if found and found[2] in SITES else None
+    return site if site is not None and site.hook == hook else None
 
 
 def parse_layers(text: str, n_layers: int) -> list[int]:

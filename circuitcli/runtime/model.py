@@ -16,13 +16,14 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache
 
 from circuitcli.core.model import Activations, Edit, ModelShape, Pass
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
+from circuitcli.runtime.checkpoint import Checkpoint, unfit
 from circuitcli.runtime.device import Runtime, out_of_memory
-from circuitcli.runtime.tokenizer import describe, unavailable
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -103,6 +104,17 @@ class BridgeModel:
         cap = getattr(bridge.cfg, "output_logits_soft_cap", None)
         return torch.tanh(logits / cap) * cap if cap and cap > 0 else logits
 
+    def z_offset(self, layer: int) -> Float[Tensor, " d_z"]:
+        """What the value biases add to z; see `core.model.Model.z_offset`."""
+        block = self._bridge.blocks[layer]
+        beta = getattr(block.ln1, "bias", None)
+        beta = torch.zeros(self._shape.d_model) if beta is None else beta
+        values = block.attn.v(beta.to(self.runtime.device, self.runtime.dtype).view(1, 1, -1)).flatten().float()
+        heads = self._shape.d_z // self._bridge.cfg.d_head
+        groups = heads * self._bridge.cfg.d_head // len(values)  # query heads that share a value
+        offset: Tensor = values.view(-1, self._bridge.cfg.d_head).repeat_interleave(groups, dim=0).flatten()
+        return offset
+
     def _block(self, layer: int, x: Tensor, calls: Mapping[int, _Call]) -> Tensor:
         args, kwargs = calls[layer]
         out = self._bridge.blocks[layer](x, *args, **kwargs)
@@ -140,26 +152,55 @@ class BridgeModel:
         return block.ln2_post(out) if hasattr(block, "ln2_post") else out
 
 
-def load(name: str, runtime: Runtime) -> BridgeModel:
+def load(checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
     """Load a model with its weights as they are: nothing is folded or centred.
 
     Raises:
-        InputError: Unknown model, or one that TransformerLens can't bridge.
-        HubError: The hub couldn't be asked.
+        InputError: Its files don't make a model, or make one that TransformerLens can't bridge.
     """
-    card = describe(name)
     try:
+        weights = _weights(checkpoint, runtime)
         bridge = TransformerBridge.boot_transformers(
-            card.location, device=str(runtime.device), dtype=runtime.dtype, trust_remote_code=False
+            str(checkpoint.folder),
+            device=str(runtime.device),
+            dtype=runtime.dtype,
+            trust_remote_code=False,
+            hf_model=weights,
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise unavailable(name, error) from None
+        raise unfit(checkpoint.name, error) from None
     bridge.eval()
     for parameter in bridge.parameters():
         parameter.requires_grad_(False)
-    model = BridgeModel(bridge, card.shape, runtime)
-    _check(model, name)
+    model = BridgeModel(bridge, checkpoint.shape, runtime)
+    _check(model, checkpoint.name)
     return model
+
+
+def _weights(checkpoint: Checkpoint, runtime: Runtime) -> Any:
+    """The model in transformers; one that lacks a tensor, or has it in another shape, would be filled in at random."""
+    model, said = AutoModelForCausalLM.from_pretrained(
+        checkpoint.folder,
+        dtype=runtime.dtype,
+        attn_implementation="eager",  # the others give hooks no attention scores, and some drop Gemma's soft cap
+        trust_remote_code=False,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    missing = sorted(said["missing_keys"])
+    if missing:
+        raise unfit(checkpoint.name, f"its weights lack {_some(missing)}")
+    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in said["mismatched_keys"])
+    if mismatched:
+        raise unfit(checkpoint.name, f"its config.json gives other sizes than its weights to {_some(mismatched)}")
+    return model.to(runtime.device)
+
+
+def _some(names: Sequence[str], shown: int = 3) -> str:
+    """The first names, and how many there are beyond them."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"
 
 
 def _check(model: BridgeModel, name: str) -> None:

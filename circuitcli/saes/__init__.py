@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from circuitcli import plugins
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
-from circuitcli.errors import InputError
+from circuitcli.errors import InputError, nearest
+from circuitcli.runtime.hub import Hub
+from circuitcli.saes._locate import Located
+from circuitcli.saes._read import Files, digest, facts, sae
 
 
 @dataclass(frozen=True)
@@ -18,27 +21,40 @@ class SaeEntry:
 
     Attributes:
         layer, site: Where it reads.
-        source: The file of its weights.
+        provider: The plug-in that it comes from.
+        source, config: The files of its weights and of its configuration: a path, or hf://owner/repo/path.
         revision: The hub's commit; None for a local folder.
-        sha256: Of its weights and its configuration.
+        stated: What its release says of it that its files don't; see `Stated`.
+        sha256: Of its weights, its configuration, and what its release states of it.
         d_in, d_sae: Its widths.
-        architecture: `standard`, `topk` or `jumprelu`.
+        architecture: `standard`, `topk`, `jumprelu` or `gated`.
+        normalisation: What it does to activations; see `core.sae`.
         prepend_bos: Whether it was trained on sequences that start with BOS.
+        context_size: Tokens in them, if that is known.
         centre: Whether it was trained on a stream whose mean over d_model was removed.
-        centre_stated: Whether its configuration says so; if not, it counts as not centred.
+        centre_stated: Whether its configuration or its release says so; if not, it counts as not centred.
+        fold_value_biases: Whether it was trained on z of a processed model, without value biases.
+        neuronpedia: Its source on Neuronpedia, if it is there.
     """
 
     layer: int
     site: str
+    provider: str
     source: str
+    config: str | None
     revision: str | None
+    stated: dict[str, Any]
     sha256: str
     d_in: int
     d_sae: int
     architecture: str
+    normalisation: str
     prepend_bos: bool
+    context_size: int | None
     centre: bool
     centre_stated: bool
+    fold_value_biases: bool
+    neuronpedia: str | None
 
     @property
     def at(self) -> Site:
@@ -54,42 +70,95 @@ class SaeSource(Protocol):
         """Whether the release is this source's."""
         ...
 
-    def folders(self, release: str) -> dict[Site, Path]:
-        """Every SAE of the release, by site, as a SAELens folder on disk."""
+    def names(self) -> list[str]:
+        """The names of its releases, as far as they can be listed."""
         ...
 
-    def default_sites(self, release: str) -> tuple[str, ...]:
-        """The sites that `sites = "auto"` takes."""
-        ...
-
-    def entry(self, site: Site, folder: Path) -> SaeEntry:
-        """What there is to record of an SAE, its weights checked.
+    def sites(self, release: str, revision: str) -> list[Site]:
+        """Every site that the release has an SAE for.
 
         Raises:
-            InputError: The files are missing, corrupt, or of a kind that isn't supported.
+            InputError: It has none, or two for one site.
+            HubError: The hub couldn't be asked.
         """
         ...
 
-    def load(self, entry: SaeEntry) -> Sae:
-        """The SAE, in float32 on the CPU.
+    def default_sites(self, release: str) -> tuple[str, ...] | None:
+        """The names of sites that `sites = "auto"` takes; None: all that it has."""
+        ...
+
+    def locate(self, release: str, revision: str, sites: Sequence[Site]) -> list[Located]:
+        """Where the files of the SAEs at these sites are, in that order.
 
         Raises:
-            InputError: The weights aren't those that were recorded.
+            HubError: The hub couldn't be asked, or lacks one.
+        """
+        ...
+
+    def again(self, entry: SaeEntry) -> Located:
+        """Where the files of a recorded SAE are.
+
+        Raises:
+            HubError: They aren't in the cache any more, and the hub couldn't be asked.
         """
         ...
 
 
-def source_of(release: str) -> SaeSource:
-    """The source that knows a release.
+def provider_of(release: str) -> str:
+    """The name of the plug-in that knows a release.
 
     Raises:
         InputError: None does.
     """
-    for name in plugins.names("saes"):
-        source: SaeSource = plugins.load("saes", name)
+    sources: dict[str, SaeSource] = {name: plugins.load("saes", name) for name in plugins.names("saes")}
+    for name, source in sources.items():
         if source.knows(release):
-            return source
+            return name
+    known = [name for source in sources.values() for name in source.names()]
     raise InputError(
         f"Unknown release of SAEs `{release}`.",
-        hint="Known: demo, and any local folder that holds SAELens folders (cfg.json beside sae_weights.safetensors).",
+        hint=f"{nearest(release, known, what='releases')} A local folder of SAELens folders (cfg.json beside "
+        "sae_weights.safetensors), or hf://owner/repo/path, will do as well.",
     )
+
+
+def entry(provider: str, located: Located, files: Files) -> SaeEntry:
+    """What there is to record of an SAE, its files read and checked.
+
+    Raises:
+        InputError: They are corrupt, or of a kind that isn't supported.
+    """
+    found = asdict(facts(files))
+    layer, site = found.pop("site")
+    stated = {key: value for key, value in asdict(located.stated).items() if value is not None and key != "site"}
+    return SaeEntry(
+        layer=layer,
+        site=site,
+        provider=provider,
+        source=located.source,
+        config=located.config_source,
+        revision=located.revision,
+        stated=stated,
+        **{**found, "neuronpedia": located.neuronpedia or found["neuronpedia"]},
+    )
+
+
+def load(recorded: SaeEntry, hub: Hub) -> Sae:
+    """The SAE of an entry, in float32 on the CPU, if its files are still those that were recorded.
+
+    Raises:
+        InputError: They aren't.
+    """
+    source: SaeSource = plugins.load("saes", recorded.provider)
+    located = source.again(recorded)
+    try:
+        files = located.files(dict(zip(located.remote, hub.fetch(located.remote), strict=True)))
+        unchanged = digest(files) == recorded.sha256
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        raise InputError(
+            f"The SAE at {recorded.at} isn't the one that was recorded: {recorded.source} changed.",
+            hint="Run `circuit fetch-saes --force` on this run.",
+        )
+    return sae(files)

@@ -1,188 +1,240 @@
-"""SAELens folders: cfg.json beside sae_weights.safetensors, as SAELens 6 writes them and as older versions did."""
+"""What an SAE's configuration says: SAELens's since 6.0 and before it, and that of hook-z-kk.
+
+Since 6.0 what concerns the model stands under `metadata`; before, everything stood together under names of its own
+(`hook_point`, `activation_fn_str`, …), and what was left out had a default. Both are read the same way here: the newer
+place first, then the older, then the default. The SAEs of hook-z-kk have a configuration of another kind (`act_name`),
+whose SAEs are all alike. What no reader here knows is refused by name: nothing that would change the numbers is passed
+over.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
-from circuitcli.core.sae import Sae
-from circuitcli.core.sites import SITES, Site
+from circuitcli.core.sites import SITES, Site, parse_hook
 from circuitcli.errors import InputError
-from circuitcli.saes import SaeEntry
 
-_HOOK = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?hook_([a-z_]+)$")
-_ACTIVATIONS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}
+ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
+NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in")
+_RESHAPES = ("none", "hook_z")
 _NESTED = ("metadata", "activation_fn_kwargs", "model_from_pretrained_kwargs")
-_NORMALISATIONS = ("none", "layer_norm")
 
 
-def discover(root: Path) -> dict[Site, Path]:
-    """The SAELens folders in a folder, or the folder itself, by the site that each one's cfg.json names.
+@dataclass(frozen=True)
+class Spec:
+    """What a configuration says, in SAELens's words.
+
+    Attributes:
+        site: Where the SAE reads; None where it names no hook.
+        architecture: One of `ARCHITECTURES`.
+        normalisation: One of `NORMALISATIONS`.
+        d_in, d_sae: Its widths, where it gives them.
+        k: Of topk.
+        apply_b_dec_to_input: Whether b_dec is subtracted before encoding.
+        rescale: Whether features are chosen, and their activations given, as if the decoder's rows had norm 1.
+        finetuned: Whether activations are multiplied by the weights' `scaling_factor` before decoding.
+        prepend_bos: Whether it was trained on sequences that start with BOS.
+        center_writing_weights: Whether it was trained on a stream whose mean was removed; None where it doesn't say.
+        fold_value_biases: Whether it was trained on a z from which the values' biases had been moved away.
+        context_size: The length of those sequences, where it gives it.
+        neuronpedia: Its name on Neuronpedia, where it gives it.
+    """
+
+    site: Site | None
+    architecture: str
+    normalisation: str
+    d_in: int | None
+    d_sae: int | None
+    k: int | None
+    apply_b_dec_to_input: bool
+    rescale: bool
+    finetuned: bool
+    prepend_bos: bool
+    center_writing_weights: bool | None
+    fold_value_biases: bool
+    context_size: int | None
+    neuronpedia: str | None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration in JSON.
 
     Raises:
-        InputError: There is none, or two read the same site.
+        InputError: It can't be read, or isn't an object.
     """
-    found: dict[Site, Path] = {}
-    for cfg in sorted([*root.glob("cfg.json"), *root.glob("*/cfg.json")]):
-        site = _site(_config(cfg.parent), cfg)
-        if site in found:
-            raise InputError(
-                f"Two SAEs in {root} read {site}: {found[site].name} and {cfg.parent.name}.",
-                hint="Give a folder with one SAE a site.",
-            )
-        found[site] = cfg.parent
-    if not found:
-        raise InputError(
-            f"There is no SAE in {root}.", hint="It needs folders with a cfg.json and an sae_weights.safetensors each."
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} can't be read: {error}.", hint="Get the SAE again.") from None
+    if not isinstance(config, dict):
+        _no_configuration(str(path))
+    return config
+
+
+def spec(config: Mapping[str, Any], where: str) -> Spec:
+    """What a configuration says.
+
+    Args:
+        config: As it was read; before SAELens 6, since, or of hook-z-kk.
+        where: The file that it is from, for messages.
+
+    Raises:
+        InputError: It isn't a configuration of an SAE, or of one that isn't supported, or names a hook that is no site.
+    """
+    said = _Said(config, where)
+    rescale = said.flag("rescale_acts_by_decoder_norm", default=False)
+    found = Spec(
+        site=said.site(),
+        architecture=said.architecture(),
+        normalisation=said.normalisation(),
+        d_in=said.number("d_in"),
+        d_sae=said.number("d_sae"),
+        k=said.k(),
+        apply_b_dec_to_input=said.flag("apply_b_dec_to_input", default=True),
+        rescale=rescale,
+        finetuned=said.flag("finetuning_scaling_factor", default=False),
+        prepend_bos=said.flag("prepend_bos", default=True),
+        center_writing_weights=said.model_option("center_writing_weights"),
+        fold_value_biases=said.model_option("fold_value_biases") or False,
+        context_size=said.number("context_size"),
+        neuronpedia=said.text("neuronpedia_id"),
+    )
+    said.check()
+    # Of the SAEs that SAELens saves for inference only TopK's keep the word; where it stands, it was never folded.
+    if rescale and found.architecture != "topk":
+        _refuse(
+            f"{where} rescales activations by decoder norms in a {found.architecture} SAE.",
+            hint="Only a topk SAE can say so: fold the norms into the weights of another first.",
         )
     return found
 
 
-def entry(site: Site, folder: Path) -> SaeEntry:
-    """What there is to record of an SAE; its weights are read once and checked."""
-    config = _config(folder)
-    sae = _sae(site, folder, config)
-    metadata = config["metadata"]
-    return SaeEntry(
-        layer=site.layer,
-        site=site.name,
-        source=str(folder.resolve() / "sae_weights.safetensors"),
-        revision=None,
-        sha256=_digest(folder),
-        d_in=sae.d_in,
-        d_sae=sae.d_sae,
-        architecture=_architecture(config),
-        prepend_bos=bool(metadata.get("prepend_bos", config.get("prepend_bos", True))),
-        centre=sae.centre,
-        centre_stated="center_writing_weights" in _model_options(config),
-    )
+class _Said:
+    """A configuration's answers, wherever it keeps them; `where` is its file."""
+
+    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+        said = _of_hook_z_kk(config, where) if "act_name" in config else config
+        nested = {key: said.get(key) or {} for key in _NESTED}
+        if not all(isinstance(value, Mapping) for value in nested.values()):
+            _no_configuration(where)
+        self.config: Mapping[str, Any] = {**said, **nested}
+        self.where = where
+
+    def get(self, key: str) -> Any:
+        """From the metadata, else from beside it."""
+        found = self.config["metadata"].get(key)
+        return self.config.get(key) if found is None else found
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        found = self.get(key)
+        if not isinstance(found, bool | None):
+            _refuse(f"{self.where} has {key} = {found!r}.", hint="It should be true or false.")
+        return default if found is None else found
+
+    def number(self, key: str) -> int | None:
+        found = self.get(key)
+        return found if isinstance(found, int) else None
+
+    def text(self, key: str) -> str | None:
+        found = self.get(key)
+        return found if isinstance(found, str) else None
+
+    def site(self) -> Site | None:
+        hook = self.get("hook_name") or self.get("hook_point")
+        if hook is None:
+            return None
+        found = parse_hook(str(hook))
+        if found is None:
+            _refuse(
+                f"{self.where} names the hook {hook!r}, which is no site of this tool.",
+                hint=f"Sites: {', '.join(SITES)}.",
+            )
+        return found
+
+    def activation(self) -> str:
+        """Before SAELens 6, TopK was a standard SAE with another activation function."""
+        return str(self.get("activation_fn_str") or self.get("activation_fn") or "relu")
+
+    def architecture(self) -> str:
+        name = str(self.get("architecture") or "standard")
+        return "topk" if name == "standard" and self.activation() == "topk" else name
+
+    def normalisation(self) -> str:
+        found = self.get("normalize_activations")
+        if found is None or found is False:
+            return "none"
+        return "expected_average_only_in" if found is True else str(found)  # once a flag, for the only kind there was
+
+    def k(self) -> int | None:
+        found = self.config["activation_fn_kwargs"].get("k", self.get("k"))
+        if self.architecture() != "topk":
+            return None
+        if not isinstance(found, int) or found < 1:
+            _refuse(f"{self.where} has k = {found!r}.", hint="A topk SAE needs k between 1 and d_sae.")
+        return found
+
+    def model_option(self, key: str) -> bool | None:
+        """With what option TransformerLens loaded the model that the SAE was trained on."""
+        for place in (self.config["metadata"], self.config):
+            options = place.get("model_from_pretrained_kwargs")
+            found = options.get(key) if isinstance(options, Mapping) else None
+            if isinstance(found, bool):
+                return found
+        return None
+
+    def check(self) -> None:
+        """Refuse by name what isn't supported."""
+        architecture, activation = self.architecture(), self.activation()
+        reshape = str(self.get("reshape_activations") or "none")
+        if architecture in ("batchtopk", "matryoshka_batchtopk"):
+            _refuse(
+                f"{self.where} is of a {architecture} SAE in training.",
+                hint="SAELens saves it for use with save_inference_model, as a jumprelu SAE.",
+            )
+        for word, found, known in (
+            ("architecture", architecture, ARCHITECTURES),
+            ("activation function", activation, ("topk", "relu") if architecture == "topk" else ("relu",)),
+            ("normalisation", self.normalisation(), NORMALISATIONS),
+            ("reshaping of activations", reshape, _RESHAPES),
+        ):
+            if found not in known:
+                _refuse(f"{self.where}: the {word} {found!r} isn't supported.", hint=f"Supported: {', '.join(known)}.")
+        if self.config["activation_fn_kwargs"].get("signed"):
+            _refuse(f"{self.where}: signed activations aren't supported.", hint="A feature's activation is 0 or more.")
+        if self.get("hook_head_index") is not None or self.get("hook_point_head_index") is not None:
+            _refuse(f"{self.where} reads a single head.", hint="Only SAEs of all heads together are supported.")
+        if self.model_option("fold_value_biases") and not self.model_option("fold_ln"):
+            _refuse(
+                f"{self.where}: the model's value biases were folded and its LayerNorm was not.",
+                hint="Both or neither are supported.",
+            )
 
 
-def load(recorded: SaeEntry) -> Sae:
-    """The SAE of an entry, if its files are still those that were recorded."""
-    folder = Path(recorded.source).parent
-    try:
-        unchanged = _digest(folder) == recorded.sha256
-    except OSError:
-        unchanged = False
-    if not unchanged:
-        raise InputError(
-            f"The SAE at {recorded.at} isn't the one that was recorded: {folder} changed.",
-            hint="Run `circuit fetch-saes --force` on this run.",
+def _of_hook_z_kk(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The configuration of an SAE of hook-z-kk in SAELens's words.
+
+    They are all ReLU SAEs of z that subtract b_dec, trained on TransformerLens's processed model, which they don't say.
+    """
+    if not str(config["act_name"]).endswith("hook_z"):
+        _refuse(
+            f"{where} names the hook {config['act_name']!r} in the format of hook-z-kk.", hint="It is known for z only."
         )
-    return _sae(recorded.at, folder, _config(folder))
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "cfg.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read: {error}.", hint="Get the SAE again.") from None
-    if not isinstance(config, dict) or not all(isinstance(config.get(key) or {}, dict) for key in _NESTED):
-        raise InputError(f"{path} isn't a SAELens configuration.", hint="Get the SAE again.")
-    return config | {key: config.get(key) or {} for key in _NESTED}
-
-
-def _site(config: dict[str, Any], path: Path) -> Site:
-    metadata = config["metadata"]
-    hook = str(metadata.get("hook_name") or config.get("hook_name") or config.get("hook_point"))
-    found = _HOOK.match(hook)
-    if found is None or found[2] not in SITES:
-        raise InputError(
-            f"{path} names the hook {hook!r}, which is no site of this tool.", hint=f"Sites: {', '.join(SITES)}."
-        )
-    return Site(int(found[1]), found[2])
-
-
-def _model_options(config: dict[str, Any]) -> dict[str, Any]:
-    """With what options TransformerLens loaded the model that the SAE was trained on."""
-    found = config["metadata"].get("model_from_pretrained_kwargs") or config["model_from_pretrained_kwargs"]
-    return found if isinstance(found, dict) else {}
-
-
-def _architecture(config: dict[str, Any]) -> str:
-    """The architecture; before SAELens 6, TopK was a standard SAE with another activation function."""
-    name = str(config.get("architecture", "standard"))
-    old_topk = config.get("activation_fn_str", config.get("activation_fn")) == "topk"
-    return "topk" if name == "standard" and old_topk else name
-
-
-def _sae(site: Site, folder: Path, config: dict[str, Any]) -> Sae:
-    architecture = _architecture(config)
-    normalisation = config.get("normalize_activations") or "none"
-    _supported(folder, architecture, normalisation, config)
-    weights = _weights(folder / "sae_weights.safetensors", architecture)
-    k = config.get("k", config["activation_fn_kwargs"].get("k"))
-    if architecture == "topk" and (not isinstance(k, int) or not 1 <= k <= weights["W_enc"].shape[1]):
-        raise InputError(f"The SAE in {folder} has k = {k!r}.", hint="Its cfg.json must give k between 1 and d_sae.")
-    return Sae(
-        site=site,
-        activation=_ACTIVATIONS[architecture],  # type: ignore[arg-type]
-        w_enc=weights["W_enc"],
-        b_enc=weights["b_enc"],
-        w_dec=weights["W_dec"],
-        b_dec=weights["b_dec"],
-        threshold=weights.get("threshold"),
-        k=k if architecture == "topk" else None,
-        apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
-        normalisation="layer_norm" if normalisation == "layer_norm" else "none",
-        centre=bool(_model_options(config).get("center_writing_weights", False)) and site.name != "z",
-    )
-
-
-def _supported(folder: Path, architecture: str, normalisation: str, config: dict[str, Any]) -> None:
-    known = ", ".join(_ACTIVATIONS)
-    if architecture not in _ACTIVATIONS:
-        raise InputError(f"The SAE in {folder} is a {architecture} SAE.", hint=f"Supported architectures: {known}.")
-    if normalisation not in _NORMALISATIONS:
-        raise InputError(
-            f"The SAE in {folder} normalises its input by {normalisation}.",
-            hint=f"Supported normalisations: {', '.join(_NORMALISATIONS)}.",
-        )
-    if config.get("rescale_acts_by_decoder_norm"):
-        raise InputError(
-            f"The SAE in {folder} rescales activations by decoder norms.", hint="Fold the norms into its weights first."
-        )
-
-
-def _weights(path: Path, architecture: str) -> dict[str, Tensor]:
-    """The weights in float32, of matching shapes and finite."""
-    names = ["W_enc", "b_enc", "W_dec", "b_dec", *(["threshold"] if architecture == "jumprelu" else [])]
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name).float() for name in names}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} can't be read: {error}.", hint="Get the SAE again.") from None
-    if weights["W_enc"].ndim != 2:
-        raise InputError(f"{path}: W_enc isn't a matrix.", hint="It should be [d_in, d_sae].")
-    d_in, d_sae = weights["W_enc"].shape
-    shapes = {
-        "W_enc": (d_in, d_sae),
-        "b_enc": (d_sae,),
-        "W_dec": (d_sae, d_in),
-        "b_dec": (d_in,),
-        "threshold": (d_sae,),
+    return {
+        "hook_name": config["act_name"],
+        "d_in": config.get("act_size"),
+        "d_sae": config.get("dict_size"),
+        "context_size": config.get("seq_len"),
+        "model_from_pretrained_kwargs": {"fold_ln": True, "fold_value_biases": True, "center_writing_weights": True},
     }
-    for name, tensor in weights.items():
-        if tuple(tensor.shape) != shapes[name]:
-            raise InputError(f"{path}: {name} has shape {tuple(tensor.shape)}.", hint=f"It should be {shapes[name]}.")
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{path}: {name} has NaN or infinite values.", hint="Get the SAE again.")
-    return weights
 
 
-def _digest(folder: Path) -> str:
-    """sha256 over the hashes of the configuration and the weights."""
-    digest = hashlib.sha256()
-    for name in ("cfg.json", "sae_weights.safetensors"):
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _no_configuration(where: str) -> NoReturn:
+    _refuse(f"{where} isn't a SAELens configuration.", hint="Get the SAE again.")
+
+
+def _refuse(message: str, *, hint: str) -> NoReturn:
+    raise InputError(message, hint=hint)

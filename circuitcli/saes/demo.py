@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from circuitcli import demo
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
-from circuitcli.saes import SaeEntry, _saelens
+from circuitcli.saes import SaeEntry, _locate
+from circuitcli.saes._locate import CONFIG, WEIGHTS, Located
 
 # Recorded in place of the folder of the installed package, so that a run says the same on every machine.
-_PACKAGE = "circuitcli/demo/saes"
+_PACKAGE = PurePosixPath("circuitcli/demo/saes")
+
+
+@dataclass(frozen=True)
+class Packaged(Located):
+    """An SAE of the package."""
+
+    @property
+    def source(self) -> str:
+        """Within the package."""
+        return self._inside(WEIGHTS)
+
+    @property
+    def config_source(self) -> str:
+        """Within the package."""
+        return self._inside(CONFIG)
+
+    def _inside(self, name: str) -> str:
+        assert isinstance(self.weights, Path)
+        return str(_PACKAGE / self.weights.parent.name / name)
 
 
 class Demo:
@@ -22,23 +41,26 @@ class Demo:
         """Whether it is the demo."""
         return release == "demo"
 
-    def folders(self, release: str) -> dict[Site, Path]:
+    def names(self) -> list[str]:
+        """The one."""
+        return ["demo"]
+
+    def sites(self, release: str, revision: str) -> list[Site]:
         """Every SAE in the package."""
-        return _saelens.discover(demo.SAES)
+        return [located.site for located in _locate.in_folder(demo.SAES)]
 
     def default_sites(self, release: str) -> tuple[str, ...]:
         """The residual stream alone."""
         return ("resid_post",)
 
-    def entry(self, site: Site, folder: Path) -> SaeEntry:
-        """See `SaeSource.entry`."""
-        found = _saelens.entry(site, folder)
-        return replace(found, source=f"{_PACKAGE}/{folder.name}/sae_weights.safetensors")
+    def locate(self, release: str, revision: str, sites: Sequence[Site]) -> list[Located]:
+        """In the package."""
+        return [Packaged(**vars(located)) for located in _locate.at(_locate.in_folder(demo.SAES), sites)]
 
-    def load(self, entry: SaeEntry) -> Sae:
-        """See `SaeSource.load`."""
-        inside = os.path.relpath(entry.source, _PACKAGE)
-        return _saelens.load(replace(entry, source=str(demo.SAES / inside)))
+    def again(self, entry: SaeEntry) -> Located:
+        """In the package, wherever that is now."""
+        folder = demo.SAES / PurePosixPath(entry.source).relative_to(_PACKAGE).parent
+        return Packaged(entry.at, folder / WEIGHTS, folder / CONFIG)
 
 
 plugin = Demo()

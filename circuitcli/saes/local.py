@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from circuitcli.core.sae import Sae
-from circuitcli.core.sites import SITES, Site
-from circuitcli.saes import SaeEntry, _saelens
+from circuitcli.core.sites import Site
+from circuitcli.saes import SaeEntry, _locate
+from circuitcli.saes._locate import Located
 
 
 class Local:
@@ -15,24 +16,31 @@ class Local:
 
     def knows(self, release: str) -> bool:
         """Whether there is such a folder."""
-        return bool(release.strip()) and Path(os.path.expanduser(release)).is_dir()
+        return bool(release.strip()) and _folder(release).is_dir()
 
-    def folders(self, release: str) -> dict[Site, Path]:
+    def names(self) -> list[str]:
+        """None: folders have no list."""
+        return []
+
+    def sites(self, release: str, revision: str) -> list[Site]:
         """Every SAE in it."""
-        return _saelens.discover(Path(os.path.expanduser(release)))
+        return [located.site for located in _locate.in_folder(_folder(release))]
 
-    def default_sites(self, release: str) -> tuple[str, ...]:
-        """All sites that it has."""
-        names = {site.name for site in self.folders(release)}
-        return tuple(name for name in SITES if name in names)
+    def default_sites(self, release: str) -> None:
+        """All that it has."""
+        return
 
-    def entry(self, site: Site, folder: Path) -> SaeEntry:
-        """See `SaeSource.entry`."""
-        return _saelens.entry(site, folder)
+    def locate(self, release: str, revision: str, sites: Sequence[Site]) -> list[Located]:
+        """In the folder."""
+        return _locate.at(_locate.in_folder(_folder(release)), sites)
 
-    def load(self, entry: SaeEntry) -> Sae:
-        """See `SaeSource.load`."""
-        return _saelens.load(entry)
+    def again(self, entry: SaeEntry) -> Located:
+        """Where it was."""
+        return Located(entry.at, Path(entry.source), Path(str(entry.config)))
+
+
+def _folder(release: str) -> Path:
+    return Path(os.path.expanduser(release)).resolve()
 
 
 plugin = Local()

@@ -41,29 +41,54 @@ def resolve(*layers: Layers) -> Settings:
     Raises:
         UsageError: An unknown key or table, a value of the wrong type or out of range, or two text sources.
     """
-    model = next((layer["model"] for layer in reversed(layers) if layer.get("model")), Settings.model)
+    return explain(*(("", layer) for layer in layers))[0]
+
+
+def explain(*layers: tuple[str, Layers]) -> tuple[Settings, dict[str, str]]:
+    """The settings that named partial trees make, and by key the name of the layer that each value came from.
+
+    Values that no layer gave have the name `default`, a model's own (PRESETS) `preset`.
+
+    Raises:
+        UsageError: As `resolve`.
+    """
+    model = next((layer["model"] for _, layer in reversed(layers) if layer.get("model")), Settings.model)
     merged: Layers = {}
-    for layer in (PRESETS.get(model, {}), *layers):
-        _merge(merged, layer)
-    return _checked(merged)
+    origins: dict[str, str] = {}
+    preset = PRESETS.get(model, {}) if isinstance(model, str) else {}
+    for name, layer in (("preset", preset), *layers):
+        layer, dropped = _sourced(layer, merged)
+        for key in dropped:
+            del merged["texts"][key]
+            del origins[f"texts.{key}"]
+        for key, value in layer.items():
+            base = merged.get(key)
+            over = base if isinstance(base, dict) else {}
+            merged[key] = {**over, **value} if isinstance(value, Mapping) else value
+        origins |= dict.fromkeys(_keys(layer), name)
+    return _checked(merged), {row.key: origins.get(row.key, "default") for row in table()}
 
 
-def _merge(merged: Layers, layer: Layers) -> None:
-    texts = layer.get("texts")
-    if isinstance(texts, Mapping):
-        named = [key for key in _SOURCES if texts.get(key)]
-        if len(named) > 1:
-            raise UsageError(
-                f"Two text sources: {' and '.join(named)}.", hint="Give one of --prompt, --text and --dataset."
-            )
-        if named:
-            layer = {**layer, "texts": {**texts, "source": named[0]}}
-        below = merged.get("texts")
-        if isinstance(below, dict) and (named or texts.get("source")):
-            merged["texts"] = {key: value for key, value in below.items() if key not in ("source", *_SOURCES)}
-    for key, value in layer.items():
-        base = merged.get(key)
-        merged[key] = {**base, **value} if isinstance(base, dict) and isinstance(value, Mapping) else value
+def _sourced(layer: Layers, merged: Layers) -> tuple[Layers, list[str]]:
+    """A layer with its source of text spelled out, and the keys below it that this source replaces."""
+    texts, below = layer.get("texts"), merged.get("texts")
+    if not isinstance(texts, Mapping):
+        return layer, []
+    named = [key for key in _SOURCES if texts.get(key)]
+    if len(named) > 1:
+        raise UsageError(
+            f"Two text sources: {' and '.join(named)}.", hint="Give one of --prompt, --text and --dataset."
+        )
+    if named:
+        layer = {**layer, "texts": {**texts, "source": named[0]}}
+    replaces = isinstance(below, dict) and (named or texts.get("source"))
+    return layer, [key for key in ("source", *_SOURCES) if key in below] if replaces and below else []
+
+
+def _keys(layer: Layers) -> list[str]:
+    """The dotted keys of a partial tree."""
+    tables = {key: value for key, value in layer.items() if isinstance(value, Mapping)}
+    return [key for key in layer if key not in tables] + [f"{t}.{key}" for t, part in tables.items() for key in part]
 
 
 def _checked(tree: Layers) -> Settings:

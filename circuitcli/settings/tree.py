@@ -90,7 +90,7 @@ class Texts:
         Flag(
             "--text",
             "A .jsonl or .parquet file with a column of texts, or plain text with blank lines between texts; any of "
-            "them as .gz; - reads plain text from stdin.",
+            "them as .gz; - reads text or JSON lines from stdin.",
             "FILE",
         ),
     ] = ""

@@ -6,7 +6,7 @@ contexts and the statistics. Neither holds more than a shard and a table of feat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,14 +18,13 @@ from circuitcli.core.contexts import FeatureStatistics, Firings, top_contexts
 from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
 from circuitcli.core.sites import Site
-from circuitcli.errors import InputError
+from circuitcli.errors import HubError, InputError
 from circuitcli.runtime.device import peak_memory
-from circuitcli.runtime.tokenizer import Tokenizer, describe
 from circuitcli.saes import SaeEntry
 from circuitcli.stages.fetch_saes import entries_of, load_sae
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, tables
-from circuitcli.texts import TextSource
+from circuitcli.texts import TextRequest, TextSource
 
 NAME = "cache-acts"
 # Sequences of one shard: what an interruption may lose, and what is held at once.
@@ -43,13 +42,38 @@ class _Shard(NamedTuple):
 def run(job: Job) -> Outcome:
     """Cache the activations of every chosen site."""
     parent = job.parent("fetch-saes")
-    return stage(job, NAME, {"text": text_identity(job), "fetch-saes": parent.result}, lambda todo: _work(job, todo))
+    return stage(
+        job,
+        NAME,
+        {"text": text_identity(job, job.report.say), "fetch-saes": parent.result},
+        lambda todo: _work(job, todo),
+    )
 
 
-def text_identity(job: Job) -> str:
-    """What identifies the text; a text that can't be read is refused."""
-    source, value = _source(job)
-    return source.identity(value)
+def text_identity(job: Job, say: Callable[[str], None] = lambda line: None) -> str:
+    """What identifies the text; a text that can't be read is refused.
+
+    A dataset whose hub can't be asked is taken to be what it was when this run read it, if its tokens are there.
+    """
+    source, request = _source(job)
+    try:
+        return source.identity(request)
+    except HubError:
+        known = _identity_then(job)
+        if known is None or job.force:
+            raise
+        say("The hub can't be asked for the dataset: going on with the text that this run has of it.")
+        return known
+
+
+def _identity_then(job: Job) -> str | None:
+    """What identified the text when this run's tokens were made, if they were made of the text that is set now."""
+    plan = job.run.plan(NAME)
+    if plan is None or not job.run.path(acts.TOKENS).is_file():
+        return None
+    now = job.chosen(("texts.source", "texts.dataset", "texts.column"))
+    same = all(plan.inputs.get(key) == value for key, value in now.items())
+    return str(plan.inputs["text"]) if same and "text" in plan.inputs else None
 
 
 def _work(job: Job, todo: Work) -> None:
@@ -77,27 +101,27 @@ def _work(job: Job, todo: Work) -> None:
     todo.facts["peak_memory_bytes"] = peak_memory(job.runtime.device)
 
 
-def _source(job: Job) -> tuple[TextSource, Sequence[str]]:
+def _source(job: Job) -> tuple[TextSource, TextRequest]:
     texts = job.settings.texts
     values = {"demo": (), "prompt": texts.prompt, "file": (texts.file,), "dataset": (texts.dataset,)}
-    return plugins.load("texts", texts.source), values[texts.source]
+    return plugins.load("texts", texts.source), TextRequest(values[texts.source], texts.column)
 
 
 def _sample(job: Job, entries: Sequence[SaeEntry]) -> Sample:
     """The sequences: first those of the sample, then those for contexts alone."""
     texts = job.settings.texts
-    tokenizer = Tokenizer(job.settings.model)
+    tokenizer = job.tokenizer
     bos = tokenizer.bos if prepend_bos(job, entries) else None
     if bos is None and prepend_bos(job, entries):
         raise InputError(f"{job.settings.model} has no BOS token.", hint="Give --prepend-bos false.")
-    limit = describe(job.settings.model).shape.n_ctx
+    limit = job.checkpoint.shape.n_ctx
     if texts.max_tokens > limit:
         raise InputError(
             f"{job.settings.model} reads {limit} tokens, not {texts.max_tokens}.", hint=f"Give --max-tokens {limit}."
         )
-    source, value = _source(job)
+    source, request = _source(job)
     extra = max(0, job.settings.contexts.num_sequences - texts.num_sequences)
-    first, others = sample_documents(source.documents(value), texts.num_sequences, extra, job.settings.seed)
+    first, others = sample_documents(source.documents(request), texts.num_sequences, extra, job.settings.seed)
 
     def cut(documents: list[str], count: int) -> list[list[int]]:
         ids = [tokenizer.encode(text) for text in documents]
@@ -132,7 +156,7 @@ def _encode(
 ) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
     model = job.load_model()
-    saes = {entry.at: load_sae(job, entry) for entry in entries}
+    saes = {entry.at: load_sae(job, entry, model) for entry in entries}
     width = sample.tokens.shape[1]
     row_bytes = 4 * width * (sum(3 * sae.d_sae for sae in saes.values()) + 40 * model.shape.d_model)
     runtime = todo.planned_batch(job.runtime.rows_at_once(row_bytes))

@@ -27,7 +27,7 @@ def run(job: Job) -> Outcome:
 
 
 def _work(job: Job, todo: Work) -> None:
-    tokenizer = Tokenizer(job.settings.model)
+    tokenizer = job.tokenizer
     parts: dict[str, list[tables.Columns]] = {EFFECTS: [], LOGITS: [], FEATURES: []}
     chosen = job.run.require("ablate").facts["features"]
     with job.report.track("Reducing effects", len(chosen), "features") as done:

@@ -1,74 +1,119 @@
-"""fetch-saes: find, check and record the SAEs of a run."""
+"""fetch-saes: find, fetch, check and record the SAEs of a run, and fetch its model."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 
-from circuitcli.core.model import ModelShape
+from circuitcli import plugins
+from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
-from circuitcli.core.sites import Site, check_sites, parse_layers, require_layers, resolve_pins
+from circuitcli.core.sites import SITES, Site, check_sites, parse_layers, require_layers, resolve_pins
 from circuitcli.errors import InputError
-from circuitcli.runtime.tokenizer import ModelCard, describe
-from circuitcli.saes import SaeEntry, SaeSource, source_of
+from circuitcli.runtime import checkpoint as checkpoints
+from circuitcli.runtime.checkpoint import Checkpoint
+from circuitcli.saes import SaeEntry, SaeSource, entry, load, provider_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import files
 from circuitcli.store.run import Run
 
 NAME = "fetch-saes"
 SAES = "saes/saes.json"
+ALL = ":"
 
 
 def run(job: Job) -> Outcome:
-    """Record the SAEs that the settings choose, once each was read and found fit for the model."""
-    card = describe(job.settings.model)
-    source = source_of(job.settings.saes.release)
-    chosen = _choose(job, source, card.shape)
-    entries = [source.entry(site, folder) for site, folder in chosen.items()]
-    for entry in entries:
-        _check_width(entry, card)
+    """Record the SAEs that the settings choose, once each was read and found fit for the model.
+
+    What comes from a hub is fetched here, all of it: the model as well, so that later stages need no network.
+    """
+    checkpoint, entries = choose(job)
     resolve_pins(job.settings.features.pinned, {entry.at: entry.d_sae for entry in entries})
-    unstated = [str(entry.at) for entry in entries if not entry.centre_stated and entry.site != "z"]
-    if unstated:
-        job.report.say(
-            f"Note: the cfg.json of {', '.join(unstated)} doesn't say whether the SAE was trained on centred weights "
-            "(center_writing_weights): taken as not. For res-jb that would be wrong; see the README."
-        )
-    facts = {"model identity": card.identity, "saes": {str(entry.at): entry.sha256 for entry in entries}}
+    facts = {"model identity": checkpoint.identity(), "saes": {str(entry.at): entry.sha256 for entry in entries}}
 
     def work(todo: Work) -> None:
         path = job.run.path(SAES)
         todo.expect({SAES: None})
         files.write(path, (json.dumps({"saes": [asdict(e) for e in entries]}, indent=1) + "\n").encode())
         todo.files[SAES] = job.run.entry(path, len(entries))
-        todo.facts.update(model=card.name, release=job.settings.saes.release, saes=[str(entry.at) for entry in entries])
+        todo.facts.update(
+            model=checkpoint.name, release=job.settings.saes.release, saes=[str(entry.at) for entry in entries]
+        )
 
     return stage(job, NAME, facts, work)
 
 
-def _choose(job: Job, source: SaeSource, shape: ModelShape) -> dict[Site, Path]:
-    """The chosen sites and the folder of each one's SAE, in the model's order."""
+def choose(job: Job) -> tuple[Checkpoint, list[SaeEntry]]:
+    """The model and the SAEs that the settings choose, fetched and checked; nothing of the run is touched."""
+    model_revision, saes_revision = _revisions(job)
+    checkpoint = checkpoints.find(job.settings.model, model_revision, job.hub)
     release = job.settings.saes.release
-    available = source.folders(release)
-    names = source.default_sites(release) if job.settings.saes.sites == "auto" else job.settings.saes.sites
-    layers = parse_layers(job.settings.saes.layers, shape.n_layers)
-    for name in names:
-        require_layers(layers, (s.layer for s in available if s.name == name), site=name, release=release)
-    sites = [Site(layer, name) for layer in layers for name in names]
-    check_sites(sites)
-    if shape.parallel and any(site.name == "resid_mid" for site in sites):
+    provider = provider_of(release)
+    source: SaeSource = plugins.load("saes", provider)
+    located = source.locate(release, saes_revision, _sites(job, source, saes_revision, checkpoint))
+    remote = [file for one in located for file in one.remote]
+    fetched = dict(zip(remote, job.fetch([*remote, *checkpoint.files]), strict=False))
+    entries = [entry(provider, one, one.files(fetched)) for one in located]
+    for found in entries:
+        _check_width(found, checkpoint)
+    unstated = [str(e.at) for e in entries if not e.centre_stated and e.site != "z" and e.normalisation != "layer_norm"]
+    if unstated:
+        job.report.say(
+            f"Note: nothing says whether the SAEs at {', '.join(unstated)} were trained on centred weights "
+            "(center_writing_weights): taken as not. `circuit doctor` tells which fits."
+        )
+    return checkpoint, entries
+
+
+def _revisions(job: Job) -> tuple[str, str]:
+    """Of the model and of the SAEs: a run goes on with the commits that it began with."""
+    settings = job.settings
+    wanted = (settings.model_revision, settings.saes.revision)
+    record = None if job.force else job.run.record(NAME)
+    if record is None or not job.run.path(SAES).is_file():
+        return wanted
+    same = record.inputs.get("model") == settings.model and record.inputs.get("model_revision") == wanted[0]
+    model = record.inputs["model identity"] if same else wanted[0]
+    same = record.inputs.get("saes.release") == settings.saes.release and (
+        record.inputs.get("saes.revision") == wanted[1]
+    )
+    revision = entries_of(job.run)[0].revision if same else None
+    return model, revision or wanted[1]
+
+
+def _sites(job: Job, source: SaeSource, revision: str, checkpoint: Checkpoint) -> list[Site]:
+    """The chosen sites, in the model's order.
+
+    `:` takes the layers that the release has. Of layers that are named each must be there: at every site that is
+    named, or at one of the release's own.
+    """
+    saes, shape = job.settings.saes, checkpoint.shape
+    available = source.sites(saes.release, revision)
+    layers = parse_layers(saes.layers, shape.n_layers)
+    if saes.sites == "auto":
+        own = source.default_sites(saes.release) or SITES
+        groups = [tuple(name for name in own if any(site.name == name for site in available))]
+    else:
+        groups = [(name,) for name in saes.sites]
+    chosen = []
+    for group in groups:
+        there = [site for site in available if site.name in group]
+        wanted = {site.layer for site in there} if saes.layers == ALL and there else set(layers)
+        require_layers(sorted(wanted), (site.layer for site in there), site="/".join(group), release=saes.release)
+        chosen += [site for site in there if site.layer in wanted]
+    check_sites(chosen)
+    if shape.parallel and any(site.name == "resid_mid" for site in chosen):
         raise InputError(
             f"{job.settings.model} has parallel blocks, without resid_mid.", hint="Choose other sites with --site."
         )
-    return {site: available[site] for site in sorted(sites, key=lambda s: s.order)}
+    return sorted(chosen, key=lambda s: s.order)
 
 
-def _check_width(entry: SaeEntry, card: ModelCard) -> None:
-    width = card.shape.width(entry.site)
+def _check_width(entry: SaeEntry, checkpoint: Checkpoint) -> None:
+    width = checkpoint.shape.width(entry.site)
     if entry.d_in != width:
         raise InputError(
-            f"The SAE at {entry.at} reads {entry.d_in} dimensions; {card.name} has {width} there.",
+            f"The SAE at {entry.at} reads {entry.d_in} dimensions; {checkpoint.name} has {width} there.",
             hint="Choose SAEs of this model with --release, or their model with --model.",
         )
 
@@ -79,7 +124,9 @@ def entries_of(run: Run) -> list[SaeEntry]:
     return [SaeEntry(**entry) for entry in tree["saes"]]
 
 
-def load_sae(job: Job, entry: SaeEntry) -> Sae:
-    """The SAE of an entry, on the run's device."""
-    sae = source_of(job.settings.saes.release).load(entry)
+def load_sae(job: Job, recorded: SaeEntry, model: Model) -> Sae:
+    """The SAE of an entry on the run's device, told how this model differs from the one that it was trained on."""
+    sae = load(recorded, job.hub)
+    if recorded.fold_value_biases and recorded.site == "z":
+        sae = replace(sae, offset=model.z_offset(recorded.layer))
     return sae.to(job.runtime.device)

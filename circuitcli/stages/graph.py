@@ -86,7 +86,7 @@ def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str
 
 
 def _nodes(job: Job, features: Sequence[FeatureId]) -> Iterable[Node]:
-    tokenizer = Tokenizer(job.settings.model)
+    tokenizer = job.tokenizer
     pins = set(resolve_pins(job.settings.features.pinned, {e.at: e.d_sae for e in entries_of(job.run)}))
     statistics = rows_of(tables.read(job.run.verified("cache-acts", acts.FEATURES)), features)
     totals = rows_of(tables.read(job.run.verified("effects", effects_stage.FEATURES)), features)

@@ -39,7 +39,7 @@ class Inputs:
 
     @cached_property
     def saes(self) -> dict[Site, Sae]:
-        return {entry.at: load_sae(self.job, entry) for entry in entries_of(self.job.run)}
+        return {entry.at: load_sae(self.job, entry, self.model) for entry in entries_of(self.job.run)}
 
     @cached_property
     def model(self) -> Model:

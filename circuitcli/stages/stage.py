@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from circuitcli import __version__
 from circuitcli.core.model import Model
 from circuitcli.errors import InputError
+from circuitcli.runtime import checkpoint as checkpoints
 from circuitcli.runtime import device as devices
+from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import Runtime
+from circuitcli.runtime.hub import Hub, RemoteFile, total
+from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.settings import Settings, table, to_dict
 from circuitcli.stages.report import Report
 from circuitcli.store import records
@@ -56,12 +61,48 @@ class Job:
         size = None if runtime.batch_size == "auto" else runtime.batch_size
         return devices.make(runtime.device, runtime.dtype, size, self.settings.seed)
 
+    @cached_property
+    def hub(self) -> Hub:
+        """Where models and SAEs are fetched from."""
+        return Hub()
+
+    def fetch(self, files: Sequence[RemoteFile]) -> list[Path]:
+        """Files of the hub, with one bar over all that aren't in the cache."""
+        size = total(files)
+        if not size:
+            return self.hub.fetch(files)
+        with self.report.track("Downloading", size, "B") as done:
+            return self.hub.fetch(files, done)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The model that the run recorded, at the commit that it recorded; none is loaded."""
+        recorded = self.run.require("fetch-saes").inputs
+        found = checkpoints.find(self.settings.model, recorded["model identity"], self.hub)
+        self.fetch(found.files)
+        return found
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return Tokenizer(self.checkpoint)
+
     def load_model(self) -> Model:
-        """The model with its weights; TransformerLens is imported only now, which takes seconds."""
-        with self.report.track(f"Loading {self.settings.model}", 0, ""):
+        """The model with its weights; TransformerLens is imported only now, which takes seconds.
+
+        Raises:
+            InputError: Its files aren't those that fetch-saes recorded.
+        """
+        checkpoint = self.checkpoint
+        if checkpoint.identity() != self.run.require("fetch-saes").inputs["model identity"]:
+            raise InputError(
+                f"The model {checkpoint.name} isn't the one that was recorded: its files changed.",
+                hint=f"Run `circuit fetch-saes --run {self.run.root} --force`.",
+            )
+        with self.report.track(f"Loading {checkpoint.name}", 0, ""):
             from circuitcli.runtime import model
 
-            return model.load(self.settings.model, self.runtime)
+            return model.load(checkpoint, self.runtime)
 
     def chosen(self, prefixes: tuple[str, ...]) -> dict[str, Any]:
         """The settings with these prefixes, flat, as JSON holds them."""

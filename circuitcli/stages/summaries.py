@@ -8,7 +8,6 @@ import numpy as np
 
 from circuitcli.core.circuit import Context, Edge, TokenEffect
 from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
-from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.graph import largest_edges, rows_of, token_effects, top_contexts
@@ -48,7 +47,7 @@ def top_features(job: Job, count: int) -> list[FeatureSummary]:
         strongest = here[np.argsort(-table["max_activation"][here], kind="stable")][:share]
         features += [FeatureId(site, int(table["feature"][i])) for i in strongest if table["n_active"][i]]
     features = sorted(set(features), key=lambda f: f.order)
-    statistics, contexts = rows_of(table, features), top_contexts(job, features, Tokenizer(job.settings.model))
+    statistics, contexts = rows_of(table, features), top_contexts(job, features, job.tokenizer)
     return [
         FeatureSummary(
             str(feature),

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Which text is asked for.
+
+    Attributes:
+        values: What the user typed for the source: prompts, a file, a dataset's name; nothing for the demo.
+        column: The column that holds the texts, where there are columns; `auto` finds it.
+    """
+
+    values: tuple[str, ...]
+    column: str
 
 
 @runtime_checkable
 class TextSource(Protocol):
-    """A place that has texts. `value` is what the user typed for it: prompts, a file, a dataset's name."""
+    """A place that has texts."""
 
-    def identity(self, value: Sequence[str]) -> str:
+    def identity(self, request: TextRequest) -> str:
         """What identifies the text: it changes when the text does.
 
         Raises:
@@ -19,10 +33,11 @@ class TextSource(Protocol):
         """
         ...
 
-    def documents(self, value: Sequence[str]) -> Iterator[str]:
-        """The texts, in order.
+    def documents(self, request: TextRequest) -> Iterator[str]:
+        """The texts, in order, one by one; those that are null or blank are left out.
 
         Raises:
-            InputError: One of them isn't as it should be.
+            InputError: One of them isn't as it should be, or there is none.
+            HubError: The hub stopped answering.
         """
         ...

@@ -1,62 +1,156 @@
-"""Reading texts from files."""
+"""The texts of a file, or of stdin, one by one: paragraphs, JSON lines or a column of parquet."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import chain, count, islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from circuitcli.errors import InputError
+from circuitcli.texts import _columns
+from circuitcli.texts._open import Origin, check_text, reading
+
+# A line or a text may have so many characters: more than a book, and less than fills memory.
+MAX_TEXT_CHARACTERS = 1 << 25
+# Rows of parquet that are held at once.
+_BATCH_ROWS = 64
 
 
-def digest(path: Path) -> str:
-    """sha256 of a file of any kind, or an `InputError` that says why there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"The text file {path} can't be read: {error.strerror}.", hint="Check its path.") from None
-
-
-def text_digest(path: Path) -> str:
-    """The same of a file that has to be text.
-
-    Raises:
-        InputError: It can't be read, is empty, or isn't UTF-8.
-    """
-    found = digest(path)
-    try:
-        with path.open(encoding="utf-8") as file:
-            pieces = sum(1 for _ in iter(lambda: file.read(1 << 20), ""))
-    except UnicodeDecodeError:
-        raise InputError(f"The text file {path} is not UTF-8.", hint="Convert it, e.g. with iconv.") from None
-    if not pieces:
-        raise InputError(f"The text file {path} is empty.", hint="Give a file with text in it.")
+def identity(origin: Origin, column: str) -> str:
+    """sha256 of a file, of which as much is read as shows whether it will do: text to its end, and the first text."""
+    found = origin.sha256()
+    if origin.suffix != ".parquet":
+        check_text(origin)
+    next(documents(origin, column))
     return found
 
 
-def jsonl(path: Path) -> Iterator[str]:
-    """The `text` of each line."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _text(line, f"{path}, line {number}")
+def documents(origin: Origin, column: str) -> Iterator[str]:
+    """Its texts. What they are follows from the name: .parquet, .jsonl or .txt; of another name, and on stdin, they
+    are JSON lines if the first line that isn't blank is a JSON object, else plain text.
+
+    Raises:
+        InputError: It can't be read, something in it isn't as it should be, or it has no text.
+    """
+    read = {".parquet": _parquet, ".jsonl": _jsonl, ".txt": _plain}.get(origin.suffix) or _sniffed(origin)
+    blank = True
+    for text in read(origin, column):
+        if text:
+            blank = False
+            yield text
+    if blank:
+        raise InputError(f"{origin.name} has no text in it.", hint="Give one with text that isn't blank.")
 
 
-def _text(line: str, where: str) -> str:
+def _sniffed(origin: Origin) -> Any:
+    first = next((line for _, line in _lines(origin) if line.strip()), "")
+    if isinstance(_parsed(first), dict):
+        return _jsonl
+    if origin.suffix == ".json":
+        raise InputError(
+            f"{origin.name} is JSON, but not an object on each line.",
+            hint="Make lines of it, e.g. `jq -c '.[]' texts.json > texts.jsonl`.",
+        )
+    return _plain
+
+
+def _lines(origin: Origin) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers from 1, each with its end."""
+    with reading(origin), origin.text() as file:
+        for number in count(1):
+            line = file.readline(MAX_TEXT_CHARACTERS + 1)
+            if not line:
+                return
+            if len(line) > MAX_TEXT_CHARACTERS:
+                raise _too_long(f"{origin.name}, line {number}")
+            yield number, line
+
+
+def _too_long(where: str) -> InputError:
+    return InputError(
+        f"{where} is longer than {MAX_TEXT_CHARACTERS:,} characters.", hint="Cut it into texts, with blank lines."
+    )
+
+
+def _plain(origin: Origin, column: str) -> Iterator[str]:
+    """The paragraphs of plain text, which blank lines separate; the line ends inside are kept."""
+    if column != "auto":
+        raise InputError(f"{origin.name} is plain text, without columns.", hint="Leave --column out, or say auto.")
+    part: list[str] = []
+    size = 0
+    for number, line in chain(_lines(origin), [(0, "")]):
+        if line.strip():
+            part.append(line)
+            size += len(line)
+            if size > MAX_TEXT_CHARACTERS:
+                raise _too_long(f"{origin.name}: the text that ends in line {number}")
+        elif part:
+            yield "".join(part).strip("\n")
+            part, size = [], 0
+
+
+def _jsonl(origin: Origin, column: str) -> Iterator[str]:
+    """A column of an object on each line."""
+    rows = _objects(origin)
+    first = list(islice(rows, _columns.FIRST_ROWS))
+    if not first:
+        return
+    name = _columns.choose_in_rows(column, [row for _, row in first], origin.name)
+    for number, row in chain(first, rows):
+        where = f"{origin.name}, line {number}"
+        if name not in row:
+            raise InputError(f"{where} has no `{name}`.", hint=f'Lines look like {{"{name}": "…"}}.')
+        yield _columns.text_of(row[name], name, where)
+
+
+def _objects(origin: Origin) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in _lines(origin):
+        if not line.strip():
+            continue
+        row = _parsed(line)
+        if not isinstance(row, dict):
+            raise InputError(
+                f"{origin.name}, line {number} is not a JSON object.", hint='Lines look like {"text": "…"}.'
+            )
+        yield number, row
+
+
+def _parsed(line: str) -> Any:
+    """What JSON says; None if it isn't JSON."""
     try:
-        value = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError):
-        value = None
-    if not isinstance(value, str):
-        raise InputError(f"{where} is not a JSON object with a `text`.", hint='Lines look like {"text": "…"}.')
-    return value
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
-def paragraphs(path: Path) -> Iterator[str]:
-    """The paragraphs of a text file, which blank lines separate; its line ends are kept."""
-    for part in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")):
-        if part.strip():
-            yield part.strip("\n")
+def _parquet(origin: Origin, column: str) -> Iterator[str]:
+    """A column of a parquet file, a few rows at a time."""
+    try:
+        with reading(origin), origin.seekable() as source, pq.ParquetFile(source) as file:
+            kinds = {field.name: field.type for field in file.schema_arrow}
+            name = _columns.choose(column, {n: _is_text(kind) for n, kind in kinds.items()}, origin.name)
+            if not _is_text(kinds[name]):
+                raise InputError(
+                    f"{origin.name}: the column `{name}` is {kinds[name]}, not string.",
+                    hint="Name another one with --column.",
+                )
+            row = count(1)
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[name], use_threads=False):
+                for cell in batch.column(0):
+                    yield _columns.text_of(cell.as_py(), name, f"{origin.name}, row {next(row)}")
+    except MemoryError:
+        raise
+    except pa.ArrowException:
+        raise InputError(f"{origin.name} is no parquet, or damaged.", hint="Get or write it again.") from None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return (
+        _is_text(kind.value_type)
+        if pa.types.is_dictionary(kind)
+        else any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+    )

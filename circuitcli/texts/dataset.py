@@ -2,54 +2,127 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from itertools import islice
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from circuitcli.errors import HubError, InputError
-from circuitcli.texts import _files
+from circuitcli.errors import InputError
+from circuitcli.texts import TextRequest, _columns
+from circuitcli.texts._dataset_errors import Asking
+from circuitcli.texts._open import find
 
-# Only so many texts are read before sampling among them: a stream may have no end.
+# Only so many rows are read before sampling among them: a stream may have no end.
 MAX_DOCUMENTS = 20_000
+# The kinds of files that hold plain columns. Others want libraries of their own, and some of them are pickled.
+READERS = ("arrow", "cache", "csv", "json", "parquet", "text")
+
+
+class _Name(NamedTuple):
+    """NAME or DIR, and CONFIG if one was typed."""
+
+    name: str
+    config: str | None
+    folder: Path | None
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.config}" if self.config else self.name
 
 
 class Dataset:
-    """The `text` column of a dataset's `train` split, or of its only one."""
+    """A column of a dataset's `train` split, or of its first one."""
 
-    def identity(self, value: Sequence[str]) -> str:
-        """Its name, and its version; of a local folder the sha256 of its files."""
-        folder = Path(os.path.expanduser(value[0]))
+    def identity(self, request: TextRequest) -> str:
+        """Its name, its configuration and its commit on the hub; of a local folder the sha256 of its files."""
+        name = _parse(request.values[0])
+        builder = _builder(name)
+        version = builder.hash if name.folder is None else _sha256(name.folder)
+        return f"{name.name} {builder.config.name} {version}"
+
+    def documents(self, request: TextRequest) -> Iterator[str]:
+        """Its texts, of the first MAX_DOCUMENTS rows."""
+        name = _parse(request.values[0])
+        what, blank = f"The dataset {name}", True
+        with Asking(name.name, name.config):
+            rows = enumerate(islice(_stream(_builder(name)), MAX_DOCUMENTS), 1)
+            first = list(islice(rows, _columns.FIRST_ROWS))
+            column = _columns.choose_in_rows(request.column, [row for _, row in first], what) if first else ""
+            for number, row in chain(first, rows):
+                text = _columns.text_of(row.get(column), column, f"{what}, row {number}")
+                if text:
+                    blank = False
+                    yield text
+        if blank:
+            raise InputError(f"{what} has no text in its first rows.", hint="Name another column with --column.")
+
+
+def _parse(value: str) -> _Name:
+    """NAME, NAME:CONFIG, DIR or DIR:CONFIG.
+
+    Raises:
+        InputError: It is no folder, and can't be a name on the hub.
+    """
+    name, _, config = value.rpartition(":") if ":" in value else (value, "", "")
+    for path, rest in ((value, ""), (name, config)):
+        folder = Path(os.path.expanduser(path))
         if folder.is_dir():
-            return " ".join(f"{p.name}:{_files.digest(p)}" for p in sorted(folder.rglob("*")) if p.is_file())
-        return f"{value[0]} {_open(value[0]).info.version}"
-
-    def documents(self, value: Sequence[str]) -> Iterator[str]:
-        """Its first texts, up to MAX_DOCUMENTS."""
-        for row in islice(_open(value[0]), MAX_DOCUMENTS):
-            if not isinstance(row.get("text"), str):
-                raise InputError(
-                    f"The dataset {value[0]} has no column `text` of strings.", hint=f"It has {', '.join(row)}."
-                )
-            yield row["text"]
+            return _Name(path, rest or None, folder)
+    if Path(os.path.expanduser(value)).is_file():
+        raise InputError(f"The dataset {value} is a file.", hint=f"Give it with --text {value}.")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or name in READERS:
+        raise InputError(
+            f"There is no folder {value}, and the hub has no dataset of that name.",
+            hint="Give owner/name, owner/name:configuration, or a folder of .jsonl or .parquet files.",
+        )
+    return _Name(name, config or None, None)
 
 
-def _open(name: str) -> Any:
+def _builder(name: _Name) -> Any:
+    """What `datasets` knows of a dataset before it reads any text. On the hub it is asked once: one commit for all."""
+    return _on_the_hub(name) if name.folder is None else _load(name)
+
+
+@lru_cache(maxsize=1)
+def _on_the_hub(name: _Name) -> Any:
+    return _load(name)
+
+
+def _load(name: _Name) -> Any:
     import datasets
 
-    try:
-        splits = datasets.load_dataset(name, streaming=True)
-    except (FileNotFoundError, ValueError) as error:
+    with Asking(name.name, name.config, lambda: datasets.get_dataset_config_names(_path(name))):
+        builder = datasets.load_dataset_builder(_path(name), name.config)
+    if builder.name not in READERS:
         raise InputError(
-            f"The dataset {name} can't be opened: {str(error).splitlines()[0]}.",
-            hint="Give its name on the hub, or a local folder of .jsonl or .parquet files.",
-        ) from None
-    except (ConnectionError, OSError) as error:
-        raise HubError(
-            f"The hub couldn't be reached for the dataset {name}: {type(error).__name__}.", hint="Check the network."
-        ) from None
-    return splits["train"] if "train" in splits else next(iter(splits.values()))
+            f"The dataset {name} is of the kind {builder.name}, which isn't text.",
+            hint="Give one of .jsonl, .parquet, .csv or .txt files.",
+        )
+    return builder
+
+
+def _path(name: _Name) -> str:
+    return name.name if name.folder is None else str(name.folder.resolve())
+
+
+def _stream(builder: Any) -> Any:
+    """The rows of one split as dictionaries, with pictures and sound left as they are stored."""
+    splits = builder.as_streaming_dataset()
+    rows = splits["train"] if "train" in splits else next(iter(splits.values()))
+    return rows.decode(False) if rows.features else rows
+
+
+def _sha256(folder: Path) -> str:
+    """Of the paths and contents of a folder's files, hidden ones apart."""
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and path.stat().st_size and not any(part.startswith(".") for part in inside.parts):
+            whole.update(f"{inside.as_posix()} {find(str(path)).sha256()}\n".encode())
+    return whole.hexdigest()
 
 
 plugin = Dataset()

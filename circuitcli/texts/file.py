@@ -1,25 +1,23 @@
-"""Texts in a file: .jsonl with a `text` on each line, else plain text with blank lines between texts."""
+"""Texts in a file or on stdin: .jsonl, .parquet or plain text with blank lines between texts, each also as .gz."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-from circuitcli.texts import _files
+from circuitcli.texts import TextRequest, _files
+from circuitcli.texts._open import find
 
 
 class File:
-    """A text file in UTF-8."""
+    """A file of texts, or stdin (`-`)."""
 
-    def identity(self, value: Sequence[str]) -> str:
+    def identity(self, request: TextRequest) -> str:
         """sha256 of the file."""
-        return _files.text_digest(Path(os.path.expanduser(value[0])))
+        return _files.identity(find(request.values[0]), request.column)
 
-    def documents(self, value: Sequence[str]) -> Iterator[str]:
+    def documents(self, request: TextRequest) -> Iterator[str]:
         """Its texts."""
-        path = Path(os.path.expanduser(value[0]))
-        return _files.jsonl(path) if path.suffix == ".jsonl" else _files.paragraphs(path)
+        return _files.documents(find(request.values[0]), request.column)
 
 
 plugin = File()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+
+from circuitcli.texts import TextRequest, _columns
 
 
 class Prompt:
     """Each prompt is one text."""
 
-    def identity(self, value: Sequence[str]) -> str:
+    def identity(self, request: TextRequest) -> str:
         """sha256 of the prompts."""
-        return hashlib.sha256(json.dumps(list(value)).encode()).hexdigest()
+        for text in request.values:
+            _columns.check(text, "A prompt")
+        return hashlib.sha256(json.dumps(request.values).encode()).hexdigest()
 
-    def documents(self, value: Sequence[str]) -> Iterator[str]:
+    def documents(self, request: TextRequest) -> Iterator[str]:
         """The prompts."""
-        return iter(value)
+        return (text for text in request.values if text.strip())
 
 
 plugin = Prompt()

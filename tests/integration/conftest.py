@@ -14,6 +14,7 @@ from commands import Result
 
 from circuitcli.cli.app import main
 from circuitcli.runtime import model as models
+from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import DTYPES, Runtime, make
 from circuitcli.settings import to_dict
 from circuitcli.stages import run_all
@@ -27,17 +28,17 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def load_once() -> Callable[[str, Runtime], models.BridgeModel]:
+def load_once() -> Callable[[Checkpoint, Runtime], models.BridgeModel]:
     """`runtime.model.load`, but each model once: loading takes longer than all that a tiny model then does."""
     original = models.load
-    load = cache(lambda name, device, dtype: original(name, make(device, dtype, None, 0)))
+    load = cache(lambda checkpoint, device, dtype: original(checkpoint, make(device, dtype, None, 0)))
     names = {dtype: name for name, dtype in DTYPES.items()}
-    return lambda name, runtime: load(name, str(runtime.device), names[runtime.dtype])
+    return lambda checkpoint, runtime: load(checkpoint, str(runtime.device), names[runtime.dtype])
 
 
 @pytest.fixture
 def circuit(
-    load_once: Callable[[str, Runtime], models.BridgeModel],
+    load_once: Callable[[Checkpoint, Runtime], models.BridgeModel],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Circuit]:

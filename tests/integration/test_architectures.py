@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from families import D_MODEL, FAMILIES, LAYERS, VOCAB, WINDOW, Hf, plain, save_checkpoint
+from tiny import load_model
 from torch import Tensor
 
 from circuitcli.core.model import Edit, Pass
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site
 from circuitcli.runtime import device
-from circuitcli.runtime.model import BridgeModel, load
+from circuitcli.runtime.model import BridgeModel
 
 EDITED = 1  # the layer that is edited: something lies before it and behind it
 TOLERANCE = 1e-5  # of the largest value of what is compared
@@ -28,8 +29,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def models(checkpoints: dict[str, Path]) -> dict[str, tuple[BridgeModel, Hf]]:
-    runtime = device.make("cpu", "float32", None, seed=0)
-    return {family: (load(str(folder), runtime), plain(folder, family)) for family, folder in checkpoints.items()}
+    return {family: (load_model(folder), plain(folder, family)) for family, folder in checkpoints.items()}
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_gemmas_sliding_window_holds_when_resumed(models: Any, tokens: Tensor) -
 def test_half_precision_runs_and_sae_arithmetic_stays_float32(
     checkpoints: dict[str, Path], models: Any, tokens: Tensor, family: str, dtype: str
 ) -> None:
-    model = load(str(checkpoints[family]), device.make("cpu", dtype, None, seed=0))
+    model = load_model(checkpoints[family], dtype)
     site, down = Site(EDITED, "z"), Site(EDITED, "resid_post")
     clean = model.run(tokens, sorted({site, down, *model.bases(site)}, key=lambda s: s.order), final=True)
     edit = random_edit(model, site, clean, torch.arange(len(tokens)))

@@ -66,6 +66,7 @@ def test_profile(data: bytes | None, words: list[str], circuit: Circuit, run: Pa
 TEXTS = {
     "missing": ("t.txt", None, ["t.txt", "can't be read"]),
     "empty": ("t.txt", b"", ["t.txt", "empty"]),
+    "only blank lines": ("t.txt", b"\n\n \n", ["t.txt", "no text in it"]),
     "not UTF-8": ("t.txt", b"\xff\xfehello", ["t.txt", "not UTF-8"]),
     "not UTF-8 at its end": ("t.txt", b"hello world " * 200_000 + b"\xc3", ["t.txt", "not UTF-8"]),
     "a folder": ("t", "folder", ["can't be read"]),
@@ -88,7 +89,6 @@ def test_text(name: str, circuit: Circuit, run: Path, profile: Path, tmp_path: P
 
 
 SAMPLES = {
-    "only blank lines": ("t.txt", b"\n\n \n", ["long enough"]),
     "no text key": ("t.jsonl", b'{"text": "good evening"}\n{"txt": "bad"}\n', ["line 2", '"text"']),
     "not JSON": ("t.jsonl", b"good evening\n", ["line 1", "JSON"]),
 }
@@ -107,9 +107,9 @@ def test_sample(name: str, circuit: Circuit, run: Path, tmp_path: Path):
 def test_sample_that_was_refused_asks_for_no_force_afterwards(
     circuit: Circuit, profile: Path, tiny_text: Path, tmp_path: Path
 ):
-    (tmp_path / "blank.txt").write_text("\n\n")
+    (tmp_path / "bad.jsonl").write_text('{"text": "good evening"}\n{"text": 5}\n')
     args = ["run-all", "--profile", profile, "--run", tmp_path / "new"]
-    circuit(*args, "--text", tmp_path / "blank.txt").refused(3, "long enough")
+    circuit(*args, "--text", tmp_path / "bad.jsonl").refused(3, "line 2", "number")
     assert circuit(*args, "--text", tiny_text).code == 0
 
 
@@ -119,10 +119,6 @@ def test_texts_that_are_too_short_or_too_long(circuit: Circuit, run: Path):
     circuit("cache-acts", "--run", run, *short, "--force").refused(3, "long enough", "two tokens")
     circuit("cache-acts", "--run", run, "--max-tokens", "33", "--force").refused(3, "32 tokens", "--max-tokens 32")
     assert contents(run) == before
-
-
-def unknown_model(saes: Path) -> list[str]:
-    return ["--model", "nobody/nothing"]
 
 
 def model_without_config(saes: Path) -> list[str]:
@@ -139,7 +135,7 @@ def release_without_saes(saes: Path) -> list[str]:
 
 def layer_without_sae(saes: Path) -> list[str]:
     shutil.rmtree(saes / "1.resid_post")
-    return ["--release", str(saes)]
+    return ["--release", str(saes), "--layers", "0:3"]
 
 
 def site_without_sae(saes: Path) -> list[str]:
@@ -182,7 +178,7 @@ def torn_config(saes: Path) -> list[str]:
 
 
 def unknown_architecture(saes: Path) -> list[str]:
-    configure(saes / "0.resid_post", lambda config: config.update(architecture="gated"))
+    configure(saes / "0.resid_post", lambda config: config.update(architecture="transcoder"))
     return ["--release", str(saes)]
 
 
@@ -196,7 +192,6 @@ def no_cuda(saes: Path) -> list[str]:
 
 
 WORDS = {
-    unknown_model: ["nobody/nothing"],
     model_without_config: ["config.json"],
     unknown_release: ["nothing-res-jb", "demo"],
     release_without_saes: ["no SAE in", "cfg.json"],
@@ -209,10 +204,33 @@ WORDS = {
     torn_weights: ["sae_weights.safetensors", "can't be read"],
     missing_weights: ["sae_weights.safetensors", "can't be read"],
     torn_config: ["cfg.json", "can't be read"],
-    unknown_architecture: ["gated", "standard"],
+    unknown_architecture: ["transcoder", "standard"],
     unknown_hook: ["blocks.0.hook_nothing", "resid_post"],
     no_cuda: ["CUDA", "--device auto"],
 }
+
+
+def test_model_that_is_in_no_cache_offline(circuit: Circuit, tmp_path: Path):
+    run = tmp_path / "run"
+    circuit("fetch-saes", "--run", run, "--model", "nobody/nothing").refused(4, "nobody/nothing", "HF_HUB_OFFLINE")
+    circuit("fetch-saes", "--run", run, "--model", "nobody/nothing", "--json").refused_in_json(4)
+
+
+def test_layers_take_all_that_a_release_has(circuit: Circuit, saes: Path, tiny_model: Path, tmp_path: Path):
+    shutil.rmtree(saes / "1.resid_post")
+    done = circuit(
+        "fetch-saes",
+        "--run",
+        tmp_path / "run",
+        "--model",
+        tiny_model,
+        "--release",
+        saes,
+        "--site",
+        "resid_post",
+        "--json",
+    )
+    assert done.document["saes"] == ["0.resid_post", "2.resid_post"]
 
 
 @pytest.mark.parametrize("spoilt", WORDS, ids=lambda function: function.__name__)

@@ -187,7 +187,7 @@ def flags_of(name: str) -> set[str]:
 
 
 def test_commands_take_the_flags_of_their_tables():
-    assert set(COMMANDS) == {*FLAGS, "run-all"}
+    assert set(COMMANDS) == {*FLAGS, "run-all", "profile"}
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
     assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - {"--help"}

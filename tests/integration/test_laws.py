@@ -14,8 +14,6 @@ from circuitcli.core.ablation import Ablated, Rows, ablate
 from circuitcli.core.model import Edit
 from circuitcli.core.reference import ablate_one
 from circuitcli.core.sites import SITES, Site
-from circuitcli.runtime import device
-from circuitcli.runtime.model import load
 
 EDITED = [Site(0, name) for name in SITES] + [Site(1, "z"), Site(1, "resid_mid"), Site(2, "mlp_out")]
 Text = tuple[torch.Tensor, torch.Tensor]
@@ -138,7 +136,7 @@ def test_law_4_batch_size_and_order_change_nothing(
 def centred(tiny_model: Path, tiny_saes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[Site, Any]]:
     """The tiny model with centred writing weights, and SAEs for the raw one that know they were trained on that."""
     folder = tmp_path_factory.mktemp("centred")
-    model = load(str(tiny.save_centred(tiny_model, folder / "model")), device.make("cpu", "float32", None, seed=0))
+    model = tiny.load_model(tiny.save_centred(tiny_model, folder / "model"))
     return model, tiny.load_saes(tiny.save_as_centred(tiny_saes, folder / "saes"))
 
 

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 from commands import command, environment, spawn
 
-HEAVY = ("torch", "numpy", "pyarrow", "pydantic", "transformers", "transformer_lens", "datasets", "rich.markdown")
+HEAVY = (
+    "torch",
+    "numpy",
+    "pyarrow",
+    "pydantic",
+    "yaml",
+    "transformers",
+    "transformer_lens",
+    "datasets",
+    "rich.markdown",
+)
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["run-all", "--help"]], ids=" ".join)

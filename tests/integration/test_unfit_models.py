@@ -1,19 +1,22 @@
-"""Models that can't be studied are refused with what is wrong: a folder by its name, a family, the hub."""
+"""Models that can't be studied are refused with what is wrong: a folder by its name, a family, its weights."""
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from families import D_MODEL, VOCAB, save_checkpoint
+import torch
+from families import D_MODEL, FAMILIES, VOCAB, plain, save_checkpoint
+from safetensors.torch import load_file, save_file
+from tiny import load_model
+from torch import Tensor
 from transformers import AutoModelForCausalLM, MambaConfig, OPTConfig, PretrainedConfig
 
-from circuitcli.errors import HubError, InputError
-from circuitcli.runtime import device
-from circuitcli.runtime.model import load
-from circuitcli.runtime.tokenizer import Tokenizer, describe, unavailable
+from circuitcli.errors import InputError
+from circuitcli.runtime.checkpoint import find
+from circuitcli.runtime.tokenizer import Tokenizer
 
 
 def lacking(file: str) -> Callable[[Path], object]:
@@ -34,8 +37,8 @@ def test_a_folder_that_cannot_be_loaded_is_refused_by_its_name(tmp_path: Path, s
     folder = save_checkpoint("llama", tmp_path)
     spoil(folder)
     with pytest.raises(InputError) as error:
-        load(str(folder), device.make("cpu", "float32", None, seed=0))
-    assert error.value.message.startswith(f"The model in the folder {folder} can't be loaded: ")
+        load_model(folder)
+    assert error.value.message.startswith(f"The model {folder} can't be loaded: ")
     assert "\n" not in error.value.message
     assert "tokenizer.json" in error.value.hint
 
@@ -52,42 +55,66 @@ def test_a_family_that_is_not_claimed_is_refused(tmp_path: Path, config: Pretrai
     save_checkpoint("gpt2", tmp_path)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="that this tool knows"):
-        load(str(tmp_path), device.make("cpu", "float32", None, seed=0))
+        load_model(tmp_path)
+
+
+def reweighted(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_that_lack_a_tensor_are_refused_not_filled_in_at_random(tmp_path: Path, family: str) -> None:
+    folder = save_checkpoint(family, tmp_path)
+    lost = next(name for name in load_file(folder / "model.safetensors") if "1." in name and "mlp" in name)
+    reweighted(folder, lambda weights: weights.pop(lost))
+    with pytest.raises(InputError) as error:
+        load_model(folder)
+    assert f"lack {lost}" in error.value.message
+
+
+def test_weights_that_lack_many_tensors_name_some(tmp_path: Path) -> None:
+    folder = save_checkpoint("gpt2", tmp_path)
+    reweighted(folder, lambda weights: [weights.pop(name) for name in list(weights) if ".h.2." in name])
+    with pytest.raises(InputError, match=r"lack transformer\.h\.2\.\S+, \S+, \S+ and 9 more"):
+        load_model(folder)
+
+
+def test_a_configuration_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:
+    folder = save_checkpoint("gpt2", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_inner": 4 * D_MODEL + 1}))
+    with pytest.raises(InputError, match=r"other sizes than its weights to transformer\.h\.0\.mlp"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_unembeddings_that_are_tied_or_not_are_loaded(tmp_path: Path, family: str, tied: bool) -> None:
+    folder = save_checkpoint(family, tmp_path, tied=tied)
+    names = load_file(folder / "model.safetensors")
+    assert any(name.startswith(("lm_head", "embed_out")) for name in names) is not tied
+    model, hf = load_model(folder), plain(folder, family)
+    tokens = torch.arange(3, 9).unsqueeze(0)
+    final = model.run(tokens, [], final=True).final
+    torch.testing.assert_close(model.logits(final[0]), hf.run(tokens, [])[1][0], rtol=0, atol=1e-3)
 
 
 def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path) -> None:
     folder = save_checkpoint("llama", tmp_path)
-    assert Tokenizer(str(folder)).encode("w3 w5") == [3, 5]
-    (folder / "tokenizer.json").unlink()
+    assert Tokenizer(find(str(folder))).encode("w3 w5") == [3, 5]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
     with pytest.raises(InputError, match="can't be loaded"):
-        Tokenizer(str(folder))
+        Tokenizer(find(str(folder)))
 
 
 def test_the_identity_of_a_model_follows_its_files(tmp_path: Path) -> None:
     folder = save_checkpoint("gpt2", tmp_path)
-    identities = [describe(str(folder)).identity]
+    identities = [find(str(folder)).identity()]
     for name in ("model.safetensors", "tokenizer.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[:-1] + b" ")
-        identities.append(describe(str(folder)).identity)
+        identities.append(find(str(folder)).identity())
     assert len(set(identities)) == 3
-
-
-class ConnectError(Exception):
-    """As httpx names it."""
-
-
-def raised(*errors: Exception) -> Exception:
-    """The last of a chain, each raised while the one before it was handled."""
-    for before, after in itertools.pairwise(errors):
-        after.__context__ = before
-    return errors[-1]
-
-
-def test_the_network_is_told_from_an_unknown_name() -> None:
-    network = raised(ConnectError("refused"), FileNotFoundError("not in the cache"), OSError("We couldn't connect"))
-    assert isinstance(unavailable("some/model", network), HubError)
-    assert unavailable("some/model", network).exit_code == 4
-    unknown = unavailable("some/model", raised(FileNotFoundError("404"), OSError("no such model")))
-    assert isinstance(unknown, InputError)
-    assert unknown.message.startswith("Unknown model some/model")

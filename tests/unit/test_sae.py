@@ -76,9 +76,78 @@ def test_centring_subtracts_the_mean_and_puts_it_back() -> None:
     close(sae.decode(torch.tensor([1.0, 2.0, 0.0]), X), [2.0 + 1.5, 0.0 + 1.5])
 
 
-def edit(sae: Sae, feature: int, activation: float, replacement: float) -> Tensor:
+def test_a_gate_decides_whether_and_a_magnitude_how_much() -> None:
+    # x − b_dec = (1, 2): h = (1, 4, 1). Gate h + b_gate = (0, 1, −1): the first is at its border, not above.
+    # Magnitude h·exp(r_mag) + b_enc: 4·2 − 1 = 7, while the closed ones would have been 6.
+    gated = replace(
+        RELU,
+        activation="gated",
+        b_enc=torch.tensor([5.0, -1.0, 5.0]),
+        b_gate=torch.tensor([-1.0, -3.0, -2.0]),
+        r_mag=torch.tensor([1.0, 2.0, 1.0]).log(),
+    )
+    close(gated.pre_activations(X), [0.0, 1.0, -1.0])
+    close(gated.encode(X), [0.0, 7.0, 0.0])
+    # h = (−2, 4, 4), gates (−3, 1, 2)
+    close(gated.encode(torch.tensor([-1.0, 1.0])), [0.0, 7.0, 9.0])
+    # an open gate with a negative magnitude: 4·2 − 9
+    close(replace(gated, b_enc=torch.tensor([5.0, -9.0, 5.0])).encode(X), [0.0, 0.0, 0.0])
+
+
+SEVEN = torch.tensor([7.0, 1.0])  # its norm is √50, so that |x|/√d_in = 5
+
+
+def test_constant_norm_divides_by_the_norm_over_the_root_of_the_width() -> None:
+    sae = replace(RELU, normalisation="constant_norm")
+    # (1.4, 0.2) − b_dec = (0.4, 1.2): (0.4, 2.4, 0.8) + b_enc
+    close(sae.encode(SEVEN), [0.9, 1.4, 0.8])
+    close(sae.encode(SEVEN * 1000), [0.9, 1.4, 0.8])
+    # (1, 2, 0) W_dec + b_dec = (1, 1) + (1, −1), times 5
+    close(sae.decode(torch.tensor([1.0, 2.0, 0.0]), SEVEN), [10.0, 0.0])
+    close(edit(sae, 2, 1.0, 0.0, SEVEN), [5.0, -15.0])
+
+
+def test_constant_norm_after_centring() -> None:
+    sae = replace(RELU, normalisation="constant_norm", centre=True, apply_b_dec_to_input=False)
+    # (7, 1) − 4 = (3, −3), whose norm is √18: divided by 3 it is (1, −1): (1, −2, −2) + b_enc
+    close(sae.encode(SEVEN), [1.5, 0.0, 0.0])
+    close(sae.decode(torch.tensor([1.0, 2.0, 0.0]), SEVEN), [2.0 * 3 + 4, 0.0 * 3 + 4])
+    # 3·(1, −3) without its mean −3
+    close(edit(sae, 2, 1.0, 0.0, SEVEN), [6.0, -6.0])
+
+
+def test_an_activation_of_zeros_has_a_constant_norm_too() -> None:
+    sae = replace(RELU, normalisation="constant_norm")
+    nothing = torch.zeros(2)
+    close(sae.encode(nothing), [0.0, 1.0, 2.0])  # 0 − b_dec = (−1, 1): (−1, 2, 2) + b_enc
+    close(sae.decode(torch.tensor([1.0, 2.0, 0.0]), nothing), [0.0, 0.0])
+
+
+def test_an_offset_is_taken_away_before_and_put_back_after() -> None:
+    offset = torch.tensor([1.0, 4.0])
+    x = torch.tensor([3.0, 5.0])  # x − offset = (2, 1)
+    sae = replace(RELU, offset=offset)
+    close(sae.encode(x), [1.5, 3.0, 1.0])
+    close(sae.decode(torch.tensor([1.5, 3.0, 1.0]), x), [1.5 + 1, 3.5 + 4])
+    close(edit(sae, 2, 1.0, 0.0, x), [1.0, -3.0])
+    # mean and deviation are those of x − offset
+    normed = replace(sae, normalisation="layer_norm")
+    close(normed.decode(torch.tensor([1.0, 2.0, 0.0]), x), [sqrt(0.5) * 2 + 1.5 + 1, 1.5 + 4])
+    close(edit(normed, 2, 1.0, 0.0, x), [sqrt(0.5), -3 * sqrt(0.5)])
+
+
+def test_moving_an_sae_moves_all_of_it() -> None:
+    features = torch.zeros(3)
+    whole = replace(RELU, threshold=features, b_gate=features, r_mag=features, offset=torch.zeros(2))
+    tensors = {name for name, value in vars(whole).items() if isinstance(value, Tensor)}
+    moved = whole.to(torch.device("meta"))
+    assert tensors == {name for name, value in vars(moved).items() if isinstance(value, Tensor) and value.is_meta}
+    assert len(tensors) == 8
+
+
+def edit(sae: Sae, feature: int, activation: float, replacement: float, x: Tensor = X) -> Tensor:
     rows = (torch.tensor([value]) for value in (activation, replacement))
-    return sae.edit(X.unsqueeze(0), torch.tensor([feature]), *rows)[0]
+    return sae.edit(x.unsqueeze(0), torch.tensor([feature]), *rows)[0]
 
 
 def test_an_edit_is_the_change_along_the_decoder_row() -> None:

@@ -1,14 +1,25 @@
-"""Texts: what each source yields, and when its identity changes."""
+"""Texts: what each source yields, and when its identity changes. Other libraries write the files."""
 
+import gzip
+import io
 import json
+import os
+import pty
+import random
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from circuitcli import plugins
 from circuitcli.errors import InputError
+from circuitcli.texts import TextRequest, _files, _open
 
-LINES = ["In the beginning", "⏎ and {braces}", "the end"]
+LINES = ["In the beginning", "⏎ and {braces}", "two\nlines \u2028 and [bold]markup[/bold]", "\x1b[31mred", "the end"]
 
 
 def jsonl(path: Path, texts: list[str], key: str = "text") -> Path:
@@ -16,45 +27,314 @@ def jsonl(path: Path, texts: list[str], key: str = "text") -> Path:
     return path
 
 
+def asked(source: str, *values: str | Path, column: str = "auto") -> tuple[str, list[str]]:
+    """Identity and documents."""
+    plugin, request = plugins.load("texts", source), TextRequest(tuple(map(str, values)), column)
+    return plugin.identity(request), list(plugin.documents(request))
+
+
+def texts_of(path: Path, column: str = "auto") -> list[str]:
+    return asked("file", path, column=column)[1]
+
+
+def refused(path: Path, *words: str, column: str = "auto") -> None:
+    with pytest.raises(InputError) as caught:
+        asked("file", path, column=column)
+    said = f"{caught.value.message}\n{caught.value.hint}"
+    assert not [word for word in words if word not in said], said
+
+
 def test_prompts_are_the_texts_and_decide_the_identity():
-    prompt = plugins.load("texts", "prompt")
-    assert list(prompt.documents(LINES)) == LINES
-    assert prompt.identity(LINES) != prompt.identity(LINES[:2]) != prompt.identity(["In the", "beginning"])
+    identity, documents = asked("prompt", *LINES)
+    assert documents == LINES
+    assert len({identity, asked("prompt", *LINES[:2])[0], asked("prompt", "In the", "beginning")[0]}) == 3
 
 
-def test_jsonl_gives_its_texts_and_a_changed_file_another_identity(tmp_path: Path):
-    file, path = plugins.load("texts", "file"), jsonl(tmp_path / "a.jsonl", LINES)
-    before = file.identity([str(path)])
-    assert list(file.documents([str(path)])) == LINES
-    jsonl(path, LINES[::-1])
-    assert file.identity([str(path)]) != before
+def test_a_prompt_that_is_no_unicode_is_refused():
+    with pytest.raises(InputError, match="half a character"):
+        asked("prompt", "caf\udce9")
+
+
+def as_text(path: Path, texts: list[str] = LINES) -> None:
+    path.write_text("\n \n" + "\n\n \t\n".join(texts) + "\n\n", encoding="utf-8", newline="\n")
+
+
+def as_lines(path: Path, texts: list[str] = LINES) -> None:
+    rows = [{"id": i, "text": text} for i, text in enumerate(texts)]
+    rows[2:2] = [{"id": 7, "text": None}, {"id": 8, "text": ""}, {"id": 9, "text": " \n"}]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def as_parquet(path: Path, texts: list[str] = LINES) -> None:
+    column = [*texts[:2], None, "", "  ", *texts[2:]]
+    pq.write_table(pa.table({"id": range(len(column)), "text": column}), path, row_group_size=2)
+
+
+WRITERS = {".txt": as_text, ".jsonl": as_lines, ".parquet": as_parquet, "": as_text, ".JSONL": as_lines}
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_gives_its_texts_and_a_changed_one_another_identity(suffix: str, packed: bool, tmp_path: Path):
+    def write(texts: list[str]) -> Path:
+        path = tmp_path / f"some.texts{suffix}" if suffix else tmp_path / "texts"
+        WRITERS[suffix](path, texts)
+        if packed:
+            (tmp_path / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+            path.unlink()
+        return tmp_path / f"{path.name}{'.gz' if packed else ''}"
+
+    before = asked("file", write(LINES))
+    assert before[1] == LINES
+    assert asked("file", write(LINES)) == before
+    after = asked("file", write(LINES[::-1]))
+    assert after[1] == LINES[::-1]
+    assert after[0] != before[0]
+
+
+def test_a_gzip_of_several_members_is_read_whole(tmp_path: Path):
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(b"".join(gzip.compress(f"{text}\n\n".encode()) for text in ("one", "two", "three")))
+    assert texts_of(path) == ["one", "two", "three"]
+
+
+def test_what_a_file_of_another_name_holds_is_seen_from_its_first_line(tmp_path: Path):
+    for name in ("a.json", "a.ndjson", "a", "a.gz"):
+        data = b'\n{"text": "one"}\n{"text": "two"}\n'
+        (tmp_path / name).write_bytes(gzip.compress(data) if name == "a.gz" else data)
+        assert texts_of(tmp_path / name) == ["one", "two"]
+    (tmp_path / "a.txt").write_bytes(b'{"text": "one"}')
+    assert texts_of(tmp_path / "a.txt") == ['{"text": "one"}']
 
 
 def test_plain_text_is_cut_at_blank_lines_only(tmp_path: Path):
     path = tmp_path / "a.txt"
-    path.write_text("one\nstill one\n\n \n\ntwo\n", encoding="utf-8")
-    assert list(plugins.load("texts", "file").documents([str(path)])) == ["one\nstill one", "two"]
+    path.write_bytes(b"one\r\n  still one\r\n\r\n \r\n  two\r\nend")
+    assert texts_of(path) == ["one\n  still one", "  two\nend"]
 
 
-def test_a_line_without_text_is_named(tmp_path: Path):
-    path = jsonl(tmp_path / "a.jsonl", LINES, key="words")
-    with pytest.raises(InputError, match="line 1"):
-        list(plugins.load("texts", "file").documents([str(path)]))
+def test_a_byte_order_mark_is_no_text(tmp_path: Path):
+    for name, text in (("a.txt", "one"), ("a.jsonl", '{"text": "one"}'), ("a", '{"text": "one"}')):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert texts_of(tmp_path / name) == ["one"]
 
 
-def test_a_local_dataset_gives_its_text_column_and_a_changed_one_another_identity(tmp_path: Path):
-    dataset, value = plugins.load("texts", "dataset"), [str(tmp_path)]
-    jsonl(tmp_path / "train.jsonl", LINES)
-    before = dataset.identity(value)
-    assert list(dataset.documents(value)) == LINES
-    jsonl(tmp_path / "train.jsonl", [*LINES, "more"])
-    assert dataset.identity(value) != before
+def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
 
 
-def test_a_dataset_without_a_text_column_is_refused(tmp_path: Path):
-    jsonl(tmp_path / "train.jsonl", LINES, key="words")
-    with pytest.raises(InputError, match="no column `text`"):
-        list(plugins.load("texts", "dataset").documents([str(tmp_path)]))
+ROWS = [
+    {"id": 1, "title": "a", "body": "one"},
+    {"id": 2, "title": "b", "body": None},
+    {"id": 3, "title": "c", "body": "two"},
+]
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
+@pytest.mark.parametrize("source", ["file", "dataset"])
+def test_the_column_is_named_or_text_or_the_only_one_of_strings(name: str, source: str, tmp_path: Path):
+    path, place = tmp_path / name, tmp_path / name if source == "file" else tmp_path
+    write_rows(path, ROWS)
+    assert asked(source, place, column="body")[1] == ["one", "two"]
+    for wanted, words in {
+        "auto": ["several columns", "title, body", "--column"],
+        "bodi": ["no column `bodi`", "`body`", "id, title, body"],
+        "id": ["`id`", "not"],
+    }.items():
+        with pytest.raises(InputError) as caught:
+            asked(source, place, column=wanted)
+        said = f"{caught.value.message}\n{caught.value.hint}"
+        assert not [word for word in words if word not in said], said
+    write_rows(path, [{**row, "text": f"text {row['id']}"} for row in ROWS])
+    assert asked(source, place)[1] == ["text 1", "text 2", "text 3"]
+    write_rows(path, [{"id": row["id"], "body": row["body"]} for row in ROWS])
+    assert asked(source, place)[1] == ["one", "two"]
+    write_rows(path, [{"id": row["id"]} for row in ROWS])
+    with pytest.raises(InputError, match="no column of strings"):
+        asked(source, place)
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_every_kind_of_string_in_parquet_is_text(kind: pa.DataType, tmp_path: Path):
+    pq.write_table(pa.table({"words": pa.array(LINES).cast(kind)}), tmp_path / "a.parquet")
+    assert texts_of(tmp_path / "a.parquet") == LINES
+
+
+LATER = '{"text": "fine"}\n' * 40
+LINES_AT_FAULT = {
+    "a number": ('{"text": 5}', ["line 1", "`text`", "number"]),
+    "a list later": (LATER + '{"text": ["a"]}', ["line 41", "list"]),
+    "no such key later": (LATER + '\n{"txt": "a"}', ["line 42", "no `text`"]),
+    "no object": (LATER + '["a"]', ["line 41", "not a JSON object"]),
+    "not JSON": (LATER + '{"text": "a"', ["line 41", "not a JSON object"]),
+    "deep": (LATER + "[" * 100_000, ["line 41", "not a JSON object"]),
+    "half a character": (LATER + '{"text": "\\ud83d"}', ["line 41", "half a character"]),
+}
+
+
+@pytest.mark.parametrize("name", LINES_AT_FAULT)
+def test_the_line_at_fault_is_named(name: str, tmp_path: Path):
+    data, words = LINES_AT_FAULT[name]
+    (tmp_path / "a.jsonl").write_text(data)
+    refused(tmp_path / "a.jsonl", "a.jsonl", *words)
+
+
+PARQUET = io.BytesIO()
+pq.write_table(pa.table({"text": [random.Random(0).randbytes(9000).hex() for _ in range(20)]}), PARQUET)
+FILES_AT_FAULT = {
+    "a.txt": (b"\n\n \t\n", ["no text in it"]),
+    "a.txt.gz": (gzip.compress(b""), ["no text in it"]),
+    "a.jsonl": (b'{"text": null}\n{"text": ""}', ["no text in it"]),
+    "empty.parquet": (b"", ["is empty"]),
+    "plain.txt.gz": (b"plain", ["no gzip"]),
+    "cut.txt.gz": (gzip.compress(bytes(range(32, 127)) * 99)[:-12], ["damaged", "too early"]),
+    "flipped.txt.gz": (gzip.compress(b"some text, some text")[:-8] + bytes(8), ["damaged"]),
+    "garbled.txt.gz": (gzip.compress(b"some text")[:10] + b"\xff" * 30, ["damaged"]),
+    "utf16.txt": ("text".encode("utf-16"), ["not UTF-8", "iconv -f UTF-16"]),
+    "utf16le.txt": ("text".encode("utf-16-le"), ["NUL"]),
+    "latin.jsonl": ('{"text": "caf\xe9"}'.encode("latin-1"), ["not UTF-8", "iconv"]),
+    "latin.txt.gz": (gzip.compress("caf\xe9".encode("latin-1")), ["not UTF-8", "iconv"]),
+    "packed.txt": (gzip.compress(b"text"), ["not UTF-8", ".gz"]),
+    "twice.txt.gz": (gzip.compress(gzip.compress(b"text")), ["not UTF-8", "unpack"]),
+    "parquet.txt": (PARQUET.getvalue(), ["not", "its name end in .parquet"]),
+    "text.parquet": (b"one\n\ntwo", ["no parquet"]),
+    "cut.parquet": (PARQUET.getvalue()[:-20], ["no parquet"]),
+    "zeros.parquet": (PARQUET.getvalue()[:5000] + bytes(90_000) + PARQUET.getvalue()[95_000:], ["damaged"]),
+    "text.parquet.gz": (gzip.compress(b"one\n\ntwo"), ["no parquet"]),
+    "array.json": (b'[{"text": "one"}]', ["not an object on each line", "jsonl"]),
+    "pretty.json": (b'{\n "text": "one"\n}', ["not an object on each line", "jsonl"]),
+}
+
+
+@pytest.mark.parametrize("name", FILES_AT_FAULT)
+def test_a_file_that_is_not_what_it_should_be_is_refused_in_words(name: str, tmp_path: Path):
+    data, words = FILES_AT_FAULT[name]
+    (tmp_path / name).write_bytes(data)
+    refused(tmp_path / name, name, *words)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path, "is a folder", "--dataset")
+    refused(tmp_path / "pipe", "no ordinary file", "--text -")
+    refused(Path("/dev/zero"), "no ordinary file")
+    refused(tmp_path / "none.txt", "none.txt", "No such file")
+    refused(Path("~no-such-user/a.txt"), "can't be read")
+
+
+def test_plain_text_has_no_columns(tmp_path: Path):
+    as_text(tmp_path / "a.txt")
+    refused(tmp_path / "a.txt", "without columns", "--column", column="words")
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.parquet.gz", "a.gz"])
+def test_a_bomb_ends_at_the_limit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_open, "MAX_UNPACKED_BYTES", 1 << 20)
+    for size in (1 << 20, (1 << 20) + 1):
+        body = (b"line\n\n" * (size // 6)).ljust(size, b"\n")
+        (tmp_path / name).write_bytes(gzip.compress(body))
+        if name in ("a.txt.gz", "a.gz") and size == 1 << 20:
+            assert len(texts_of(tmp_path / name)) == size // 6
+        elif size > 1 << 20:
+            refused(tmp_path / name, "more than 0.000977 GiB", "plain files may have any size")
+
+
+def test_a_line_and_a_text_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_files, "MAX_TEXT_CHARACTERS", 1000)
+    for name, data in {
+        "a.txt": "x" * 1001,
+        "b.txt": "line\n" * 201,
+        "a.jsonl": json.dumps({"text": "x" * 990}),
+    }.items():
+        (tmp_path / name).write_text(data)
+        refused(tmp_path / name, "longer than 1,000 characters", "line")
+    (tmp_path / "c.txt").write_text("line\n" * 200 + "\n" + "line\n" * 200)
+    assert list(map(len, texts_of(tmp_path / "c.txt"))) == [999, 999]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+def test_memory_stays_flat(suffix: str, tmp_path: Path, peak: Callable[[Callable[[], object]], int]):
+    path, size = tmp_path / f"large{suffix}.gz", 200 << 20
+    block = ("word " * 4000 + "\n\n") if suffix == ".txt" else json.dumps({"text": "word " * 4000}) + "\n"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(size // len(block)):
+            file.write(block.encode())
+    plugin, request = plugins.load("texts", "file"), TextRequest((str(path),), "auto")
+    found = []
+    assert peak(lambda: found.append(sum(1 for _ in plugin.documents(request)))) < 20 << 20
+    assert peak(lambda: found.append(plugin.identity(request))) < 20 << 20
+    assert found[0] == size // len(block)
+
+
+@pytest.fixture
+def peak() -> Callable[[Callable[[], object]], int]:
+    """The most bytes that Python held at once while something ran."""
+    import tracemalloc
+
+    def measure(work: Callable[[], object]) -> int:
+        tracemalloc.start()
+        work()
+        try:
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    return measure
+
+
+def test_parquet_is_read_a_few_rows_at_a_time(tmp_path: Path):
+    letters = random.Random(0)
+    rows = [letters.randbytes(1 << 15).hex() for _ in range(400)]
+    pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", row_group_size=20)
+    before, most = pa.total_allocated_bytes(), 0
+    request = TextRequest((str(tmp_path / "a.parquet"),), "auto")
+    for text, wanted in zip(plugins.load("texts", "file").documents(request), rows, strict=True):
+        assert text == wanted
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert 0 < most < 8 << 20 < sum(map(len, rows))
+
+
+def stdin(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """A pipe that can be read once."""
+    reads, writes = os.pipe()
+    threading.Thread(target=lambda: os.fdopen(writes, "wb").write(data), daemon=True).start()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(reads, "r"))
+
+
+forgotten = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # temporary files, at exit
+
+
+@forgotten
+@pytest.mark.parametrize("data", ["one\nmore\n\ntwo\n", '\n{"text": "one\\nmore"}\n{"text": "two"}\n'])
+def test_stdin_is_read_once_as_text_or_json_lines(data: str, monkeypatch: pytest.MonkeyPatch):
+    stdin(monkeypatch, data.encode())
+    first = asked("file", "-")
+    assert first[1] == ["one\nmore", "two"]
+    assert asked("file", "-") == first
+    stdin(monkeypatch, data.replace("two", "three").encode())
+    assert asked("file", "-")[0] != first[0]
+
+
+@forgotten
+def test_stdin_without_text_is_refused(monkeypatch: pytest.MonkeyPatch):
+    _, terminal = pty.openpty()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(terminal, "r"))
+    refused(Path("-"), "stdin", "terminal")
+    stdin(monkeypatch, b"")
+    refused(Path("-"), "stdin", "empty")
+    stdin(monkeypatch, b" \n\n")
+    refused(Path("-"), "stdin", "no text in it")
+    stdin(monkeypatch, gzip.compress(b"text"))
+    refused(Path("-"), "stdin", "not UTF-8", "unpack")
+    monkeypatch.setattr(_open, "MAX_UNPACKED_BYTES", 10)
+    stdin(monkeypatch, b"0123456789a")
+    refused(Path("-"), "stdin", "more than")
+    monkeypatch.setattr(sys, "stdin", None)
+    refused(Path("-"), "stdin")
 
 
 def test_the_demo_has_held_out_passages_with_their_sources():
@@ -63,9 +343,4 @@ def test_the_demo_has_held_out_passages_with_their_sources():
     rows = [json.loads(line) for line in demo.TEXT.read_text(encoding="utf-8").splitlines()]
     assert len(rows) >= 600
     assert {row["source"] for row in rows} == {"World English Bible", "Jargon File 4.4.7", "The Devil's Dictionary"}
-    assert list(plugins.load("texts", "demo").documents(())) == [row["text"] for row in rows]
-
-
-def test_the_home_of_nobody_is_a_file_that_is_missing():
-    with pytest.raises(InputError, match="can't be read"):
-        plugins.load("texts", "file").identity(["~no-such-user/a.txt"])
+    assert asked("demo", column="words")[1] == [row["text"] for row in rows]

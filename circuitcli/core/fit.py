@@ -1,0 +1,275 @@
+"""Whether an SAE fits the model that it is used on.
+
+Measured at counted positions (≥ 1 of each sequence, no padding), in float32, whatever the model runs in:
+
+    L0         mean number of features above 0
+    FVU        Σ|x − x̂|² / Σ|x − x̄|²                       fraction of variance unexplained, x̄ the mean position
+    CE         mean −log p(next token), nats: clean, spliced (x̂ in place of x), zero (0 in place of x; of a centred
+               SAE, or one with an offset, too it is the model's whole activation that becomes 0)
+    recovered  (CE zero − CE spliced) / (CE zero − CE clean), null where the divisor is below MEASURABLE nats
+    KL         mean KL(clean ‖ spliced), and KL(clean ‖ zero), nats
+    silent     share of features that never fired on the sample
+
+The rule compares the SAE as stated with the same SAE read with one thing changed (`readings.CHANGES`), paired, on the
+same tokens. A change fits *better* where all of these hold:
+
+1.  FVU is at most BETTER times the stated one, at least GAIN below it, and below POOR, or it explains nothing itself.
+2.  In QUANTILE of RESAMPLES bootstrap samples of sequences it is lower too (of fewer than FEW sequences their pieces
+    are drawn), so that no accident of the sample makes a right SAE doubtful.
+3.  The next token agrees: KL(clean ‖ spliced) is at most BETTER times the stated one; at another site that is
+    KL spliced / KL zero of either. KL and not CE, because it is an expectation over all tokens: on 256 positions it
+    tells what CE doesn't. Where KL zero is below MEASURABLE (an untrained model) FVU must do alone.
+4.  L0 isn't implausible (above d_in / DENSE), unless the stated one is more so: what is dense reconstructs for nothing.
+
+FVU alone would be misled both ways. Centring and LayerNorm give the decoder an exact mean or scale for nothing, which
+is worth 1% of FVU on the demo; SAEs trained end to end have FVU above 1 and lose little of what the model says; the
+last hook_z SAE of GPT-2 small has FVU 1.7. KL alone is misled where a site says little.
+
+`wrong` is what is certain: a change halves (FAR) FVU and KL and FVU by FAR_GAIN, or the reconstruction is worse than
+none twice over, FVU ≥ 1 and KL spliced ≥ KL zero (FVU ≥ HOPELESS where KL can't be measured). `doubtful`: a change fits
+better, or the numbers are weak: FVU and KL spliced / KL zero at least half (FVU ≥ 1 where KL can't be measured), a
+silent or a dense SAE, too little text. Everything else `fits`. A mistake that costs less than a twentieth of FVU isn't
+told. On the demo a mistake costs 9% of FVU or more, but for one site whose LayerNorm hardly matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from circuitcli.core.model import Model
+from circuitcli.core.readings import DENSE, Reading, Surroundings, readings
+from circuitcli.core.reconstruction import Arm, Lost, Scores, Text
+from circuitcli.core.sae import Sae
+from circuitcli.core.sites import Site
+
+BETTER, GAIN, POOR = 0.95, 0.01, 0.95
+FAR, FAR_GAIN = 0.5, 0.1
+QUANTILE, RESAMPLES, FEW = 0.995, 1000, 8
+MEASURABLE = 0.01
+HOPELESS, WEAK = 2.0, 0.5
+MIN_POSITIONS = 8
+
+Verdict = Literal["fits", "doubtful", "wrong"]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the module's docstring defines; None where it wasn't measured, or can't be."""
+
+    l0: float
+    fvu: float | None
+    silent: float
+    ce_clean: float | None = None
+    ce_spliced: float | None = None
+    ce_zero: float | None = None
+    recovered: float | None = None
+    kl_spliced: float | None = None
+    kl_zero: float | None = None
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One change to how an SAE is read.
+
+    Attributes:
+        name, words, site: Of the reading.
+        numbers: On the tokens that both readings counted.
+        fvu_ratio: FVU over the stated one's.
+        fvu_ratio_high: Its QUANTILE over bootstrap samples.
+        kl_ratio: KL spliced over the stated one's, see the rule's third line.
+        better: Whether it fits better by all of the rule.
+        far: Whether it does so by far.
+    """
+
+    name: str
+    words: str
+    site: str
+    numbers: Numbers
+    fvu_ratio: float | None
+    fvu_ratio_high: float | None
+    kl_ratio: float | None
+    better: bool
+    far: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one SAE fits: its numbers, the changes tried, the verdict, and why."""
+
+    site: str
+    positions: int
+    numbers: Numbers
+    verdict: Verdict
+    why: str
+    change: str | None
+    alternatives: tuple[Alternative, ...]
+
+
+class Bench:
+    """A sample of text read by the model with and without BOS, on which SAEs are tried."""
+
+    def __init__(self, model: Model, text: Text, bos: int | None, saes: Sequence[Sae]) -> None:
+        """Run the model; `bos` is its BOS token, if it has one."""
+        self._model = model
+        self._offsets = {s.site: model.z_offset(s.site.layer).to(s.w_enc.device) for s in saes}
+        self._bos = None if bos is None else text.bos
+        self._mean_ignored = True  # until the stream is there; only sites matter now
+        sites = {site for sae in saes for site in (sae.site, *(r.sae.site for r in self._readings(sae, 0.0)))}
+        ordered = sorted(sites, key=lambda s: s.order)
+        self._arm = Arm(model, text, ordered)
+        self._mean_ignored = _ignores_mean(model, self._arm)
+        own = sorted({sae.site for sae in saes}, key=lambda s: s.order)
+        self._flipped = None if bos is None else Arm(model, text.flipped(bos, model.shape.n_ctx), own)
+
+    def _readings(self, sae: Sae, l0: float) -> list[Reading]:
+        around = Surroundings(self._model.shape, self._mean_ignored, self._offsets[sae.site], self._bos, l0)
+        return readings(sae, around)
+
+    def examine(self, sae: Sae, *, full: bool, done: Callable[[int], None] = lambda count: None) -> Fit:
+        """How one SAE fits; `full` measures the next token of every change, else only of those whose FVU is lower."""
+        stated = self._arm.score(Reading("stated", "as stated", sae), splice=True)
+        done(1)
+        found = []
+        for reading in self._readings(sae, float(stated.active.mean())):
+            arm = self._flipped if reading.flips_bos else self._arm
+            assert arm is not None
+            other = arm.score(reading, splice=full)
+            tried = compare(stated, other)
+            if not full and tried.fvu_ratio is not None and tried.fvu_ratio <= BETTER:
+                tried = compare(stated, arm.score(reading, splice=True))
+            found.append(tried)
+            done(1)
+        return judge(stated, tuple(found))
+
+
+def _ignores_mean(model: Model, arm: Arm) -> bool:
+    """Whether the model's norms subtract the mean over d_model: a constant added to the stream changes no logit."""
+    final = arm.final
+    clean, moved = model.logits(final), model.logits(final + final.std())
+    return bool((moved - clean).abs().mean() < 0.1 * clean.std())
+
+
+def numbers(scores: Scores, keep: Int[np.ndarray, " m"] | None = None) -> Numbers:
+    """The numbers over some of the positions, or all."""
+    kept = np.arange(len(scores.seq)) if keep is None else keep
+    spread = float(scores.spread[kept].sum())
+    base = {
+        "l0": float(scores.active[kept].mean()),
+        "fvu": float(scores.error[kept].sum()) / spread if spread > 0 else None,
+        "silent": scores.silent,
+    }
+    if scores.spliced is None or scores.zero is None:
+        return Numbers(**base)
+    nats = (scores.clean, scores.spliced.nats, scores.zero.nats)
+    clean, spliced, zero = (float(np.nanmean(n[kept])) if np.isfinite(n[kept]).any() else None for n in nats)
+    recovered = None
+    if clean is not None and spliced is not None and zero is not None and zero - clean >= MEASURABLE:
+        recovered = (zero - spliced) / (zero - clean)
+    kl = (float(lost.kl[kept].mean()) for lost in (scores.spliced, scores.zero))
+    return Numbers(**base, ce_clean=clean, ce_spliced=spliced, ce_zero=zero, recovered=recovered,
+                   **dict(zip(("kl_spliced", "kl_zero"), kl, strict=True)))  # fmt: skip
+
+
+def compare(stated: Scores, other: Scores) -> Alternative:
+    """A change against the SAE as stated, on the tokens that both counted."""
+    here = {place: i for i, place in enumerate(zip(stated.seq.tolist(), stated.token.tolist(), strict=True))}
+    places = zip(other.seq.tolist(), other.token.tolist(), strict=True)
+    both = [(here[place], j) for j, place in enumerate(places) if place in here]
+    mine, its = np.asarray(both, dtype=np.int64).reshape(-1, 2).T
+    before, after = numbers(stated, mine), numbers(other, its)
+    ratio = high = None
+    if before.fvu and after.fvu is not None:
+        ratio = after.fvu / before.fvu
+        high = _high(stated, mine, other, its)
+    kl_ratio = _kl_ratio(before, after, elsewhere=stated.reading.sae.site != other.reading.sae.site)
+    better = _better(before, after, ratio, high, kl_ratio, other.reading.sae.d_in)
+    far = better and _far(before, after, ratio, kl_ratio)
+    reading = other.reading
+    return Alternative(
+        reading.name, reading.words, str(reading.sae.site), after, ratio, high, kl_ratio, better=better, far=far
+    )
+
+
+def _kl_ratio(before: Numbers, after: Numbers, *, elsewhere: bool) -> float | None:
+    """KL spliced against KL spliced, at another site each over KL zero; None where one can't be measured."""
+    if not (before.kl_spliced and before.kl_zero and after.kl_zero) or after.kl_spliced is None:
+        return None
+    if min(before.kl_zero, after.kl_zero) < MEASURABLE:
+        return None
+    ratio = after.kl_spliced / before.kl_spliced
+    return ratio * before.kl_zero / after.kl_zero if elsewhere else ratio
+
+
+def _better(
+    before: Numbers, after: Numbers, ratio: float | None, high: float | None, kl_ratio: float | None, d_in: int
+) -> bool:
+    if ratio is None or high is None or before.fvu is None or after.fvu is None:
+        return False
+    clear = ratio <= BETTER and high < 1 and before.fvu - after.fvu >= GAIN and after.fvu < POOR
+    sparse = after.l0 <= max(d_in / DENSE, before.l0)
+    return clear and sparse and (kl_ratio is None or kl_ratio <= BETTER)
+
+
+def _far(before: Numbers, after: Numbers, ratio: float | None, kl_ratio: float | None) -> bool:
+    assert ratio is not None and before.fvu is not None and after.fvu is not None
+    return ratio <= FAR and before.fvu - after.fvu >= FAR_GAIN and (kl_ratio is None or kl_ratio <= FAR)
+
+
+def _high(stated: Scores, mine: Int[np.ndarray, " m"], other: Scores, its: Int[np.ndarray, " m"]) -> float:
+    """The QUANTILE of FVU over FVU as stated, over bootstrap samples of sequences (of pieces, if they are few)."""
+    seq, token = stated.seq[mine], stated.token[mine]
+    few = len(np.unique(seq)) < FEW
+    piece = token // max(1, len(seq) // (2 * FEW)) if few else np.zeros_like(token)
+    _, unit = np.unique(np.stack([seq, piece]), axis=1, return_inverse=True)
+    unit = unit.reshape(-1)
+    count = int(unit.max()) + 1
+
+    def per_unit(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " u"]:
+        return np.bincount(unit, values, count)
+
+    parts = (stated.error[mine], stated.spread[mine], other.error[its], other.spread[its])
+    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+    error, spread, new_error, new_spread = (per_unit(part)[drawn].sum(1) for part in parts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = (new_error / new_spread) / (error / spread)
+    return float(np.quantile(np.nan_to_num(ratios, nan=np.inf), QUANTILE))
+
+
+def judge(stated: Scores, found: tuple[Alternative, ...]) -> Fit:
+    """The verdict by the module's rule."""
+    measured = numbers(stated)
+    best = min((a for a in found if a.better), key=lambda a: a.numbers.fvu or 0.0, default=None)
+    sae = stated.reading.sae
+    verdict, why = _verdict(measured, best, len(stated.seq), sae.d_in)
+    return Fit(str(sae.site), len(stated.seq), measured, verdict, why, best.name if best else None, found)
+
+
+def _verdict(now: Numbers, best: Alternative | None, positions: int, d_in: int) -> tuple[Verdict, str]:
+    if positions < MIN_POSITIONS or now.fvu is None:
+        return "doubtful", f"{positions} positions of text are too few to tell"
+    share = None
+    if now.kl_spliced is not None and now.kl_zero is not None and now.kl_zero >= MEASURABLE:
+        share = now.kl_spliced / now.kl_zero
+    if best is not None:
+        kind: Verdict = "wrong" if best.far else "doubtful"
+        much = "far " if best.far else ""
+        return kind, f"it fits {much}better {best.words}: FVU {best.numbers.fvu:.3f}, as stated {now.fvu:.3f}"
+    if (now.fvu >= 1 and share is not None and share >= 1) or (share is None and now.fvu >= HOPELESS):
+        said = "" if share is None else f", and splicing it in costs {share:.2f} times what zeroing the site costs"
+        return "wrong", f"its reconstruction is worse than none: FVU {now.fvu:.3f}{said}"
+    if now.fvu >= (WEAK if share is not None else 1) and (share is None or share >= WEAK):
+        said = "" if share is None else f", and splicing it in costs {share:.2f} times what zeroing the site costs"
+        return "doubtful", f"its reconstruction is poor: FVU {now.fvu:.3f}{said}"
+    if now.silent == 1:
+        return "doubtful", "no feature ever fires"
+    if now.l0 > 2 * d_in / DENSE:
+        return "doubtful", f"{now.l0:.0f} features fire at a position that has {d_in} dimensions"
+    return "fits", f"FVU {now.fvu:.3f}"
+
+
+__all__ = ["Alternative", "Bench", "Fit", "Lost", "Numbers", "Site", "Text", "compare", "judge", "numbers"]

@@ -1,0 +1,166 @@
+"""Where a model's files are: the demo's folder, a local one, or a repository on the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from circuitcli import demo
+from circuitcli.core.model import ModelShape
+from circuitcli.errors import InputError
+from circuitcli.runtime.hub import Hub, RemoteFile
+from circuitcli.runtime.names import repository
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONFIG, _INDEX = "config.json", ".index.json"
+# Each in order of preference: one file, or the index of several.
+_WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+_SMALL = (
+    _CONFIG,
+    *_TOKENIZERS,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model before its weights are loaded.
+
+    Attributes:
+        name: As people typed it.
+        folder: Where its files are, or will be once `files` are fetched.
+        shape: Its sizes.
+        commit: The hub's, None of a local folder.
+        files: On the hub.
+    """
+
+    name: str
+    folder: Path
+    shape: ModelShape
+    commit: str | None
+    files: tuple[RemoteFile, ...]
+
+    def identity(self) -> str:
+        """What identifies the weights: the hub's commit, or the sha256 of a local folder's files."""
+        return self.commit or _folder_digest(self.folder)
+
+
+def find(name: str, revision: str = "main", hub: Hub | None = None) -> Checkpoint:
+    """A model's configuration and where the rest of it is; weights aren't fetched.
+
+    Raises:
+        InputError: There is no such folder, or the model is of no kind that can be studied.
+        HubError: The hub couldn't be asked, or has no such model.
+    """
+    local = _local(name)
+    if local is not None:
+        return Checkpoint(name, local, _shape(name, local), None, ())
+    repo, hub = repository(name), hub or Hub()
+    if _COMMIT.fullmatch(revision):
+        [config] = hub.files(repo, [_CONFIG], revision)
+        if config.cached is not None and _complete(config.cached.parent):  # a commit doesn't change: no need to ask
+            return Checkpoint(name, config.cached.parent, _shape(name, config.cached.parent), revision, ())
+    files = _wanted(name, hub.listing(repo, revision), hub)
+    [config] = [file for file in files if file.path == _CONFIG]
+    folder = hub.fetch([config])[0].parent
+    return Checkpoint(name, folder, _shape(name, folder), config.commit, tuple(files))
+
+
+def _local(name: str) -> Path | None:
+    """The folder of the demo, or the folder that the name is."""
+    if name == "demo":
+        return demo.MODEL
+    path = Path(os.path.expanduser(name))
+    if (path / _CONFIG).is_file():
+        return path
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.is_dir():
+        raise InputError(f"There is no model in the folder {name}.", hint="It needs a config.json and its weights.")
+    return None
+
+
+def _wanted(name: str, listing: list[RemoteFile], hub: Hub) -> list[RemoteFile]:
+    """Of a repository's files those that make the model: no other framework's weights, no other precision's."""
+    there = {file.path: file for file in listing}
+    if _CONFIG not in there:
+        raise InputError(f"{name} has no config.json on the hub.", hint="Is it a model for transformers?")
+    weights = next((path for path in _WEIGHTS if path in there), None)
+    if weights is None:
+        raise InputError(
+            f"{name} has no weights that transformers reads.", hint="They should be model.safetensors, or shards of it."
+        )
+    names = [path for path in (*_SMALL, weights) if path in there]
+    if weights.endswith(_INDEX):
+        [index] = hub.fetch([there[weights]])
+        names += [path for path in _shards(index) if path in there]
+    return [there[path] for path in names]
+
+
+def _shards(index: Path) -> list[str]:
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a folder of the hub's cache has all of a model."""
+    weights = next((folder / path for path in _WEIGHTS if (folder / path).is_file()), None)
+    shards = _shards(weights) if weights is not None and weights.name.endswith(_INDEX) else []
+    return (
+        weights is not None
+        and all((folder / shard).is_file() for shard in shards)
+        and any((folder / path).is_file() for path in _TOKENIZERS)
+    )
+
+
+def _shape(name: str, folder: Path) -> ModelShape:
+    """The sizes that a configuration states."""
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise unfit(name, error) from None
+    config = config.get_text_config()
+    try:
+        heads = config.num_attention_heads
+        return ModelShape(
+            n_layers=config.num_hidden_layers,
+            d_model=config.hidden_size,
+            d_z=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
+            d_vocab=config.vocab_size,
+            n_ctx=config.max_position_embeddings,
+            parallel=bool(getattr(config, "use_parallel_residual", False)),
+        )
+    except AttributeError as error:
+        raise InputError(
+            f"The model {name} is of no kind that this tool knows: its configuration has no {error.name}.",
+            hint="Choose a model of the GPT-2, GPT-NeoX, Llama or Gemma families.",
+        ) from None
+
+
+def unfit(name: str, error: Exception | str) -> InputError:
+    """A model whose files are there and can't be loaded, and why."""
+    reason = str(error).strip().split("\n")[0].rstrip(" .:")
+    return InputError(
+        f"The model {name} can't be loaded: {reason}.",
+        hint="It needs a config.json, its weights as safetensors, and a tokenizer.json.",
+    )
+
+
+def _folder_digest(folder: Path) -> str:
+    """sha256 over the configuration, weights and tokenizer of a local model."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name in (_CONFIG, "tokenizer.json") or path.suffix in (".safetensors", ".bin"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,229 @@
+"""SAEs from files of every format: what to record of one, and the SAE itself.
+
+1. Read the configuration: SAELens's `cfg.json`, hook-z-kk's `…_cfg.json`, or what a `.pt` file holds with its weights.
+2. Read the weights, from safetensors or a `.pt` file.
+3. Check both against each other; fold into the weights what the core has no word for.
+4. Add what the release states.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from circuitcli.core.sae import Activation, Normalisation, Sae
+from circuitcli.core.sites import Site
+from circuitcli.errors import InputError
+from circuitcli.saes import _pickled, _saelens, _weights
+
+_ACTIVATIONS: dict[str, Activation] = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
+_NORMALISATIONS: dict[str, Normalisation] = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a release says of an SAE, beside what its own files say; None: it says nothing.
+
+    Attributes:
+        site: Where it reads. Files that name another site are refused.
+        center_writing_weights: Whether it was trained on a stream whose mean over d_model was removed.
+        fold_value_biases: Whether it was trained on the z of TransformerLens's processed model.
+        prepend_bos: Whether it was trained on sequences that start with BOS.
+        scaling_factor: By how much activations were multiplied before it saw them (expected_average_only_in).
+
+    What is stated goes before what the files say.
+    """
+
+    site: Site | None = None
+    center_writing_weights: bool | None = None
+    fold_value_biases: bool | None = None
+    prepend_bos: bool | None = None
+    scaling_factor: float | None = None
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one SAE on disk.
+
+    Attributes:
+        weights: A `.safetensors` or `.pt` file.
+        config: Its configuration; None where the weights' file holds it (the first format of res-jb).
+        stated: What its release says of it.
+    """
+
+    weights: Path
+    config: Path | None
+    stated: Stated = Stated()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What there is to record of an SAE.
+
+    Attributes:
+        site: Where it reads.
+        d_in, d_sae: Its widths.
+        architecture: `standard`, `topk`, `jumprelu` or `gated`.
+        normalisation: What is done to an activation before encoding; what could be folded into the weights is `none`.
+        prepend_bos: Whether it was trained on sequences that start with BOS.
+        centre: Whether it was trained on a stream whose mean over d_model was removed; never of z.
+        centre_stated: Whether its files or its release say so; if not, it counts as not centred.
+        fold_value_biases: Whether the model's z needs an offset subtracted before the SAE sees it; only of z.
+        context_size: The length of those sequences; None where nothing is said.
+        neuronpedia: Its name on Neuronpedia; None where its files don't say.
+        sha256: Of its files and of what is stated; see `digest`.
+    """
+
+    site: Site
+    d_in: int
+    d_sae: int
+    architecture: str
+    normalisation: str
+    prepend_bos: bool
+    centre: bool
+    centre_stated: bool
+    fold_value_biases: bool
+    context_size: int | None
+    neuronpedia: str | None
+    sha256: str
+
+
+def site_of(config: Path) -> Site:
+    """The site that a configuration's file names, without a look at the weights.
+
+    Raises:
+        InputError: It can't be read, names none, or isn't of an SAE that is supported.
+    """
+    return _site(_saelens.spec(_saelens.read_config(config), str(config)), Stated(), str(config))
+
+
+def facts(files: Files) -> Facts:
+    """What there is to record of an SAE, its weights read and checked.
+
+    Raises:
+        InputError: The files are missing, corrupt, don't belong together, or are of a kind that isn't supported.
+    """
+    return replace(_read(files)[0], sha256=digest(files))
+
+
+def sae(files: Files) -> Sae:
+    """The SAE, in float32 on the CPU. Its offset, which is the model's to give, is left out.
+
+    Raises:
+        InputError: As `facts`.
+    """
+    return _read(files)[1]
+
+
+def digest(files: Files) -> str:
+    """sha256 over the sha256 of the configuration and of the weights, and over what is stated, where anything is.
+
+    Raises:
+        OSError: A file can't be read.
+    """
+    whole = hashlib.sha256()
+    for path in (files.config, files.weights):
+        if path is not None:
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+    stated = {key: value for key, value in asdict(files.stated).items() if value is not None}
+    if stated:
+        whole.update(json.dumps(stated, sort_keys=True).encode())
+    return whole.hexdigest()
+
+
+def from_parts(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], stated: Stated, where: str
+) -> tuple[Facts, Sae]:
+    """Facts and SAE of a configuration and weights that are read already, by this package or by SAELens's loaders.
+
+    Args:
+        config: In SAELens's words, of 6.x or of before, or of hook-z-kk.
+        weights: Under SAELens's names, in any precision.
+        stated: What its release says of it.
+        where: The file or name that messages give.
+
+    Returns:
+        The facts, their `sha256` empty, and the SAE.
+
+    Raises:
+        InputError: As `facts`.
+    """
+    return _made(_saelens.spec(config, where), weights, stated, where)
+
+
+def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, where: str) -> tuple[Facts, Sae]:
+    """Facts, without sha256, and SAE; `where` is the file of the weights."""
+    site = _site(spec, stated, where)
+    w = _weights.folded(_weights.checked(weights, spec, where), spec, stated.scaling_factor, where)
+    if spec.k is not None and spec.k > w["W_enc"].shape[1]:
+        raise InputError(f"{where} has k = {spec.k}.", hint="A topk SAE needs k between 1 and d_sae.")
+    centred = _first(stated.center_writing_weights, spec.center_writing_weights)
+    is_z = site.name == "z"
+    made = Sae(
+        site=site,
+        activation=_ACTIVATIONS[spec.architecture],
+        w_enc=w["W_enc"],
+        b_enc=w["b_mag" if spec.architecture == "gated" else "b_enc"],
+        w_dec=w["W_dec"],
+        b_dec=w["b_dec"],
+        threshold=w.get("threshold"),
+        k=spec.k,
+        b_gate=w.get("b_gate"),
+        r_mag=w.get("r_mag"),
+        apply_b_dec_to_input=spec.apply_b_dec_to_input,
+        normalisation=_NORMALISATIONS.get(spec.normalisation, "none"),
+        centre=bool(centred) and not is_z,
+    )
+    known = Facts(
+        site=site,
+        d_in=made.d_in,
+        d_sae=made.d_sae,
+        architecture=spec.architecture,
+        normalisation=made.normalisation,
+        prepend_bos=bool(_first(stated.prepend_bos, spec.prepend_bos)),
+        centre=made.centre,
+        centre_stated=centred is not None,
+        fold_value_biases=bool(_first(stated.fold_value_biases, spec.fold_value_biases)) and is_z,
+        context_size=spec.context_size,
+        neuronpedia=spec.neuronpedia,
+        sha256="",
+    )
+    return known, made
+
+
+def _read(files: Files) -> tuple[Facts, Sae]:
+    given = None if files.config is None else _saelens.read_config(files.config)
+    inside: Mapping[str, Any] | None = None
+    if files.weights.suffix == ".pt":
+        inside, weights = _pickled.read(files.weights)
+    else:
+        weights = _weights.read(files.weights)
+    config = given if given is not None else inside
+    if config is None:
+        raise InputError(f"{files.weights} has no configuration.", hint="It needs a cfg.json beside it.")
+    spec = _saelens.spec(config, str(files.config or files.weights))
+    return _made(spec, weights, files.stated, str(files.weights))
+
+
+def _site(spec: _saelens.Spec, stated: Stated, where: str) -> Site:
+    """The site that the release states, or the configuration: the same where both do."""
+    if stated.site is not None and spec.site is not None and stated.site != spec.site:
+        raise InputError(
+            f"{where} reads {spec.site}, where its release has it at {stated.site}.",
+            hint="One of the two is wrong: give the SAE's folder as the release, and compare with `circuit doctor`.",
+        )
+    site = stated.site or spec.site
+    if site is None:
+        raise InputError(f"{where} names no hook, so that its site is unknown.", hint="Its cfg.json needs hook_name.")
+    return site
+
+
+def _first(stated: bool | None, said: bool | None) -> bool | None:
+    return said if stated is None else stated
