@@ -34,7 +34,7 @@ def saelens(session: nox.Session) -> None:
     oldest = session.create_tmp() + "/oldest.txt"
     with open(oldest, "w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in oldest_versions())
-    session.install("--constraint", oldest, ".[test]", "sae-lens>=6.54,<7")
+    session.install("--constraint", oldest, ".[test,saelens]")
     session.run("pytest", "-m", "saelens or real", *session.posargs, env=ENVIRONMENT)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class CircuitError(Exception):
@@ -42,6 +43,16 @@ class ResourceError(CircuitError):
     """Out of memory or disk."""
 
     exit_code = 5
+
+
+class CheckFailed(CircuitError):
+    """A check ran and failed; `document` is what it found, for --json."""
+
+    exit_code = 6
+
+    def __init__(self, message: str, *, hint: str, document: dict[str, Any] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.document = document or {}
 
 
 def nearest(name: str, known: Iterable[str], *, what: str) -> str:

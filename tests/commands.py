@@ -75,6 +75,6 @@ def command(*args: str | Path) -> list[str]:
 
 def spawn(*args: str | Path, **more: Any) -> Result:
     """Run a command in a process of its own."""
-    more = {"env": environment(), **more}
-    done = subprocess.run(command(*args), capture_output=True, text=True, timeout=300, check=False, **more)
+    more = {"env": environment(), "timeout": 300, **more}
+    done = subprocess.run(command(*args), capture_output=True, text=True, check=False, **more)
     return Result(done.returncode, done.stdout, done.stderr)

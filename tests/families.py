@@ -120,10 +120,12 @@ class Hf:
         return found, logits
 
 
-def save_checkpoint(family: str, folder: Path, *, tied: bool | None = None) -> Path:
+def save_checkpoint(
+    family: str, folder: Path, *, tied: bool | None = None, config: PretrainedConfig | None = None
+) -> Path:
     """A random checkpoint whose every parameter matters, biases and norms too, and a tokenizer beside it."""
     torch.manual_seed(FAMILIES.index(family))
-    config = copy.deepcopy(CONFIGS[family])
+    config = config or copy.deepcopy(CONFIGS[family])
     config.tie_word_embeddings = config.tie_word_embeddings if tied is None else tied
     model = AutoModelForCausalLM.from_config(config)
     for name, parameter in model.named_parameters():

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from circuitcli import __version__
-from circuitcli.cli import ablate, cache_acts, effects, fetch_saes, graph, profile, run_all
+from circuitcli.cli import ablate, cache_acts, doctor, effects, fetch_saes, graph, profile, run_all
 from circuitcli.cli.console import show_error
 from circuitcli.cli.options import settings_command
 from circuitcli.cli.session import one_stage
@@ -27,14 +27,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 settings_command(app, "run-all", run_all.HELP)(run_all.command)
+settings_command(app, "fetch-saes", fetch_saes.HELP, more=fetch_saes.MORE)(fetch_saes.command)
 for _name, _module in {
-    "fetch-saes": fetch_saes,
     "cache-acts": cache_acts,
     "ablate": ablate,
     "effects": effects,
     "graph": graph,
 }.items():
     settings_command(app, _name, _module.HELP)(partial(one_stage, show=_module.show))
+settings_command(app, "doctor", doctor.HELP, without=("force",))(doctor.command)
 app.add_typer(profile.app, name="profile")
 
 

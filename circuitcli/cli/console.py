@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from circuitcli.errors import CircuitError
+from circuitcli.errors import CheckFailed, CircuitError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -113,7 +113,8 @@ class Terminal:
 def show_error(error: CircuitError, *, as_json: bool) -> None:
     """What is wrong, and what to do: two lines on stderr, with --json a document on stdout too."""
     if as_json:
-        document = {"error": {"code": error.exit_code, "message": error.message, "hint": error.hint}}
+        found = error.document if isinstance(error, CheckFailed) else {}
+        document = {**found, "error": {"code": error.exit_code, "message": error.message, "hint": error.hint}}
         sys.stdout.write(json.dumps(document) + "\n")
         sys.stdout.flush()
     from rich.text import Text

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from circuitcli.cli.console import Terminal
+from circuitcli.cli.options import Request
+from circuitcli.cli.session import one_stage
 
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
-HELP = "Find, check and record the SAEs of a run."
+HELP = "Find, fetch, check and record the SAEs of a run, and fetch its model."
+MORE: dict[str, tuple[Any, Any]] = {
+    "listing": (Annotated[bool, typer.Option("--list", help="Show the releases of SAEs that are known.")], False)
+}
+
+
+def command(request: Request) -> None:
+    """The stage, or the list of releases, which needs no run."""
+    if request.listing:
+        _list(Terminal(as_json=request.as_json, quiet=False))
+    else:
+        one_stage(request, show)
 
 
 def show(job: Job, terminal: Terminal) -> None:
@@ -17,7 +33,44 @@ def show(job: Job, terminal: Terminal) -> None:
     from circuitcli.stages.fetch_saes import entries_of
 
     rows = [
-        (str(e.at), e.architecture, str(e.d_in), str(e.d_sae), "yes" if e.prepend_bos else "no", e.source)
+        (
+            str(e.at),
+            e.architecture,
+            e.normalisation,
+            str(e.d_in),
+            str(e.d_sae),
+            "yes" if e.prepend_bos else "no",
+            "yes" if e.centre else "no",
+            e.source,
+        )
         for e in entries_of(job.run)
     ]
-    terminal.table("SAEs", ("site", "architecture", "d_in", "d_sae", "BOS", "source"), rows)
+    columns = ("site", "architecture", "normalisation", "d_in", "d_sae", "BOS", "centred", "source")
+    terminal.table("SAEs", columns, rows)
+
+
+def _list(terminal: Terminal) -> None:
+    from circuitcli.stages.fetch_saes import known_releases
+
+    offers = known_releases()
+    rows = [
+        (
+            offer.name,
+            ", ".join(offer.sites),
+            ", ".join(f"{width:,}" for width in offer.widths),
+            _ranges(offer.layers),
+            f"{offer.bytes_each / 1e6:,.0f} MB",
+            offer.neuronpedia or "–",
+        )
+        for offer in offers
+    ]
+    columns = ("release", "sites", "width", "layers", "size of one", "Neuronpedia")
+    terminal.table("Releases of SAEs", columns, rows)
+    terminal.document({"releases": [asdict(offer) for offer in offers]})
+
+
+def _ranges(layers: tuple[int, ...]) -> str:
+    """0–11, or 2, 6, 10."""
+    if len(layers) > 2 and layers == tuple(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}–{layers[-1]}"
+    return ", ".join(map(str, layers))

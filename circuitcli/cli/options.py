@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ OWN = {
     "ablate": ("features.", "ablate."),
     "effects": ("effects.",),
     "graph": ("graph.",),
+    "doctor": ("model", "saes.", "texts.", "seed", "runtime.dtype"),
     "run-all": ("",),
 }
 _EVERYWHERE = ("runtime.device", "runtime.batch_size")
@@ -53,6 +54,7 @@ class Request:
     force: bool
     as_json: bool
     quiet: bool
+    listing: bool = False
 
 
 class _Command(TyperCommand):
@@ -75,7 +77,13 @@ def rows_of(command: str) -> list[Setting]:
 
 
 def settings_command(
-    app: typer.Typer, name: str, help_text: str, *, flags_of: str | None = None, without: tuple[str, ...] = ()
+    app: typer.Typer,
+    name: str,
+    help_text: str,
+    *,
+    flags_of: str | None = None,
+    without: tuple[str, ...] = (),
+    more: Mapping[str, tuple[Any, Any]] | None = None,
 ) -> Callable[[Callable[[Request], None]], None]:
     """Register a command with the flags of its settings; its body gets a `Request`.
 
@@ -85,9 +93,10 @@ def settings_command(
         help_text: What it does.
         flags_of: The command whose settings it takes; its own if not given.
         without: Parameters of every command that this one has no use for; they stay False.
+        more: Parameters of this command alone, by the field of `Request` that they fill.
     """
     rows = rows_of(flags_of or name)
-    shared = {key: value for key, value in _COMMON.items() if key not in without}
+    shared = {key: value for key, value in _COMMON.items() if key not in without} | dict(more or {})
 
     def register(body: Callable[[Request], None]) -> None:
         def command(**typed: Any) -> None:

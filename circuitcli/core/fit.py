@@ -43,9 +43,8 @@ from jaxtyping import Float, Int
 
 from circuitcli.core.model import Model
 from circuitcli.core.readings import DENSE, Reading, Surroundings, readings
-from circuitcli.core.reconstruction import Arm, Lost, Scores, Text
+from circuitcli.core.reconstruction import Arm, Scores, Text
 from circuitcli.core.sae import Sae
-from circuitcli.core.sites import Site
 
 BETTER, GAIN, POOR = 0.95, 0.01, 0.95
 FAR, FAR_GAIN = 0.5, 0.1
@@ -170,9 +169,11 @@ def numbers(scores: Scores, keep: Int[np.ndarray, " m"] | None = None) -> Number
     recovered = None
     if clean is not None and spliced is not None and zero is not None and zero - clean >= MEASURABLE:
         recovered = (zero - spliced) / (zero - clean)
-    kl = (float(lost.kl[kept].mean()) for lost in (scores.spliced, scores.zero))
-    return Numbers(**base, ce_clean=clean, ce_spliced=spliced, ce_zero=zero, recovered=recovered,
-                   **dict(zip(("kl_spliced", "kl_zero"), kl, strict=True)))  # fmt: skip
+    kl = {
+        "kl_spliced": float(scores.spliced.kl[kept].mean()),
+        "kl_zero": float(scores.zero.kl[kept].mean()),
+    }
+    return Numbers(**base, **kl, ce_clean=clean, ce_spliced=spliced, ce_zero=zero, recovered=recovered)
 
 
 def compare(stated: Scores, other: Scores) -> Alternative:
@@ -255,15 +256,14 @@ def _verdict(now: Numbers, best: Alternative | None, positions: int, d_in: int) 
     share = None
     if now.kl_spliced is not None and now.kl_zero is not None and now.kl_zero >= MEASURABLE:
         share = now.kl_spliced / now.kl_zero
+    said = "" if share is None else f", and splicing it in costs {share:.2f} times what zeroing the site costs"
     if best is not None:
         kind: Verdict = "wrong" if best.far else "doubtful"
         much = "far " if best.far else ""
         return kind, f"it fits {much}better {best.words}: FVU {best.numbers.fvu:.3f}, as stated {now.fvu:.3f}"
     if (now.fvu >= 1 and share is not None and share >= 1) or (share is None and now.fvu >= HOPELESS):
-        said = "" if share is None else f", and splicing it in costs {share:.2f} times what zeroing the site costs"
         return "wrong", f"its reconstruction is worse than none: FVU {now.fvu:.3f}{said}"
     if now.fvu >= (WEAK if share is not None else 1) and (share is None or share >= WEAK):
-        said = "" if share is None else f", and splicing it in costs {share:.2f} times what zeroing the site costs"
         return "doubtful", f"its reconstruction is poor: FVU {now.fvu:.3f}{said}"
     if now.silent == 1:
         return "doubtful", "no feature ever fires"
@@ -271,5 +271,3 @@ def _verdict(now: Numbers, best: Alternative | None, positions: int, d_in: int) 
         return "doubtful", f"{now.l0:.0f} features fire at a position that has {d_in} dimensions"
     return "fits", f"FVU {now.fvu:.3f}"
 
-
-__all__ = ["Alternative", "Bench", "Fit", "Lost", "Numbers", "Site", "Text", "compare", "judge", "numbers"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,11 +13,10 @@ from torch import Tensor
 
 from circuitcli.core.model import Edit, Model, Pass
 from circuitcli.core.readings import Reading
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
 # Positions of one pass, padding counted, and of one block of logits or of features.
-_PASS, _BLOCK = 2048, 128
+_PASS, _BLOCK = 2048, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +109,7 @@ class Arm:
         return final[0]
 
     def activations(self, site: Site) -> Float[Tensor, "n d"]:
-        """x at the counted positions, float32."""
+        """X at the counted positions, float32."""
         return torch.cat([clean.sites[site][_counted(part)].float() for part, clean in self._parts])
 
     def score(self, reading: Reading, *, splice: bool) -> Scores:

@@ -62,6 +62,27 @@ class SaeEntry:
         return Site(self.layer, self.site)
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What can be said of a release before anything of it is fetched.
+
+    Attributes:
+        name: Of the release.
+        sites: The names of its sites.
+        widths: d_sae of its SAEs, each once.
+        layers: Of its SAEs.
+        bytes_each: Of the weights of one SAE, nearly; of the largest where they differ.
+        neuronpedia: Its sources there, {layer} standing for the layer; None if it isn't there.
+    """
+
+    name: str
+    sites: tuple[str, ...]
+    widths: tuple[int, ...]
+    layers: tuple[int, ...]
+    bytes_each: int
+    neuronpedia: str | None
+
+
 @runtime_checkable
 class SaeSource(Protocol):
     """A place that has releases of SAEs."""
@@ -70,8 +91,8 @@ class SaeSource(Protocol):
         """Whether the release is this source's."""
         ...
 
-    def names(self) -> list[str]:
-        """The names of its releases, as far as they can be listed."""
+    def offers(self) -> list[Offer]:
+        """Its releases, as far as they can be listed."""
         ...
 
     def sites(self, release: str, revision: str) -> list[Site]:
@@ -104,17 +125,25 @@ class SaeSource(Protocol):
         ...
 
 
+def offers() -> list[Offer]:
+    """Every release that can be listed."""
+    return [offer for source in _sources().values() for offer in source.offers()]
+
+
+def _sources() -> dict[str, SaeSource]:
+    return {name: plugins.load("saes", name) for name in plugins.names("saes")}
+
+
 def provider_of(release: str) -> str:
     """The name of the plug-in that knows a release.
 
     Raises:
         InputError: None does.
     """
-    sources: dict[str, SaeSource] = {name: plugins.load("saes", name) for name in plugins.names("saes")}
-    for name, source in sources.items():
+    for name, source in _sources().items():
         if source.knows(release):
             return name
-    known = [name for source in sources.values() for name in source.names()]
+    known = [offer.name for offer in offers()]
     raise InputError(
         f"Unknown release of SAEs `{release}`.",
         hint=f"{nearest(release, known, what='releases')} A local folder of SAELens folders (cfg.json beside "

@@ -138,26 +138,6 @@ def digest(files: Files) -> str:
     return whole.hexdigest()
 
 
-def from_parts(
-    config: Mapping[str, Any], weights: Mapping[str, Tensor], stated: Stated, where: str
-) -> tuple[Facts, Sae]:
-    """Facts and SAE of a configuration and weights that are read already, by this package or by SAELens's loaders.
-
-    Args:
-        config: In SAELens's words, of 6.x or of before, or of hook-z-kk.
-        weights: Under SAELens's names, in any precision.
-        stated: What its release says of it.
-        where: The file or name that messages give.
-
-    Returns:
-        The facts, their `sha256` empty, and the SAE.
-
-    Raises:
-        InputError: As `facts`.
-    """
-    return _made(_saelens.spec(config, where), weights, stated, where)
-
-
 def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, where: str) -> tuple[Facts, Sae]:
     """Facts, without sha256, and SAE; `where` is the file of the weights."""
     site = _site(spec, stated, where)

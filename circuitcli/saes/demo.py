@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from circuitcli import demo
-from circuitcli.core.sites import Site
-from circuitcli.saes import SaeEntry, _locate
+from circuitcli.core.sites import SITES, Site
+from circuitcli.saes import Offer, SaeEntry, _locate
 from circuitcli.saes._locate import CONFIG, WEIGHTS, Located
+from circuitcli.saes._read import facts
 
 # Recorded in place of the folder of the installed package, so that a run says the same on every machine.
 _PACKAGE = PurePosixPath("circuitcli/demo/saes")
@@ -41,9 +42,19 @@ class Demo:
         """Whether it is the demo."""
         return release == "demo"
 
-    def names(self) -> list[str]:
+    def offers(self) -> list[Offer]:
         """The one."""
-        return ["demo"]
+        found = [(located, facts(located.files({}))) for located in _locate.in_folder(demo.SAES)]
+        return [
+            Offer(
+                name="demo",
+                sites=tuple(site for site in SITES if any(located.site.name == site for located, _ in found)),
+                widths=tuple(sorted({known.d_sae for _, known in found})),
+                layers=tuple(sorted({located.site.layer for located, _ in found})),
+                bytes_each=max(Path(str(located.weights)).stat().st_size for located, _ in found),
+                neuronpedia=None,
+            )
+        ]
 
     def sites(self, release: str, revision: str) -> list[Site]:
         """Every SAE in the package."""

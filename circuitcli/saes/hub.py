@@ -8,10 +8,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from circuitcli.core.sites import Site
+from circuitcli.core.sites import SITES, Site
 from circuitcli.errors import InputError, UsageError
 from circuitcli.runtime.hub import Hub
-from circuitcli.saes import SaeEntry, _locate
+from circuitcli.saes import Offer, SaeEntry, _locate
 from circuitcli.saes._locate import CONFIG, SCHEME, WEIGHTS, Located
 from circuitcli.saes._read import Stated, site_of
 
@@ -42,6 +42,7 @@ class Release:
     name: str
     repository: str
     saes: tuple[Listed, ...]
+    neuronpedia: str | None
 
 
 @cache
@@ -50,7 +51,10 @@ def releases() -> dict[str, Release]:
     import tomli
 
     tree = tomli.loads(files("circuitcli.saes").joinpath("releases.toml").read_text(encoding="utf-8"))
-    return {name: Release(name, row["repository"], tuple(_listed(row))) for name, row in tree.items()}
+    return {
+        name: Release(name, row["repository"], tuple(_listed(row)), row["saes"][0].get("neuronpedia"))
+        for name, row in tree.items()
+    }
 
 
 def _listed(release: Mapping[str, Any]) -> list[Listed]:
@@ -96,9 +100,19 @@ class OnHub:
         """Whether it is listed, or an address on the hub."""
         return release in releases() or release.startswith(SCHEME)
 
-    def names(self) -> list[str]:
+    def offers(self) -> list[Offer]:
         """Those that are listed."""
-        return list(releases())
+        return [
+            Offer(
+                name=release.name,
+                sites=tuple(site for site in SITES if any(sae.site.name == site for sae in release.saes)),
+                widths=tuple(sorted({sae.d_sae for sae in release.saes})),
+                layers=tuple(sorted({sae.site.layer for sae in release.saes})),
+                bytes_each=max(sae.size for sae in release.saes),
+                neuronpedia=release.neuronpedia,
+            )
+            for release in releases().values()
+        ]
 
     def sites(self, release: str, revision: str) -> list[Site]:
         """Of a listed release without asking the hub."""

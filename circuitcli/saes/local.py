@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from circuitcli.core.sites import Site
-from circuitcli.saes import SaeEntry, _locate
+from circuitcli.saes import Offer, SaeEntry, _locate
 from circuitcli.saes._locate import Located
 
 
@@ -18,7 +18,7 @@ class Local:
         """Whether there is such a folder."""
         return bool(release.strip()) and _folder(release).is_dir()
 
-    def names(self) -> list[str]:
+    def offers(self) -> list[Offer]:
         """None: folders have no list."""
         return []
 

@@ -19,7 +19,7 @@ from typing import Any
 from circuitcli.core.sites import Site, parse_hook
 from circuitcli.errors import InputError
 from circuitcli.runtime.hub import explain
-from circuitcli.saes import SaeEntry
+from circuitcli.saes import Offer, SaeEntry
 from circuitcli.saes._locate import CONFIG, WEIGHTS, Located
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]")
@@ -32,7 +32,7 @@ class Registry:
         """Whether SAELens is there and has it."""
         return release.partition("/")[0] in _registry()
 
-    def names(self) -> list[str]:
+    def offers(self) -> list[Offer]:
         """None are listed here: there are hundreds, in SAELens's own table."""
         return []
 

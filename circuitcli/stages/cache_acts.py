@@ -1,11 +1,13 @@
 """cache-acts: run the model over the text and keep every non-zero feature activation.
 
 One pass over the text writes shards of activations, a few sequences each; a second pass over the shards makes the top
-contexts and the statistics. Neither holds more than a shard and a table of features.
+contexts and the statistics. Neither holds more than a shard and a table of features. Before anything is written the
+SAEs are tried on a few sequences: those that don't fit the model are refused.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -15,18 +17,21 @@ import torch
 
 from circuitcli import plugins
 from circuitcli.core.contexts import FeatureStatistics, Firings, top_contexts
+from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
 from circuitcli.core.sites import Site
 from circuitcli.errors import HubError, InputError
 from circuitcli.runtime.device import peak_memory
 from circuitcli.saes import SaeEntry
+from circuitcli.stages import fit
 from circuitcli.stages.fetch_saes import entries_of, load_sae
 from circuitcli.stages.stage import Job, Outcome, Work, stage
-from circuitcli.store import acts, tables
+from circuitcli.store import acts, files, tables
 from circuitcli.texts import TextRequest, TextSource
 
 NAME = "cache-acts"
+FIT = "acts/fit.json"
 # Sequences of one shard: what an interruption may lose, and what is held at once.
 SHARD_SEQUENCES = 32
 
@@ -79,9 +84,14 @@ def _identity_then(job: Job) -> str | None:
 def _work(job: Job, todo: Work) -> None:
     entries = entries_of(job.run)
     path = job.run.path(acts.TOKENS)
+    loaded = None
     if not todo.found(acts.TOKENS):
-        sample = _sample(job, entries)
-        todo.expect({acts.TOKENS: None})
+        sample = read_sample(job, entries)
+        loaded = _load(job, entries)
+        fits = fit.examine(job, *loaded, sample, bos=prepend_bos(job, entries), full=False)
+        fit.check(job, fits)
+        todo.expect({FIT: None, acts.TOKENS: None})
+        files.write(job.run.path(FIT), (json.dumps({"saes": fit.document(fits)}, indent=1) + "\n").encode())
         acts.write_tokens(path, sample.tokens, sample.lengths)
     sample = Sample(*acts.read_tokens(path))
     count = len(sample.lengths)
@@ -95,9 +105,12 @@ def _work(job: Job, todo: Work) -> None:
     todo.expect({**planned, acts.CONTEXTS: None, acts.FEATURES: None})
     missing = sorted({(s.start, s.stop) for name, s in shards.items() if not todo.found(name)})
     if missing:
-        _encode(job, todo, entries, sample, missing)
+        _encode(job, todo, *(loaded or _load(job, entries)), sample, missing)
     _summarise(job, todo, entries, sample, shards)
     todo.files[acts.TOKENS] = job.run.entry(path, count)
+    if todo.found(FIT):
+        todo.files[FIT] = job.run.entry(job.run.path(FIT))
+        todo.facts["fit"] = {one["site"]: one["verdict"] for one in json.loads(job.run.path(FIT).read_bytes())["saes"]}
     todo.facts["peak_memory_bytes"] = peak_memory(job.runtime.device)
 
 
@@ -107,7 +120,7 @@ def _source(job: Job) -> tuple[TextSource, TextRequest]:
     return plugins.load("texts", texts.source), TextRequest(values[texts.source], texts.column)
 
 
-def _sample(job: Job, entries: Sequence[SaeEntry]) -> Sample:
+def read_sample(job: Job, entries: Sequence[SaeEntry]) -> Sample:
     """The sequences: first those of the sample, then those for contexts alone."""
     texts = job.settings.texts
     tokenizer = job.tokenizer
@@ -151,12 +164,16 @@ def prepend_bos(job: Job, entries: Sequence[SaeEntry]) -> bool:
     return with_bos.pop()
 
 
+def _load(job: Job, entries: Sequence[SaeEntry]) -> tuple[Model, list[Sae]]:
+    model = job.load_model()
+    return model, [load_sae(job, entry, model) for entry in entries]
+
+
 def _encode(
-    job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, missing: Sequence[tuple[int, int]]
+    job: Job, todo: Work, model: Model, loaded: Sequence[Sae], sample: Sample, missing: Sequence[tuple[int, int]]
 ) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
-    model = job.load_model()
-    saes = {entry.at: load_sae(job, entry, model) for entry in entries}
+    saes = {sae.site: sae for sae in loaded}
     width = sample.tokens.shape[1]
     row_bytes = 4 * width * (sum(3 * sae.d_sae for sae in saes.values()) + 40 * model.shape.d_model)
     runtime = todo.planned_batch(job.runtime.rows_at_once(row_bytes))

@@ -12,7 +12,7 @@ from circuitcli.core.sites import SITES, Site, check_sites, parse_layers, requir
 from circuitcli.errors import InputError
 from circuitcli.runtime import checkpoint as checkpoints
 from circuitcli.runtime.checkpoint import Checkpoint
-from circuitcli.saes import SaeEntry, SaeSource, entry, load, provider_of
+from circuitcli.saes import Offer, SaeEntry, SaeSource, entry, load, offers, provider_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import files
 from circuitcli.store.run import Run
@@ -116,6 +116,11 @@ def _check_width(entry: SaeEntry, checkpoint: Checkpoint) -> None:
             f"The SAE at {entry.at} reads {entry.d_in} dimensions; {checkpoint.name} has {width} there.",
             hint="Choose SAEs of this model with --release, or their model with --model.",
         )
+
+
+def known_releases() -> list[Offer]:
+    """Every release that can be listed."""
+    return offers()
 
 
 def entries_of(run: Run) -> list[SaeEntry]:

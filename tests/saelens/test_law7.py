@@ -326,18 +326,6 @@ def test_the_format_of_hook_z_kk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert facts.context_size == theirs.cfg.metadata.context_size
     assert (facts.fold_value_biases, facts.centre) == (True, False)
     assert_equal(_read.sae(Files(tmp_path / name, beside)), theirs, activations())
-    again, ours = _read.from_parts(their_config, state, Stated(fold_value_biases=True), name)
-    assert (again.site, again.fold_value_biases, again.prepend_bos) == (facts.site, True, True)
-    assert_equal(ours, theirs, activations())
-
-
-@pytest.mark.parametrize(("kind", "normalisation"), product(KINDS, NORMALISATIONS))
-def test_what_their_loaders_return(tmp_path: Path, kind: str, normalisation: str) -> None:
-    saved = write(tmp_path, kind, normalisation=normalisation)
-    config, state = their_loaders.sae_lens_disk_loader(tmp_path)
-    facts, ours = _read.from_parts(config, state, saved.stated, str(tmp_path))
-    assert facts.sha256 == ""
-    assert_equal(ours, loaded(saved), activations())
 
 
 def demo_folders() -> list[str]:

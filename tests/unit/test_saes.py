@@ -383,6 +383,15 @@ def test_architectures_and_normalisations_arrive_where_they_belong(tmp_path: Pat
     assert (found["architecture"], found["normalisation"]) == ("gated", "constant_norm")
 
 
+@pytest.mark.parametrize("name", ["activation_fn", "activation_fn_str"])
+def test_topk_was_once_a_standard_sae_with_another_activation_function(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "sae", cfg=put(k=5, activation_fn_kwargs={"k": 2}, **{name: "topk"}))
+    sae = _read.sae(files(folder))
+    assert (facts(folder)["architecture"], sae.activation, sae.k) == ("topk", "topk", 2)
+    relu = _read.sae(files(write(tmp_path / "relu", cfg=put(k=5, activation_fn_kwargs={"k": 2}, **{name: "relu"}))))
+    assert (relu.activation, relu.k) == ("relu", None)
+
+
 # Pickles.
 OLD_CONFIG = {
     "hook_point": "blocks.3.hook_resid_post",

@@ -1,0 +1,86 @@
+"""`circuit doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from circuitcli.cli.console import Terminal
+from circuitcli.cli.options import Request
+from circuitcli.cli.session import read_profile
+from circuitcli.errors import CheckFailed
+from circuitcli.settings import resolve
+
+if TYPE_CHECKING:
+    from circuitcli.core.fit import Fit, Numbers
+    from circuitcli.stages.doctor import Unrecorded
+
+HELP = "Check on a sample of text whether the SAEs fit the model, and try what else they could be."
+
+_NUMBERS = ("L0", "FVU", "CE clean", "CE spliced", "CE zero", "recovered", "KL", "silent")
+# A run whose settings aren't asked for: nothing is read or written there.
+_NOWHERE = Path("runs") / "doctor"
+
+
+def command(request: Request) -> None:
+    """Show how each SAE fits.
+
+    Raises:
+        CheckFailed: One is wrong.
+    """
+    from circuitcli.runtime.quiet import hush
+
+    hush()
+    terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
+    job = _job(request, terminal)
+    from circuitcli.stages import doctor, fit
+
+    fits = doctor.run(job)
+    for found in fits:
+        if found.verdict == "doubtful":
+            terminal.say(f"Warning: the SAE at {found.site} may not fit: {found.why}.")
+    _show(fits, terminal)
+    document = {"model": job.settings.model, "release": job.settings.saes.release, "saes": fit.document(fits)}
+    wrong = [found for found in fits if found.verdict == "wrong"]
+    if wrong:
+        raise CheckFailed(
+            f"Of {len(fits)} SAEs {len(wrong)} don't fit {job.settings.model}. The one at {wrong[0].site}: "
+            f"{wrong[0].why}.",
+            hint="Mend its cfg.json or choose another model, layer or release; see “Do the SAEs fit?” in the README.",
+            document=document,
+        )
+    terminal.document(document)
+
+
+def _job(request: Request, terminal: Terminal) -> Unrecorded:
+    from circuitcli.stages.checks import check
+    from circuitcli.stages.doctor import Unrecorded
+    from circuitcli.store.run import Run
+
+    run = Run(request.run or _NOWHERE)
+    own = run.settings() if request.run is not None else {}
+    settings = resolve(own, read_profile(request.profile), request.flags)
+    check(settings)
+    return Unrecorded(run, settings, terminal)
+
+
+def _show(fits: Sequence[Fit], terminal: Terminal) -> None:
+    """One row an SAE, then the changes of each that doesn't fit."""
+    rows = [(f.site, *_cells(f.numbers), f.verdict) for f in fits]
+    terminal.table("Do the SAEs fit?", ("site", *_NUMBERS, "verdict"), rows)
+    for found in fits:
+        if found.verdict == "fits":
+            continue
+        stated = ("as stated", found.site, *_cells(found.numbers), "")
+        others = [(a.name, a.site, *_cells(a.numbers), "better" if a.better else "") for a in found.alternatives]
+        terminal.table(f"{found.site}: {found.why}", ("read", "at", *_NUMBERS, ""), [stated, *others])
+
+
+def _cells(n: Numbers) -> tuple[str, ...]:
+    nats = (_number(value) for value in (n.ce_clean, n.ce_spliced, n.ce_zero, n.recovered, n.kl_spliced))
+    return (f"{n.l0:.1f}", _number(n.fvu), *nats, f"{n.silent:.1%}")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,51 @@
+"""doctor: whether the chosen SAEs fit the model. It needs no run and writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from circuitcli.core.fit import Fit
+from circuitcli.core.model import Model
+from circuitcli.runtime.checkpoint import Checkpoint
+from circuitcli.saes import SaeEntry
+from circuitcli.stages import fit
+from circuitcli.stages.cache_acts import prepend_bos, read_sample
+from circuitcli.stages.fetch_saes import choose, load_sae
+from circuitcli.stages.stage import Job
+
+NAME = "doctor"
+
+
+@dataclass(frozen=True)
+class Unrecorded(Job):
+    """A job on the model and the SAEs that the settings choose, whatever a run recorded."""
+
+    @cached_property
+    def choice(self) -> tuple[Checkpoint, list[SaeEntry]]:
+        """The model and the SAEs, fetched and checked."""
+        return choose(self)
+
+    @property
+    def checkpoint(self) -> Checkpoint:  # type: ignore[override]
+        """The model; none is loaded."""
+        return self.choice[0]
+
+    def load_model(self) -> Model:
+        """The model with its weights."""
+        with self.report.track(f"Loading {self.checkpoint.name}", 0, ""):
+            from circuitcli.runtime import model
+
+            return model.load(self.checkpoint, self.runtime)
+
+
+def run(job: Unrecorded) -> list[Fit]:
+    """How each SAE fits, by all changes and with the next token measured for each of them."""
+    entries = job.choice[1]
+    sample = read_sample(job, entries)
+    bos = prepend_bos(job, entries)
+    model = job.load_model()
+    found = []
+    for entry in entries:  # one at a time: together they may not fit into memory
+        found += fit.examine(job, model, [load_sae(job, entry, model)], sample, bos=bos, full=True)
+    return found

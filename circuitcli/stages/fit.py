@@ -1,0 +1,70 @@
+"""Whether the SAEs of a run fit its model: what `doctor` and `cache-acts` share. The rule is in `core.fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from circuitcli.core.fit import Bench, Fit, Text
+from circuitcli.core.model import Model
+from circuitcli.core.readings import CHANGES
+from circuitcli.core.sae import Sae
+from circuitcli.core.sampling import Sample
+from circuitcli.errors import InputError
+from circuitcli.stages.stage import Job
+
+# Positions that are measured at most, but for the rest of a sequence: by doctor, and before activations are cached.
+FULL, CHEAP = 2048, 256
+
+
+def examine(job: Job, model: Model, saes: Sequence[Sae], sample: Sample, *, bos: bool, full: bool) -> list[Fit]:
+    """How each SAE fits, on the first sequences of the sample."""
+    text = _text(job, sample, bos=bos, positions=FULL if full else CHEAP)
+    with job.report.track("Examining SAEs", len(saes) * (len(CHANGES) + 1), "readings") as done:
+        # Together the SAEs need one pass of the model, and the memory of all their sites: for a small text only.
+        benches = [[sae] for sae in saes] if full else [list(saes)]
+        found = []
+        for group in benches:
+            bench = Bench(model, text, job.tokenizer.bos, group)
+            found += [bench.examine(sae, full=full, done=done) for sae in group]
+    return found
+
+
+def _text(job: Job, sample: Sample, *, bos: bool, positions: int) -> Text:
+    count = int(np.searchsorted(np.cumsum(sample.lengths.astype(np.int64) - 1), positions)) + 1
+    lengths = sample.lengths[:count]
+    device = job.runtime.device
+    tokens = torch.as_tensor(sample.tokens[:count, : int(lengths.max())], device=device).long()
+    return Text(tokens, torch.as_tensor(lengths, device=device).long(), bos)
+
+
+def check(job: Job, fits: Sequence[Fit]) -> None:
+    """Refuse SAEs that don't fit, unless the settings allow it, and say which are doubtful.
+
+    Raises:
+        InputError: One is wrong.
+    """
+    wrong = [fit for fit in fits if fit.verdict == "wrong"]
+    if wrong and not job.settings.allow_misfit:
+        more = f" So {_are(len(wrong) - 1)} {len(wrong) - 1} other{'s' * (len(wrong) > 2)}." if len(wrong) > 1 else ""
+        raise InputError(
+            f"The SAE at {wrong[0].site} doesn't fit {job.settings.model}: {wrong[0].why}.{more}",
+            hint="`circuit doctor` with the same settings says more; --allow-misfit goes on all the same.",
+        )
+    for fit in fits:
+        if fit.verdict != "fits":
+            word = "doesn't fit" if fit.verdict == "wrong" else "may not fit"
+            job.report.say(f"Warning: the SAE at {fit.site} {word}: {fit.why}. See `circuit doctor`.")
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def document(fits: Sequence[Fit]) -> list[dict[str, Any]]:
+    """What is recorded and printed of each SAE."""
+    return [asdict(fit) for fit in fits]
