@@ -48,6 +48,12 @@ class LinearModel:
     ) -> Pass:
         return self._from(base[Site(0, "resid_pre")], read, edit)
 
+    def z_offset(self, layer: int) -> Tensor:
+        return torch.zeros(D)
+
+    def z_offset(self, layer: int) -> Tensor:
+        return torch.zeros(D)
+
     def logits(self, final: Tensor) -> Tensor:
         return final @ self.u
 

@@ -46,9 +46,9 @@ def run(job: Job) -> Outcome:
 def choose(job: Job) -> tuple[Checkpoint, list[SaeEntry]]:
     """The model and the SAEs that the settings choose, fetched and checked; nothing of the run is touched."""
     model_revision, saes_revision = _revisions(job)
-    checkpoint = checkpoints.find(job.settings.model, model_revision, job.hub)
     release = job.settings.saes.release
-    provider = provider_of(release)
+    provider = provider_of(release)  # a wrong name is told before anything is asked of a hub
+    checkpoint = checkpoints.find(job.settings.model, model_revision, job.hub)
     source: SaeSource = plugins.load("saes", provider)
     located = source.locate(release, saes_revision, _sites(job, source, saes_revision, checkpoint))
     remote = [file for one in located for file in one.remote]

@@ -1,0 +1,73 @@
+"""The stages on every family that we claim, with BOS and without: what is kept is what plain transformers gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import D_MODEL, FAMILIES, plain, save_checkpoint
+from safetensors.torch import save_file
+
+from circuitcli.core.sites import Site
+from circuitcli.stages import ablate, cache_acts, effects, fetch_saes
+from circuitcli.store import acts, tables
+
+D_SAE, BOS = 24, 0
+TEXTS = [" ".join(f"w{20 + (7 * i + 3 * j) % 40}" for j in range(9)) for i in range(6)]
+
+
+def save_sae(folder: Path, layer: int, *, prepend_bos: bool) -> None:
+    folder.mkdir(parents=True)
+    draw = torch.Generator().manual_seed(layer)
+    shapes = {"W_enc": (D_MODEL, D_SAE), "W_dec": (D_SAE, D_MODEL), "b_enc": (D_SAE,), "b_dec": (D_MODEL,)}
+    save_file(
+        {name: torch.randn(shape, generator=draw) / D_MODEL**0.5 for name, shape in shapes.items()},
+        folder / "sae_weights.safetensors",
+    )
+    metadata = {"hook_name": f"blocks.{layer}.hook_resid_post", "prepend_bos": prepend_bos}
+    config = {"architecture": "standard", "d_in": D_MODEL, "d_sae": D_SAE, "normalize_activations": "layer_norm"}
+    (folder / "cfg.json").write_text(json.dumps(config | {"metadata": metadata}))
+
+
+@pytest.mark.parametrize("with_bos", [True, False], ids=["BOS", "no BOS"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stages(start: Callable[..., Any], tmp_path: Path, family: str, with_bos: bool) -> None:
+    model = save_checkpoint(family, tmp_path / "model")
+    for layer in (1, 2):
+        save_sae(tmp_path / "saes" / str(layer), layer, prepend_bos=with_bos)
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    job = start(
+        tmp_path / "run",
+        {
+            "model": str(model),
+            "saes": {"release": str(tmp_path / "saes"), "sites": "auto"},
+            "texts": {"file": str(tmp_path / "text.jsonl"), "num_sequences": 6, "max_tokens": 10},
+            "features": {"thinning": 0.2, "seq_cap": 3},
+            "allow_misfit": True,
+        },
+    )
+    for stage in (fetch_saes, cache_acts, ablate, effects):
+        stage.run(job)
+    tokens, lengths = acts.read_tokens(job.run.path(acts.TOKENS))
+    assert set(lengths) == {9 + with_bos}
+    assert (tokens[:, 0] == BOS).all() == with_bos
+    assert len(tables.read(job.run.path("effects/effects.parquet"))["n"])
+    hf = plain(model, family)
+    site = Site(2, "resid_post")
+    [entry] = [e for e in fetch_saes.entries_of(job.run) if e.at == site]
+    sae = fetch_saes.load_sae(job, entry, job.load_model())
+    dense = torch.zeros(*tokens.shape, D_SAE)
+    for path in sorted(job.run.path("acts/2.resid_post").iterdir()):
+        shard = acts.read_firings(path)
+        dense[shard.seq, shard.pos, shard.feature] = torch.as_tensor(shard.value)
+    with torch.no_grad():
+        x = hf.run(torch.as_tensor(tokens.astype(np.int64)), [site])[0][site]
+    normal = (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-5)
+    theirs = ((normal - sae.b_dec) @ sae.w_enc + sae.b_enc).relu()[:, 1:]
+    torch.testing.assert_close(dense[:, 1:], theirs, rtol=0, atol=1e-4 * float(theirs.max()))
+    assert not dense[:, 0].any()
