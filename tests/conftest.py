@@ -86,6 +86,7 @@ def start(tiny_model: Path, tiny_saes: Path, tiny_text: Path) -> Start:
     def make(root: Path, changes: dict[str, Any] | None = None, *, force: bool = False) -> Job:
         base = {
             "model": str(tiny_model),
+            "allow_misfit": True,  # random SAEs fit nothing
             "runtime": {"device": "cpu"},
             "saes": {"release": str(tiny_saes), "sites": ["z", "attn_out", "resid_mid", "mlp_out", "resid_post"]},
             "texts": {"file": str(tiny_text), "num_sequences": 12, "max_tokens": 12},

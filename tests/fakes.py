@@ -51,9 +51,6 @@ class LinearModel:
     def z_offset(self, layer: int) -> Tensor:
         return torch.zeros(D)
 
-    def z_offset(self, layer: int) -> Tensor:
-        return torch.zeros(D)
-
     def logits(self, final: Tensor) -> Tensor:
         return final @ self.u
 

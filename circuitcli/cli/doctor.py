@@ -45,8 +45,8 @@ def command(request: Request) -> None:
     wrong = [found for found in fits if found.verdict == "wrong"]
     if wrong:
         raise CheckFailed(
-            f"Of {len(fits)} SAEs {len(wrong)} don't fit {job.settings.model}. The one at {wrong[0].site}: "
-            f"{wrong[0].why}.",
+            f"{len(wrong)} of {len(fits)} SAEs {'does' if len(wrong) == 1 else 'do'}n't fit {job.settings.model}; "
+            f"{wrong[0].site}: {wrong[0].why}.",
             hint="Mend its cfg.json or choose another model, layer or release; see “Do the SAEs fit?” in the README.",
             document=document,
         )

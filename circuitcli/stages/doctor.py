@@ -27,7 +27,7 @@ class Unrecorded(Job):
         return choose(self)
 
     @property
-    def checkpoint(self) -> Checkpoint:  # type: ignore[override]
+    def checkpoint(self) -> Checkpoint:
         """The model; none is loaded."""
         return self.choice[0]
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitcli.core.fit import Bench, Fit, Text
+from circuitcli.core.fit import Bench, Fit
 from circuitcli.core.model import Model
 from circuitcli.core.readings import CHANGES
+from circuitcli.core.reconstruction import Text
 from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
 from circuitcli.errors import InputError
@@ -43,7 +44,7 @@ def _text(job: Job, sample: Sample, *, bos: bool, positions: int) -> Text:
 
 
 def check(job: Job, fits: Sequence[Fit]) -> None:
-    """Refuse SAEs that don't fit, unless the settings allow it, and say which are doubtful.
+    """Refuse SAEs that don't fit, and say which are doubtful; where the settings allow misfits, only name them.
 
     Raises:
         InputError: One is wrong.
@@ -55,7 +56,7 @@ def check(job: Job, fits: Sequence[Fit]) -> None:
             f"The SAE at {wrong[0].site} doesn't fit {job.settings.model}: {wrong[0].why}.{more}",
             hint="`circuit doctor` with the same settings says more; --allow-misfit goes on all the same.",
         )
-    for fit in fits:
+    for fit in wrong if job.settings.allow_misfit else fits:
         if fit.verdict != "fits":
             word = "doesn't fit" if fit.verdict == "wrong" else "may not fit"
             job.report.say(f"Warning: the SAE at {fit.site} {word}: {fit.why}. See `circuit doctor`.")

@@ -12,6 +12,7 @@ import pytest
 from commands import Result, contents, tables_of
 
 from circuitcli.runtime.model import BridgeModel
+from circuitcli.stages import fit
 from circuitcli.store.run import FOLDERS, STAGES
 
 Circuit = Callable[..., Result]
@@ -205,12 +206,26 @@ def test_memory_is_full(method: str, error: Exception, circuit: Circuit, profile
     args = ["run-all", "--profile", profile, "--run", tmp_path / "new", "--device", "cpu", "--batch-size", "4"]
     circuit("run-all", "--profile", profile, "--run", tmp_path / "loaded")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit, "examine", lambda *args, **more: [])  # so that it is the batches that fail
         patch.setattr(BridgeModel, method, fail)
         result = circuit(*args)
         result.refused(5, "Out of memory", "batch of one row", "--max-tokens")
         assert "batches of 2" in result.err
         circuit(*args, "--json").refused_in_json(5)
     assert circuit(*args).code == 0
+
+
+def test_memory_is_full_before_anything_is_written(circuit: Circuit, profile: Path, tmp_path: Path, monkeypatch):
+    def fail(*args: object, **more: object) -> None:
+        raise MemoryError
+
+    circuit("fetch-saes", "--profile", profile, "--run", tmp_path / "new")
+    before = contents(tmp_path / "new")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit.Bench, "examine", fail)
+        circuit("cache-acts", "--run", tmp_path / "new").refused(5, "Out of memory", "--max-tokens")
+    assert contents(tmp_path / "new") == before
+    assert circuit("cache-acts", "--run", tmp_path / "new").code == 0
 
 
 def test_other_failures_of_torch_are_bugs(circuit: Circuit, profile: Path, tmp_path: Path, monkeypatch):

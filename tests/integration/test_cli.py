@@ -20,9 +20,9 @@ Circuit = Callable[..., Result]
 
 EVERYWHERE = "--profile --run --device --batch-size --json --quiet --force --help"
 FLAGS = {
-    "fetch-saes": "--model --release --layers --site",
+    "fetch-saes": "--model --model-revision --release --revision --layers --site --list",
     "cache-acts": "--seed --dtype --prompt --text --dataset --num-sequences --max-tokens --prepend-bos "
-    "--top-k --view --context-sequences",
+    "--column --allow-misfit --no-allow-misfit --top-k --view --context-sequences",
     "ablate": "--pin --thinning --branching --max-features --seq-cap --intervention --positions --logits --no-logits",
     "effects": "--logit-tokens",
     "graph": "--min-effect --max-edges --format",
@@ -186,11 +186,17 @@ def flags_of(name: str) -> set[str]:
     return {flag for option in options for flag in (*option.opts, *option.secondary_opts)}
 
 
+def test_doctor_takes_the_flags_of_saes_and_text_and_none_that_write():
+    others = flags_of("fetch-saes") | flags_of("cache-acts")
+    not_its = {"--force", "--list", "--allow-misfit", "--no-allow-misfit", "--top-k", "--view", "--context-sequences"}
+    assert flags_of("doctor") == others - not_its
+
+
 def test_commands_take_the_flags_of_their_tables():
-    assert set(COMMANDS) == {*FLAGS, "run-all", "profile"}
+    assert set(COMMANDS) == {*FLAGS, "run-all", "profile", "doctor"}
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
-    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - {"--help"}
+    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - {"--help", "--list"}
     assert {row.flag.name for row in table() if row.flag.name} < flags_of("run-all")
 
 

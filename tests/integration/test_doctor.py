@@ -1,0 +1,147 @@
+"""`circuit doctor` tells each mistake that people make, passes what is right, and cache-acts refuses what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import planted
+import pytest
+import torch
+from commands import contents
+
+from circuitcli import demo
+from circuitcli.core.fit import Bench
+from circuitcli.core.reconstruction import Arm, Text
+from circuitcli.core.sampling import pad, sample_documents, to_sequences
+from circuitcli.core.sites import Site
+from circuitcli.runtime.checkpoint import find
+from circuitcli.runtime.tokenizer import Tokenizer
+
+SMALL = ("--num-sequences", "6", "--max-tokens", "64")
+B = "blocks.{}.hook_{}".format
+
+
+def verdicts(circuit, code: int, *args) -> dict[str, tuple[str, str | None]]:
+    result = circuit("doctor", "--json", *SMALL, *args)
+    assert result.code == code, result.err
+    assert len(result.out.splitlines()) == 1
+    return {one["site"]: (one["verdict"], one["change"]) for one in result.document["saes"]}
+
+
+def test_seven_mistakes_are_told_and_named(circuit, tmp_path):
+    """No LayerNorm, ReLU for TopK, sign of b_dec, b_dec not subtracted, layer −1, layer +1, LayerNorm not there."""
+    planted.plant(tmp_path, B(0, "attn_out"), config={"normalize_activations": "none"})
+    planted.plant(tmp_path, B(1, "attn_out"), config={"architecture": "standard", "k": None})
+    planted.plant(tmp_path, B(2, "attn_out"), weights=planted.negated)
+    planted.plant(tmp_path, B(3, "attn_out"), config={"apply_b_dec_to_input": False})
+    planted.plant(tmp_path, B(2, "mlp_out"), metadata=planted.at(B(1, "mlp_out")))
+    planted.plant(tmp_path, B(2, "mlp_out"), metadata=planted.at(B(3, "mlp_out")))
+    planted.plant(tmp_path, B(0, "resid_post"), config={"normalize_activations": "layer_norm"})
+    found = verdicts(circuit, 6, "--release", tmp_path)
+    assert {site: change for site, (_, change) in found.items()} == {
+        "0.attn_out": "LayerNorm",
+        "1.attn_out": "TopK 16",
+        "2.attn_out": "b_dec negated",
+        "3.attn_out": "b_dec subtracted",
+        "1.mlp_out": "layer after",
+        "3.mlp_out": "layer before",
+        "0.resid_post": "no normalisation",
+    }
+    assert not [site for site, (verdict, _) in found.items() if verdict == "fits"]
+
+
+def test_a_flipped_bos_is_told(circuit, tmp_path):
+    for name in ("attn_out", "resid_post"):
+        planted.plant(tmp_path, B(1, name), metadata={"prepend_bos": False})
+    found = verdicts(circuit, 0, "--release", tmp_path)
+    assert found == {"1.attn_out": ("doubtful", "BOS"), "1.resid_post": ("doubtful", "BOS")}
+
+
+def test_centring_is_told_and_passed(circuit, tmp_path):
+    model = planted.model_with_mean(tmp_path / "model", 3.0)
+    for name, centred in (("right", True), ("wrong", False)):
+        (tmp_path / name).mkdir()
+        options = {"model_from_pretrained_kwargs": {"center_writing_weights": centred}}
+        planted.plant(tmp_path / name, B(2, "resid_post"), metadata=options)
+    assert verdicts(circuit, 0, "--model", model, "--text", demo.TEXT, "--release", tmp_path / "right") == {
+        "2.resid_post": ("fits", None)
+    }
+    found = verdicts(circuit, 6, "--model", model, "--text", demo.TEXT, "--release", tmp_path / "wrong")
+    assert found == {"2.resid_post": ("wrong", "centring")}
+
+
+@pytest.fixture(scope="module")
+def model(load_once):
+    from circuitcli.runtime.device import make
+
+    return load_once(find("demo"), make("cpu", "float32", None, 0))
+
+
+def sample(seed: int, count: int) -> Text:
+    """Sequences of the demo's text, BOS first."""
+    tokenizer = Tokenizer(find("demo"))
+    documents = [json.loads(line)["text"] for line in demo.TEXT.read_text(encoding="utf-8").splitlines()]
+    chosen, _ = sample_documents(documents, count, 0, seed)
+    drawn = pad(to_sequences([tokenizer.encode(t) for t in chosen], bos=tokenizer.bos, max_tokens=100, count=count))
+    return Text(torch.as_tensor(drawn.tokens).long(), torch.as_tensor(drawn.lengths).long(), bos=True)
+
+
+def test_raw_z_is_told_and_processed_z_is_passed(circuit, model, tmp_path):
+    """An SAE of z without value biases, on a model that has large ones."""
+    biased = planted.model_with_biases(tmp_path / "model", 1, 1.0)
+    z = Arm(model, sample(7, 200), [Site(1, "z")]).activations(Site(1, "z")) - model.z_offset(1)
+    weights = planted.train(z)
+    planted.save_z(tmp_path / "right", 1, weights, fold_ln=True, fold_value_biases=True)
+    planted.save_z(tmp_path / "wrong", 1, weights)
+    args = ("--model", biased, "--text", demo.TEXT)
+    assert verdicts(circuit, 0, *args, "--release", tmp_path / "right") == {"1.z": ("fits", None)}
+    found = verdicts(circuit, 6, *args, "--release", tmp_path / "wrong")
+    assert found["1.z"][1] == "processed z"
+
+
+@pytest.mark.parametrize(("seed", "full"), [(0, False), (1, False), (2, False), (3, True)])
+def test_the_demos_twelve_fit(model, seed, full):
+    import tiny
+
+    saes = list(tiny.load_saes(demo.SAES).values())
+    bench = Bench(model, sample(seed, 4), 0, saes)
+    fits = [bench.examine(sae, full=full) for sae in saes]
+    assert len(fits) == 12
+    assert not [fit for fit in fits if fit.verdict != "fits"]
+
+
+class TestCacheActs:
+    def fetch(self, circuit, tmp_path, **mistake) -> Path:
+        planted.plant(tmp_path / "saes", B(1, "attn_out"), **mistake)
+        run = tmp_path / "run"
+        assert circuit("fetch-saes", "--run", run, "--release", tmp_path / "saes").code == 0
+        return run
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path):
+        (tmp_path / "saes").mkdir()
+
+    def test_it_refuses_what_is_wrong_and_writes_nothing(self, circuit, tmp_path):
+        run = self.fetch(circuit, tmp_path, config={"architecture": "standard", "k": None})
+        before = contents(run)
+        refused = circuit("cache-acts", "--run", run, *SMALL)
+        refused.refused(3, "1.attn_out", "TopK", "circuit doctor", "--allow-misfit")
+        assert contents(run) == before
+        allowed = circuit("cache-acts", "--run", run, *SMALL, "--allow-misfit", "--json")
+        assert allowed.code == 0
+        assert "doesn't fit" in allowed.err
+        assert allowed.document["fit"] == {"1.attn_out": "wrong"}
+
+    def test_it_warns_of_what_is_doubtful_once_and_records_it(self, circuit, tmp_path, monkeypatch):
+        run = self.fetch(circuit, tmp_path, metadata={"prepend_bos": False})
+        warned = circuit("cache-acts", "--run", run, *SMALL)
+        assert warned.code == 0
+        assert "may not fit: it fits better on text with BOS" in warned.err
+        recorded = json.loads((run / "acts" / "fit.json").read_text())["saes"]
+        assert [(one["verdict"], one["change"]) for one in recorded] == [("doubtful", "BOS")]
+        (run / "acts" / "stage.json").unlink()
+        again = circuit("cache-acts", "--run", run, *SMALL)
+        assert again.code == 0
+        assert "going on" in again.err
+        assert "may not fit" not in again.err
