@@ -30,12 +30,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def saelens(session: nox.Session) -> None:
-    """SAELens itself beside our arithmetic, and the whole pipeline, on the oldest versions that the ranges admit."""
+    """SAELens itself beside our arithmetic, the whole pipeline and the hub, on the oldest versions that we admit."""
     oldest = session.create_tmp() + "/oldest.txt"
     with open(oldest, "w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in oldest_versions())
     session.install("--constraint", oldest, ".[test,saelens]")
-    session.run("pytest", "-m", "saelens or real", *session.posargs, env=ENVIRONMENT)
+    session.run("pytest", "-m", "saelens or real or hub", *session.posargs, env=ENVIRONMENT)
 
 
 def oldest_versions() -> list[str]:

@@ -334,8 +334,8 @@ class _Handler(BaseHTTPRequestHandler):
         stop = end if stop is None else min(start + stop, end)
         try:
             for chunk in entry.read(start, stop):
+                self.asked.sent += len(chunk)  # before a reader of the last chunk may look at it
                 self.wfile.write(bytes(255 - byte for byte in chunk) if failure and failure.corrupt else chunk)
-                self.asked.sent += len(chunk)
             self.wfile.flush()
         except (BrokenPipeError, ConnectionResetError):
             stop = -1

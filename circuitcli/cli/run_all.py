@@ -25,7 +25,7 @@ def _run(job: Job, terminal: Terminal) -> None:
 
     if job.settings.model == "demo":
         terminal.say(
-            "Running the embedded demo; for GPT-2 small: circuit run-all --model gpt2 (fetches 2.4 GB; --layers 4:6 less)"
+            "Running the embedded demo. For GPT-2 small: circuit run-all --model gpt2 --layers 4:6 (fetches 0.9 GB)."
         )
 
     def show(outcome: Outcome) -> None:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 
 from circuitcli.errors import CircuitError, HubError, InputError, nearest
 from circuitcli.runtime import hub
 
 _FORMS = "Give owner/name, owner/name:configuration, or a folder of .jsonl or .parquet files."
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that led to it: `datasets` says `from None` of what the hub answered."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 class Asking:
@@ -64,10 +57,9 @@ class Asking:
             )
         if isinstance(error, exceptions.DataFilesNotFoundError) or type(error).__name__ == "EmptyDatasetError":
             return InputError(f"{what} holds no files of text.", hint=_FORMS)
-        for cause in _causes(error):
-            explained = hub.explain(cause, f"the dataset {self._name}")
-            if explained is not None:
-                return explained
+        explained = hub.explain(error, f"the dataset {self._name}")
+        if explained is not None:
+            return explained
         damaged = (EOFError, FileNotFoundError, ValueError, gzip.BadGzipFile, zlib.error, pa.ArrowException)
         if isinstance(error, (*damaged, exceptions.DatasetsError)) and not isinstance(error, MemoryError):
             return self._configuration() or InputError(

@@ -4,23 +4,26 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import huggingface_hub
 import pytest
 from hub import LoopbackHub
-from huggingface_hub import constants
+from huggingface_hub import constants, errors
 from rich.console import Console
 
 from circuitcli.cli.console import Terminal
 from circuitcli.errors import CircuitError, HubError, ResourceError
-from circuitcli.runtime import hub as hub_module
-from circuitcli.runtime.hub import Hub, RemoteFile, total
+from circuitcli.runtime.hub import Hub, RemoteFile, asking, download, explain, total
 
 REPO, TOKEN = "owner/saes", "hf_planted"
 SMALL, LARGE = "blocks.0/cfg.json", "blocks.0/sae_weights.safetensors"
@@ -28,12 +31,14 @@ WEIGHTS = bytes(range(251)) * 4000
 FILES = {SMALL: b'{"d_in": 2}', LARGE: WEIGHTS}
 TESTS = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.hub
+
 
 @pytest.fixture(autouse=True)
 def _online(monkeypatch: pytest.MonkeyPatch) -> None:
     """The suite is offline; these tests aren't. Nobody waits, and nobody's own token is used."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub_module, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(asking, "WAITS_S", (0.0, 0.0))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 
@@ -140,6 +145,15 @@ def test_a_new_commit_downloads_only_what_changed(server: LoopbackHub, client: H
     assert (cache_of(client) / "refs/main").read_text() == commit
 
 
+def test_the_same_content_is_downloaded_once(server: LoopbackHub, client: Hub) -> None:
+    server.add(REPO, {"a.pt": WEIGHTS, "b.pt": WEIGHTS, "c.json": b"{}"})
+    files = client.files(REPO, ["a.pt", "b.pt", "c.json"])
+    assert total(files) == len(WEIGHTS) + 2
+    arrived: list[int] = []
+    assert [path.read_bytes() for path in client.fetch(files, arrived.append)] == [WEIGHTS, WEIGHTS, b"{}"]
+    assert sum(arrived) == total(files)
+
+
 def test_the_listing_is_all_there_is(client: Hub) -> None:
     assert {file.path: file.size for file in client.listing(REPO)} == {path: len(FILES[path]) for path in FILES}
 
@@ -153,6 +167,7 @@ def test_a_renamed_repository_is_followed(server: LoopbackHub, client: Hub) -> N
 def test_the_token_goes_to_the_hub_alone(server: LoopbackHub, client: Hub) -> None:
     server.token = TOKEN
     assert get(client) == list(FILES.values())
+    assert {request.headers["Accept-Encoding"] for request in server.sent("")} == {"identity"}
     told = {(request.origin, request.headers["Authorization"]) for request in server.requests}
     assert told == {("hub", f"Bearer {TOKEN}"), ("cdn", None)}
 
@@ -182,7 +197,7 @@ def test_a_refusal_is_two_lines_and_the_next_try_works(
     assert get(client) == list(FILES.values())
 
 
-@pytest.mark.parametrize(("status", "times"), [(500, 2), (502, 2), (503, 2), (504, 2), (429, 2)])
+@pytest.mark.parametrize(("status", "times"), [(408, 2), (429, 2), (500, 2), (502, 2), (503, 2), (504, 2)])
 @pytest.mark.parametrize("where", ["/api/models/", "/resolve/"])
 def test_a_passing_failure_is_tried_again(
     server: LoopbackHub, client: Hub, where: str, status: int, times: int
@@ -196,23 +211,55 @@ def test_a_passing_failure_is_tried_again(
     ]
 
 
-@pytest.mark.parametrize(("headers", "waited"), [({"Retry-After": "7"}, 7), ({"RateLimit": '"api";r=0;t=9'}, 9)])
+@pytest.mark.parametrize(
+    ("headers", "waited"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "15"}, 15),
+        ({"RateLimit": '"api";r=0;t=9'}, 9),
+        ({"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, 1),  # as without
+    ],
+)
 def test_a_short_wait_is_waited(
     server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], waited: int
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(hub_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(asking, "WAITS_S", (1.0,))
+    monkeypatch.setattr(asking.time, "sleep", pauses.append)
     server.fail("/api/models/", status=429, headers=headers)
     assert get(client, LARGE) == [WEIGHTS]
     assert pauses == [waited]
 
 
-def test_refusals_are_not_asked_again(server: LoopbackHub, client: Hub) -> None:
-    server.fail("/api/models/", status=404, times=99)
-    refused(HubError, 4, lambda: client.listing(REPO))
-    server.fail("/resolve/", status=429, times=99, headers={"Retry-After": "120"})
-    server.recover()
-    assert len(server.requests) == 1
+@pytest.mark.parametrize(
+    ("failure", "waited"),
+    [
+        ({"status": 503}, [1, 3, 9]),
+        ({"status": 429, "headers": {"Retry-After": "2"}}, [2, 2, 2]),
+        ({"drop": True}, [1, 3, 9]),
+        ({"truncate": 9}, [1, 3, 9]),
+    ],
+)
+def test_waits_grow_and_end(
+    server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, failure: dict[str, Any], waited: list[int]
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(asking, "WAITS_S", (1.0, 3.0, 9.0))
+    monkeypatch.setattr(asking.time, "sleep", pauses.append)
+    server.fail("/cdn/", times=9, **failure)
+    refused(HubError, 4, lambda: get(client, LARGE))
+    assert pauses == waited
+    assert sum(request.path.startswith("/cdn/") for request in server.requests) == 4
+
+
+@pytest.mark.parametrize(("status", "headers"), [(404, {}), (403, {}), (429, {"Retry-After": "16"})])
+@pytest.mark.parametrize("where", ["/api/models/", "/resolve/"])
+def test_refusals_are_not_asked_again(
+    server: LoopbackHub, client: Hub, where: str, status: int, headers: dict[str, str]
+) -> None:
+    server.fail(where, status=status, times=99, headers=headers)
+    refused(HubError, 4, lambda: get(client, LARGE))
+    assert sum(where in request.path for request in server.requests) == 1
 
 
 def test_a_gated_repository_says_where_to_ask(server: LoopbackHub, client: Hub) -> None:
@@ -258,7 +305,7 @@ def test_a_truncated_download_goes_on_where_it_stopped(
     server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """Without further tries: the second call asks for the rest, and only that is sent."""
-    monkeypatch.setattr(hub_module, "WAITS_S", ())
+    monkeypatch.setattr(asking, "WAITS_S", ())
     stop = len(FILES[path]) // 3
     server.fail(path, truncate=stop)
     assert "broke off after" in refused(HubError, 4, lambda: get(client, path))
@@ -286,14 +333,14 @@ def test_a_broken_connection_goes_on_within_one_call(server: LoopbackHub, client
 def test_a_hub_that_sends_no_parts_sends_the_whole(
     server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "WAITS_S", ())
-    server.fail(LARGE, truncate=1000)
+    monkeypatch.setattr(asking, "WAITS_S", ())
+    server.fail(LARGE, truncate=900_000)
     refused(HubError, 4, lambda: get(client, LARGE))
     server.ranges = False
     files = client.files(REPO, [LARGE])
     arrived: list[int] = []
     assert client.fetch(files, arrived.append)[0].read_bytes() == WEIGHTS
-    assert sum(arrived) == total(files) == len(WEIGHTS) - 1000
+    assert sum(arrived) == total(files) == len(WEIGHTS) - 900_000
 
 
 @pytest.mark.parametrize("where", ["/api/models/", "/resolve/", "/cdn/"])
@@ -309,7 +356,7 @@ def test_a_dropped_connection(server: LoopbackHub, client: Hub, where: str) -> N
 
 def test_a_hub_that_falls_silent(server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
-    monkeypatch.setattr(hub_module, "WAITS_S", ())
+    monkeypatch.setattr(asking, "WAITS_S", ())
     server.fail(LARGE, hold=5000)
     assert "broke off after 5 kB of 1 MB" in refused(HubError, 4, lambda: get(client, LARGE))
     assert get(client, LARGE) == [WEIGHTS]
@@ -326,10 +373,14 @@ def test_wrong_bytes_are_removed(server: LoopbackHub, client: Hub, path: str) ->
     assert server.sent(path)[1].headers["Range"] is None
 
 
-def test_a_file_longer_than_announced_is_removed(server: LoopbackHub, client: Hub) -> None:
-    files = client.files(REPO, [LARGE])
-    short = RemoteFile(REPO, LARGE, files[0].commit, 10, files[0].sha256, None, files[0].blob)
-    assert "isn't what the hub says it is" in refused(HubError, 4, lambda: client.fetch([short]))
+@pytest.mark.parametrize(("path", "size"), [(LARGE, 10), (SMALL, 5)])
+def test_a_file_longer_than_announced_is_removed(server: LoopbackHub, client: Hub, path: str, size: int) -> None:
+    """Even if its hash is right, as of the small one, which comes in one piece. Of a large one no more is read."""
+    (file,) = client.files(REPO, [path])
+    arrived: list[int] = []
+    words = refused(HubError, 4, lambda: client.fetch([replace(file, size=size)], arrived.append))
+    assert "isn't what the hub says it is" in words
+    assert (sum(arrived) < len(WEIGHTS) // 2) if path == LARGE else (sum(arrived) == len(FILES[SMALL]))
     assert not blobs(client)
     assert not shown(client)
 
@@ -346,6 +397,7 @@ def test_a_spoiled_partial_file_costs_one_more_try(server: LoopbackHub, client: 
         shutil.rmtree(client._cache)
     rubbish.parent.mkdir(parents=True)
     rubbish.write_bytes(bytes(len(WEIGHTS) + 1))
+    assert total(client.files(REPO, [LARGE])) == len(WEIGHTS)
     assert "isn't" in refused(HubError, 4, lambda: get(client, LARGE))
 
 
@@ -359,6 +411,24 @@ def test_more_than_the_disk_has_is_not_begun(server: LoopbackHub, client: Hub) -
     assert not server.sent("")
     server.add(REPO, FILES)
     assert get(client) == list(FILES.values())
+
+
+def test_what_just_fits_is_begun(client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = sum(map(len, FILES.values()))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free - 1))
+    assert "1 MB are to be downloaded" in refused(ResourceError, 5, lambda: get(client))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert get(client) == list(FILES.values())
+
+
+def test_a_file_that_takes_little_at_once_is_written_whole() -> None:
+    class Slow(io.BytesIO):
+        def write(self, some: Any) -> int:
+            return super().write(some[:3])
+
+    out = Slow()
+    download._write(out, b"0123456789")
+    assert out.getvalue() == b"0123456789"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -381,7 +451,7 @@ def test_a_disk_that_fills_up(server: LoopbackHub, client: Hub) -> None:
 def test_a_disk_that_fills_up_in_the_middle(server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the disk still took is kept, and is a beginning of the file."""
     room = [300_000]
-    write = hub_module._write
+    write = download._write
 
     def short(out: io.FileIO, chunk: bytes) -> None:
         if len(chunk) > room[0]:
@@ -390,10 +460,10 @@ def test_a_disk_that_fills_up_in_the_middle(server: LoopbackHub, client: Hub, mo
         room[0] -= len(chunk)
         write(out, chunk)
 
-    monkeypatch.setattr(hub_module, "_write", short)
+    monkeypatch.setattr(download, "_write", short)
     assert "The disk is full" in refused(ResourceError, 5, lambda: get(client, LARGE))
     assert partial(client).read_bytes() == WEIGHTS[:300_000]
-    monkeypatch.setattr(hub_module, "_write", write)
+    monkeypatch.setattr(download, "_write", write)
     assert get(client, LARGE) == [WEIGHTS]
     assert server.sent(LARGE)[1].headers["Range"] == "bytes=300000-"
 
@@ -416,6 +486,8 @@ def test_offline_asks_nothing_and_says_what_is_missing(
     assert "Unset HF_HUB_OFFLINE" in words
     assert f"lacks {LARGE} of {REPO}." in refused(HubError, 4, lambda: client.files(REPO, [SMALL, LARGE]))
     assert f"lacks {LARGE} of {REPO} (1 MB)." in refused(HubError, 4, lambda: client.fetch(waiting))
+    unsized = [replace(file, size=None) for file in waiting]
+    assert f"lacks {LARGE} of {REPO}." in refused(HubError, 4, lambda: client.fetch(unsized))
     many = [f"{i}.pt" for i in range(9)]
     words = refused(HubError, 4, lambda: client.files(REPO, many, sizes={"0.pt": 1_500_000_000, "1.pt": 700_000_000}))
     assert f"0.pt, 1.pt, 2.pt, 3.pt, 4.pt and 4 more of {REPO} (at least 2.2 GB)" in words
@@ -442,7 +514,7 @@ def test_a_hub_out_of_reach_is_not_missed_when_the_cache_has_all(
     server: LoopbackHub, client: Hub, how: str | int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     get(client)
-    monkeypatch.setattr(hub_module.time, "sleep", lambda s: pytest.fail("waits"))
+    monkeypatch.setattr(asking.time, "sleep", lambda s: pytest.fail("waits"))
     if how == "gone":
         client = Hub(endpoint=_nowhere(), cache=client._cache)
     elif how == "dropped":
@@ -453,20 +525,70 @@ def test_a_hub_out_of_reach_is_not_missed_when_the_cache_has_all(
     assert {file.path for file in client.listing(REPO)} == set(FILES)
 
 
+def test_a_hub_out_of_reach_is_missed_when_the_cache_has_only_some(client: Hub) -> None:
+    get(client, SMALL)
+    away = Hub(endpoint=_nowhere(), cache=client._cache)
+    assert [file.path for file in away.listing(REPO)] == [SMALL]
+    assert "couldn't be reached" in refused(HubError, 4, lambda: get(away))
+
+
 def test_a_refusal_is_not_passed_over_when_the_cache_has_all(server: LoopbackHub, client: Hub) -> None:
     get(client)
     server.fail("/api/", status=403, times=99)
     refused(HubError, 4, lambda: get(client))
 
 
-def test_a_hub_out_of_reach(client: Hub) -> None:
+def test_a_hub_out_of_reach(client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking.time, "sleep", lambda s: pytest.fail("waits"))
     for path in (SMALL, LARGE):
         words = refused(HubError, 4, lambda path=path: get(Hub(endpoint=_nowhere(), cache=client._cache), path))
-        assert f"couldn't be reached for {REPO}" in words
+        assert f"couldn't be reached for {REPO} at the revision main: no connection." in words
     unnamed = Hub(endpoint="http://no.such.host.invalid", cache=client._cache)
     assert "couldn't be reached" in refused(HubError, 4, lambda: unnamed.listing(REPO))
     for endpoint in ("nonsense", "http://host:port", "ftp://host", "http://"):
         assert "no address" in refused(HubError, 4, lambda endpoint=endpoint: Hub(endpoint=endpoint))
+
+
+def test_a_hub_that_never_answers(client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        away = Hub(endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}", cache=client._cache)
+        assert "it didn't answer in time" in refused(HubError, 4, lambda: away.listing(REPO))
+
+
+def test_a_file_that_has_gone(server: LoopbackHub, client: Hub) -> None:
+    (file,) = client.files(REPO, [LARGE])
+    words = refused(HubError, 4, lambda: client.fetch([replace(file, path="gone")]))
+    assert f"no such file: gone of {REPO} (404)" in words
+    assert f"{server.endpoint}/{REPO}." in words
+
+
+def test_where_links_cannot_be_made_files_are_moved(client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", no_link)
+    assert get(client) == list(FILES.values())
+    assert not any(path.is_symlink() for path in shown(client))
+    assert total(client.files(REPO, list(FILES))) == 0
+    assert get(client) == list(FILES.values())
+
+
+@pytest.mark.parametrize("target", ["blob", "elsewhere"])
+def test_a_link_to_nothing_is_replaced(client: Hub, target: str) -> None:
+    get(client)
+    for path in shown(client):
+        path.resolve().unlink()
+        if target == "elsewhere":
+            path.unlink()
+            path.symlink_to("elsewhere")
+    assert get(client) == list(FILES.values())
+
+
+def test_what_a_revision_means_need_not_be_noted(client: Hub) -> None:
+    cache_of(client).mkdir(parents=True)
+    (cache_of(client) / "refs").write_text("")
+    assert get(client) == list(FILES.values())
 
 
 def test_what_answers_may_be_no_hub(server: LoopbackHub, client: Hub) -> None:
@@ -474,20 +596,63 @@ def test_what_answers_may_be_no_hub(server: LoopbackHub, client: Hub) -> None:
     assert "isn't a hub" in refused(HubError, 4, lambda: client.listing(REPO))
 
 
-@pytest.mark.parametrize("path", ["../../../../evil", "/evil", "a/../../../../evil", "..\\evil"])
+PATHS_OUT = ["../../../../evil", "/evil", "//evil", "///evil", "a/../../../../evil", "..\\evil", "evil\0", "", "."]
+
+
+@pytest.mark.parametrize("path", PATHS_OUT)
 def test_paths_that_leave_the_cache_are_refused(server: LoopbackHub, client: Hub, path: str) -> None:
     server.add(REPO, {path: b"evil"})
     assert "isn't a hub" in refused(HubError, 4, lambda: client.listing(REPO))
     assert not list(client._cache.parent.rglob("*evil*"))
 
 
-def test_hashes_that_are_paths_are_refused(server: LoopbackHub, client: Hub) -> None:
+@pytest.mark.parametrize("path", ["../../../../secret", "{cache}/../secret"])
+def test_paths_that_leave_the_cache_are_not_found(
+    server: LoopbackHub, client: Hub, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are revisions that do, though a file with a commit's name lies there."""
+    get(client)
     commit = server.repositories[REPO].revisions["main"]
-    server.repositories[REPO].commits[commit][SMALL].blob = "../../../evil"
+    path = path.format(cache=client._cache)
+    for secret in (client._cache / "secret", client._cache.parent / "secret"):
+        secret.write_text(commit)
+    assert (cache_of(client) / "snapshots" / commit / path).is_file()
+    assert "has no file" in refused(HubError, 4, lambda: client.files(REPO, [path], commit))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (cache_of(client) / "refs/spoiled").write_text("../..")
+    (client._cache / SMALL).parent.mkdir()
+    (client._cache / SMALL).write_text("{}")
+    for revision in ("../../secret", str(client._cache / "secret"), "", "spoiled"):
+        assert "the cache lacks" in refused(
+            HubError, 4, lambda revision=revision: client.files(REPO, [SMALL], revision)
+        )
+        assert "nothing of" in refused(HubError, 4, lambda revision=revision: client.listing(REPO, revision))
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        (SMALL, {"blob": "../../../evil"}),
+        (SMALL, {"blob": "a" * 64}),
+        (SMALL, {"blob": None}),
+        (SMALL, {"size": None}),
+        (LARGE, {"sha256": "../../../evil"}),
+        (LARGE, {"sha256": "a" * 40}),
+    ],
+)
+def test_hashes_and_sizes_that_are_none_are_refused(
+    server: LoopbackHub, client: Hub, path: str, wrong: dict[str, Any]
+) -> None:
+    repository = server.repositories[REPO]
+    entries = repository.commits[repository.revisions["main"]]
+    entries[path] = replace(entries[path], **wrong)
     assert "isn't a hub" in refused(HubError, 4, lambda: client.listing(REPO))
-    server.add(REPO, {"x": b"x"})
-    server.repositories[REPO].commits["../../evil"] = server.repositories[REPO].commits[commit]
-    server.repositories[REPO].revisions["main"] = "../../evil"
+
+
+def test_commits_that_are_paths_are_refused(server: LoopbackHub, client: Hub) -> None:
+    repository = server.repositories[REPO]
+    repository.commits["../../evil"] = repository.commits[repository.revisions["main"]]
+    repository.revisions["main"] = "../../evil"
     assert "isn't a hub" in refused(HubError, 4, lambda: client.listing(REPO))
 
 
@@ -502,11 +667,13 @@ def test_revisions_that_leave_the_cache_are_not_written(server: LoopbackHub, cli
 
 
 def test_a_token_that_is_none_is_not_printed(client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = client.files(REPO, [LARGE])
     for token in ("hf_pläned", "hf_pla\x07nned"):
         monkeypatch.setenv("HF_TOKEN", token)
-        with pytest.raises(HubError, match="characters that no token has") as caught:
-            client.listing(REPO)
-        assert token not in caught.value.message + caught.value.hint
+        for action in (lambda: client.listing(REPO), lambda: client.fetch(files)):
+            words = refused(HubError, 4, action)
+            assert "characters that no token has" in words
+            assert token not in words
 
 
 def test_a_file_that_is_only_named_is_asked_about(server: LoopbackHub, client: Hub) -> None:
@@ -611,8 +778,8 @@ def test_errors_of_other_libraries(
     server.gate("owner/gated", kind=what)
     server.fail("owner/forbidden", status=403, times=999)
     server.fail("owner/failing", status=503, times=999)
-    lines = said(server, what, "owner/none", "owner/gated", "owner/forbidden", "owner/failing")
-    assert lines[0].startswith(f"4 The hub doesn't know the {what} owner/none")
+    lines = said(server, what, "owner/aggregated", "owner/gated", "owner/forbidden", "owner/failing")
+    assert lines[0].startswith(f"4 The hub doesn't know the {what} owner/aggregated")
     assert lines[1].startswith(f"4 Access has to be asked for: the {what} owner/gated")
     assert lines[2].startswith(f"4 The hub forbids the {what} owner/forbidden (403).")
     assert lines[3].startswith(f"4 The hub failed: it answered 503 for the {what} owner/failing.")
@@ -629,7 +796,7 @@ def test_offline_other_libraries(server: LoopbackHub, tmp_path: Path, monkeypatc
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="couldn't connect") as caught:
         AutoConfig.from_pretrained("owner/it", cache_dir=tmp_path)
-    error = hub_module.explain(caught.value, "the model owner/it")
+    error = explain(caught.value, "the model owner/it")
     assert error is not None
     assert error.message == "HF_HUB_OFFLINE is set, and the model owner/it isn't in the cache."
 
@@ -649,14 +816,95 @@ def test_a_dataset_streams_from_the_loopback_hub(
 
 
 def test_a_missing_file_is_not_the_hubs_fault(server: LoopbackHub, client: Hub) -> None:
-    with pytest.raises(huggingface_hub.errors.EntryNotFoundError) as caught:
+    with pytest.raises(errors.EntryNotFoundError) as caught:
         huggingface_hub.hf_hub_download(REPO, "none", cache_dir=client._cache, endpoint=server.endpoint)
-    assert hub_module.explain(caught.value, "the model x") is None
+    assert explain(caught.value, "the model x") is None
+
+
+HOW_THEY_END = {
+    401: "The hub wants a token for the model x, or another one (401).",
+    403: "The hub forbids the model x (403).",
+    429: "The hub had too many requests, and puts off the model x (429).",
+    503: "The hub failed: it answered 503 for the model x.",
+    "gated": "Access has to be asked for: the model x (403) is gated.",
+    "repository": "The hub doesn't know the model x (404).",
+    "revision": "The hub has no such revision: the model x (404).",
+    "gone": "The hub couldn't be reached for the model x: no connection.",
+    "offline": "HF_HUB_OFFLINE is set, and the model x isn't in the cache.",
+    "only local": "The hub couldn't be reached for the model x: no connection.",
+    "offline, only local": "HF_HUB_OFFLINE is set, and the model x isn't in the cache.",
+}
+
+
+@pytest.mark.parametrize("how", HOW_THEY_END)
+def test_errors_of_huggingface_hub_itself(
+    server: LoopbackHub, client: Hub, how: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With whatever another library made of them on top."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", "offline" in str(how))
+    if isinstance(how, int):
+        server.fail(LARGE, status=how, times=99)
+    if how == "gated":
+        server.gate(REPO)
+    more: dict[str, Any] = {"revision": "v9"} if how == "revision" else {"local_files_only": "only local" in str(how)}
+    endpoint = _nowhere() if how == "gone" else server.endpoint
+    repo = "owner/none" if how == "repository" else REPO
+    with pytest.raises((errors.HfHubHTTPError, errors.LocalEntryNotFoundError)) as caught:
+        huggingface_hub.hf_hub_download(repo, LARGE, cache_dir=client._cache, endpoint=endpoint, **more)
+    raised, remembered = OSError("x can't be loaded"), FileNotFoundError("x has no files")
+    raised.__cause__ = remembered.__context__ = caught.value
+    for error in (caught.value, raised, remembered):
+        words = explain(error, "the model x")
+        assert words is not None
+        assert words.message == HOW_THEY_END[how]
+        assert words.exit_code == 4
+        assert TOKEN not in words.message + words.hint
+
+
+def test_an_answer_says_more_than_a_broken_connection(server: LoopbackHub, client: Hub) -> None:
+    server.fail(LARGE, status=403)
+    with pytest.raises(errors.LocalEntryNotFoundError) as caught:
+        huggingface_hub.hf_hub_download(REPO, LARGE, cache_dir=client._cache, endpoint=server.endpoint)
+    error = ConnectionError("x couldn't be reached")
+    error.__cause__ = caught.value
+    words = explain(error, "the model x")
+    assert words is not None
+    assert words.message == HOW_THEY_END[403]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Dataset 'a/x' is a gated dataset on the Hub.", "Access has to be asked for: the dataset a/x is gated."),
+        ("Dataset 'a/gated' doesn't exist on the Hub or cannot be accessed.", "The hub doesn't know the dataset a/x."),
+    ],
+)
+def test_datasets_that_are_not_found(text: str, words: str) -> None:
+    """As `datasets` says it; it drops what the hub answered."""
+    error = explain(type("DatasetNotFoundError", (FileNotFoundError,), {})(text), "the dataset a/x")
+    assert error is not None
+    assert error.message == words
 
 
 def test_errors_that_are_not_the_hubs() -> None:
     for error in (ValueError("x"), OSError("no file named x"), FileNotFoundError("x"), KeyError("x")):
-        assert hub_module.explain(error, "the model x") is None
+        assert explain(error, "the model x") is None
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__context__ = other, one
+    assert explain(one, "the model x") is None
+
+
+@pytest.mark.parametrize("library", ["builtins", "httpx", "httpx2", "requests.exceptions", "aiohttp.client"])
+def test_errors_of_the_network(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = ConnectionError if library == "builtins" else type("ConnectError", (Exception,), {"__module__": library})
+    error = explain(kind("planted"), "the model x")
+    assert error is not None
+    assert error.message.startswith("The hub couldn't be reached for the model x: ")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    error = explain(ConnectionError("planted"), "the model x")
+    assert error is not None
+    assert error.message.startswith("HF_HUB_OFFLINE is set")
 
 
 def test_a_download_shows_bytes_and_speed() -> None:
