@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from circuitcli.core.model import Edit, ModelShape, Pass
+from circuitcli.core.model import Edit, ModelShape, Pass, Places
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
@@ -37,16 +38,31 @@ class LinearModel:
     def shape(self) -> ModelShape:
         return ModelShape(LAYERS, D, D, VOCAB, 99)
 
-    def run(self, tokens: Tensor, read: Sequence[Site], *, final: bool = False, edit: Edit | None = None) -> Pass:
+    def run(
+        self,
+        tokens: Tensor,
+        read: Sequence[Site],
+        *,
+        final: bool = False,
+        edit: Edit | None = None,
+        keep: int | None = None,
+    ) -> Pass:
         return self._from(self.embedding[tokens], read, edit)
 
     def bases(self, site: Site) -> tuple[Site, ...]:
         return (Site(0, "resid_pre"),)
 
     def resume(
-        self, clean: Pass, base: Mapping[Site, Tensor], edit: Edit, read: Sequence[Site], *, final: bool = False
+        self,
+        clean: Pass,
+        base: Mapping[Site, Tensor],
+        edit: Edit,
+        read: Sequence[Site],
+        *,
+        final: bool = False,
+        places: Places | None = None,
     ) -> Pass:
-        return self._from(base[Site(0, "resid_pre")], read, edit)
+        return self._from(base[Site(0, "resid_pre")], read, edit, clean.calls, places)
 
     def z_offset(self, layer: int) -> Tensor:
         return torch.zeros(D)
@@ -54,19 +70,29 @@ class LinearModel:
     def logits(self, final: Tensor) -> Tensor:
         return final @ self.u
 
-    def _from(self, x: Tensor, read: Sequence[Site], edit: Edit | None) -> Pass:
+    def _from(
+        self, x: Tensor, read: Sequence[Site], edit: Edit | None, values: Any = None, places: Places | None = None
+    ) -> Pass:
         sites: dict[Site, Tensor] = {}
+        kept: list[Tensor] = []
 
         def at(site: Site, value: Tensor) -> Tensor:
             sites[site] = value + edit.delta if edit is not None and edit.site == site else value
             return sites[site]
 
+        def attend(layer: int, own: Tensor) -> Tensor:
+            kept.append(own)
+            if places is None:
+                return own.cumsum(1)
+            seq = places.seq.unsqueeze(1)
+            return values[layer].cumsum(1)[seq, places.pos] - values[layer][seq, places.pos] + own
+
         for layer in range(LAYERS):
             x = at(Site(layer, "resid_pre"), x)
-            z = at(Site(layer, "z"), (x @ self.v).cumsum(1))
+            z = at(Site(layer, "z"), attend(layer, x @ self.v))
             x = at(Site(layer, "resid_mid"), x + at(Site(layer, "attn_out"), z @ self.o))
             x = at(Site(layer, "resid_post"), x + at(Site(layer, "mlp_out"), x @ self.m))
-        return Pass({site: sites[site] for site in read}, x, None)
+        return Pass({site: sites[site] for site in read}, x, kept)
 
 
 def linear_sae(site: Site, seed: int = 0) -> Sae:

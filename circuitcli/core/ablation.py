@@ -2,13 +2,15 @@
 
 For a batch of rows, each one feature j at one context (sequence s, position p):
 
-1.  Run each sequence of the batch once, clean: the activations x of the edited site, of the downstream sites, and
-    the stream after the last block.
+1.  Run each sequence once, clean: the activations x of the edited site, of the downstream sites, the stream after the
+    last block, and the keys and values of every block.
 2.  δ = σ·(c − a_j)·W_dec[j] at p (`top`), or at every position ≥ 1 (`all`); everything else of x stays.
-3.  Resume the model at the edited site with x + δ. Nothing before the site is computed again.
+3.  Resume the model at the edited site with x + δ. Nothing before the site is computed again, and for `top` nothing
+    before p either: attention is causal, so that earlier positions, their keys and their values stay as they were. In
+    later blocks p's own key and value come from the edited stream.
 4.  Encode the downstream sites with their SAEs where the row is read: at p (`top`), at the last position (`all`).
 5.  effect = ablated − clean, for each downstream feature, and for the next token's log-probabilities;
-    KL(clean ‖ ablated) says how much the feature matters at all.
+    KL(clean ‖ ablated) says how much the feature matters at all. What is clean is computed once a context.
 
 Error-preserving feature ablation: Marks et al. 2024, "Sparse Feature Circuits"; contexts as in Cunningham et al. 2023.
 """
@@ -22,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitcli.core.model import Edit, Model
+from circuitcli.core.model import Edit, Model, Pass, Places
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
@@ -82,52 +84,142 @@ class Ablated:
     prob_effect: Float[Tensor, "n v"] | None
 
 
-def ablate(
+@dataclass(frozen=True, eq=False)
+class Clean:
+    """Some sequences as the model reads them unedited: what ablations at one site start from.
+
+    Attributes:
+        site: The site.
+        start: The first of the sequences, in the sample.
+        lengths: Of each.
+        run: Clean activations of the site, of those that resuming needs, and of the downstream sites.
+        downstream: Sites that are read.
+        logits: Whether the stream after the last block is there too.
+    """
+
+    site: Site
+    start: int
+    lengths: Int[Tensor, " s"]
+    run: Pass
+    downstream: tuple[Site, ...]
+    logits: bool
+
+
+def read_clean(
     model: Model,
-    saes: Mapping[Site, Sae],
     site: Site,
-    rows: Rows,
     tokens: Int[Tensor, "s t"],
     lengths: Int[Tensor, " s"],
     downstream: Sequence[Site],
     *,
     logits: bool,
-) -> Ablated:
+    start: int = 0,
+) -> Clean:
+    """Run sequences once, for all ablations at a site that are made in them.
+
+    Args:
+        model: The model.
+        site: The edited site.
+        tokens: The sequences, padded right.
+        lengths: Their lengths.
+        downstream: Sites to read, all downstream of `site`.
+        logits: Whether ablations go on to the next token's log-probabilities.
+        start: The first sequence's place in the sample.
+    """
+    reads = sorted({site, *model.bases(site), *downstream}, key=lambda s: s.order)
+    run = model.run(tokens[:, : int(lengths.max())], reads, final=logits, keep=site.layer)
+    return Clean(site, start, lengths, run, tuple(downstream), logits)
+
+
+def ablate(model: Model, saes: Mapping[Site, Sae], rows: Rows, clean: Clean) -> Ablated:
     """Make one batch of ablations at one site.
 
     Args:
         model: The model.
         saes: SAEs of the edited and all downstream sites.
-        site: The edited site.
-        rows: One ablation a row, on the model's device.
-        tokens: All sequences of the sample, padded right.
-        lengths: Their lengths.
-        downstream: Sites to read, all downstream of `site`.
-        logits: Whether to go on to the next token's log-probabilities.
+        rows: One ablation a row, on the model's device, in the sequences of `clean`.
+        clean: What they start from.
     """
-    seqs, row_seq = torch.unique(rows.seq, return_inverse=True)
-    width = int(lengths[seqs].max())
-    batch = tokens[seqs, :width]
-    read_pos = torch.where(rows.pos >= 0, rows.pos, lengths[rows.seq] - 1)
-    bases = model.bases(site)
-    clean = model.run(batch, sorted({site, *bases, *downstream}, key=lambda s: s.order), final=logits)
-    delta = edits(saes[site], clean.sites[site][row_seq], rows, lengths[rows.seq])
-    base = {name: clean.sites[name][row_seq] for name in bases}
-    ablated = model.resume(clean, base, Edit(site, delta), downstream, final=logits)
+    batch = _Batch(rows, clean)
+    sae = saes[clean.site]
+    read = _at_places if bool((rows.pos >= 0).all()) else _over_sequences
+    ablated, final = read(model, sae, clean, batch)
+    before = {down: clean.run.sites[down][batch.context_seq, batch.context_pos] for down in clean.downstream}
+    changes = {down: changed(saes[down], before[down], ablated[down], batch.row_context) for down in clean.downstream}
+    if not clean.logits:
+        return Ablated(batch.read_pos, changes, None, None, None)
+    assert clean.run.final is not None and final is not None
+    logprob = model.logits(clean.run.final[batch.context_seq, batch.context_pos]).float().log_softmax(-1)
+    return Ablated(batch.read_pos, changes, *token_effects(logprob, model.logits(final), batch.row_context))
 
-    each = torch.arange(len(rows), device=row_seq.device)
-    changes = {
-        down: changed(saes[down], clean.sites[down][row_seq, read_pos], ablated.sites[down][each, read_pos])
-        for down in downstream
-    }
-    if not logits:
-        return Ablated(read_pos, changes, None, None, None)
-    assert clean.final is not None and ablated.final is not None
-    return Ablated(
-        read_pos,
-        changes,
-        *token_effects(model.logits(clean.final[row_seq, read_pos]), model.logits(ablated.final[each, read_pos])),
-    )
+
+class _Batch:
+    """The rows of one batch, and the contexts at which they are read.
+
+    Attributes:
+        seq: Each row's sequence, among the clean ones.
+        read_pos: Where each row is read: at its position, or at its sequence's last.
+        row_context: Which context that is; `context_seq`, `context_pos` are each context's sequence and position.
+    """
+
+    def __init__(self, rows: Rows, clean: Clean) -> None:
+        self.rows = rows
+        self.seq = rows.seq - clean.start
+        self.lengths = clean.lengths[self.seq]
+        self.read_pos = torch.where(rows.pos >= 0, rows.pos, self.lengths - 1)
+        width = int(clean.lengths.max())
+        contexts, self.row_context = torch.unique(self.seq * width + self.read_pos, return_inverse=True)
+        self.context_seq, self.context_pos = contexts // width, contexts % width
+
+
+_Read = tuple[dict[Site, Tensor], Tensor | None]  # activations [n, d] of each downstream site, and the last stream
+
+
+def _at_places(model: Model, sae: Sae, clean: Clean, batch: _Batch) -> _Read:
+    """Only the edited positions are computed again: attention looks back, to what the edit left as it was."""
+    rows, site, sites = batch.rows, clean.site, clean.run.sites
+    x = sites[site][batch.seq, rows.pos]
+    delta = sae.edit(x, rows.feature, sae.activation_of(x, rows.feature), rows.replacement)
+    index, slot = pack(batch.seq)
+    places = Places(batch.seq[index[:, 0]], rows.pos[index])
+    base = {name: sites[name][places.seq.unsqueeze(1), places.pos] for name in model.bases(site)}
+    edit = Edit(site, delta[index])
+    ablated = model.resume(clean.run, base, edit, clean.downstream, final=clean.logits, places=places)
+    read = {down: ablated.sites[down].flatten(0, 1)[slot] for down in clean.downstream}
+    return read, None if ablated.final is None else ablated.final.flatten(0, 1)[slot]
+
+
+def _over_sequences(model: Model, sae: Sae, clean: Clean, batch: _Batch) -> _Read:
+    """Every position of a row is edited, and computed again."""
+    site, sites = clean.site, clean.run.sites
+    delta = edits(sae, sites[site][batch.seq], batch.rows, batch.lengths)
+    base = {name: sites[name][batch.seq] for name in model.bases(site)}
+    ablated = model.resume(clean.run, base, Edit(site, delta), clean.downstream, final=clean.logits)
+    each = torch.arange(len(batch.rows), device=batch.seq.device)
+    read = {down: ablated.sites[down][each, batch.read_pos] for down in clean.downstream}
+    return read, None if ablated.final is None else ablated.final[each, batch.read_pos]
+
+
+def pack(seq: Int[Tensor, " n"]) -> tuple[Int[Tensor, "g c"], Int[Tensor, " n"]]:
+    """Rows in groups of one sequence, which share its keys: indices of rows, and each row's place among them.
+
+    Groups that aren't full repeat a row. Their size is the power of two at which rows and groups together cost least,
+    a group as much as a row, for its copy of keys and values.
+    """
+    counts = seq.bincount()
+    sizes = [2**power for power in range(7)]
+    cost = [int(((counts + c - 1) // c).sum()) * (c + 1) for c in sizes]
+    c = sizes[cost.index(min(cost))]
+    order = seq.argsort(stable=True)
+    within = torch.arange(len(seq), device=seq.device) - (counts.cumsum(0) - counts)[seq[order]]
+    groups = (counts + c - 1) // c
+    group = (groups.cumsum(0) - groups)[seq[order]] + within // c
+    slot = torch.empty_like(seq)
+    slot[order] = group * c + within % c
+    index = torch.empty(int(groups.sum()), c, dtype=seq.dtype, device=seq.device)
+    index[group, :] = order.unsqueeze(1)  # some row of the group, then each in its own place
+    index.view(-1)[slot] = torch.arange(len(seq), device=seq.device)
+    return index, slot
 
 
 def edits(sae: Sae, x: Float[Tensor, "n t d"], rows: Rows, lengths: Int[Tensor, " n"]) -> Float[Tensor, "n t d"]:
@@ -139,7 +231,7 @@ def edits(sae: Sae, x: Float[Tensor, "n t d"], rows: Rows, lengths: Int[Tensor, 
     row, pos = place.nonzero(as_tuple=True)
     here = x[row, pos]
     feature = rows.feature[row]
-    activation = sae.encode(here).gather(1, feature.unsqueeze(1)).squeeze(1)
+    activation = sae.activation_of(here, feature)
     delta = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     delta[row, pos] = sae.edit(here, feature, activation, rows.replacement[row])
     return delta
@@ -152,21 +244,38 @@ def edited_positions(pos: Int[Tensor, " n"], lengths: Int[Tensor, " n"], width: 
     return torch.where((pos < 0).unsqueeze(1), whole, each == pos.unsqueeze(1))
 
 
-def changed(sae: Sae, clean: Float[Tensor, "n d"], ablated: Float[Tensor, "n d"]) -> Changes:
-    """The features of one SAE whose activation differs by more than CHANGE·max(1, |clean|)."""
+def changed(
+    sae: Sae, clean: Float[Tensor, "m d"], ablated: Float[Tensor, "n d"], context: Int[Tensor, " n"]
+) -> Changes:
+    """The features of one SAE whose activation differs by more than CHANGE·max(1, |clean|).
+
+    Args:
+        sae: Of the downstream site.
+        clean: Clean activations of each context.
+        ablated: Of each row.
+        context: Each row's context.
+    """
     before, after = sae.encode(clean), sae.encode(ablated)
-    row, feature = ((after - before).abs() > CHANGE * before.clamp(min=1)).nonzero(as_tuple=True)
-    return Changes(row, feature, before[row, feature], after[row, feature])
+    bar = before.clamp(min=1).mul_(CHANGE)[context]
+    difference = torch.index_select(before, 0, context).sub_(after).abs_()
+    row, feature = (difference > bar).nonzero(as_tuple=True)
+    return Changes(row, feature, before[context[row], feature], after[row, feature])
 
 
 def token_effects(
-    clean: Float[Tensor, "n v"], ablated: Float[Tensor, "n v"]
+    before: Float[Tensor, "m v"], ablated: Float[Tensor, "n v"], context: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n v"], Float[Tensor, "n v"]]:
-    """KL(clean ‖ ablated) in nats, log p_ablated − log p_clean, and p_ablated − p_clean, from logits.
+    """KL(clean ‖ ablated) in nats, log p_ablated − log p_clean, and p_ablated − p_clean.
 
     KL = Σ_v p_clean·(log p_clean − log p_ablated).
+
+    Args:
+        before: Clean log-probabilities of each context.
+        ablated: Logits of each row.
+        context: Each row's context.
     """
-    before, after = clean.float().log_softmax(-1), ablated.float().log_softmax(-1)
+    after = ablated.float().log_softmax(-1)
     p_before = before.exp()
-    kl = (p_before * (before - after)).sum(-1)
-    return kl, after - before, after.exp() - p_before
+    effect = after - before[context]
+    kl = -torch.einsum("nv,nv->n", p_before[context], effect)
+    return kl, effect, after.exp_().sub_(p_before[context])

@@ -39,18 +39,37 @@ class Edit:
 
 
 @dataclass(frozen=True, eq=False)
+class Places:
+    """A few positions of some sequences of a pass, at which to compute again: `pos[i, j]` of sequence `seq[i]`.
+
+    Each is computed on its own: it sees its sequence's earlier positions as they were on the clean pass.
+    """
+
+    seq: Int[Tensor, " g"]
+    pos: Int[Tensor, "g c"]
+
+
+@dataclass(frozen=True, eq=False)
 class Pass:
     """What was read on one pass through the model.
 
     Attributes:
         sites: Activations of the sites asked for; z has its heads flattened.
         final: The stream after the last block, if the pass went that far.
-        calls: How the model called its blocks, for `resume`; opaque to everybody else.
+        calls: How the model called its blocks, and the keys and values there, for `resume`; opaque to everybody else.
+        kept_bytes: The memory that `calls` holds.
     """
 
     sites: Activations
     final: Float[Tensor, "b t d"] | None
     calls: Any
+    kept_bytes: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it holds."""
+        tensors = [*self.sites.values(), *([] if self.final is None else [self.final])]
+        return self.kept_bytes + sum(tensor.nbytes for tensor in tensors)
 
 
 @runtime_checkable
@@ -63,11 +82,18 @@ class Model(Protocol):
         ...
 
     def run(
-        self, tokens: Int[Tensor, "b t"], read: Sequence[Site], *, final: bool = False, edit: Edit | None = None
+        self,
+        tokens: Int[Tensor, "b t"],
+        read: Sequence[Site],
+        *,
+        final: bool = False,
+        edit: Edit | None = None,
+        keep: int | None = None,
     ) -> Pass:
         """One pass over whole sequences, edited by a hook if there is an edit.
 
-        It stops after the last site read unless `final` asks for the stream after the last block.
+        It stops after the last site read unless `final` asks for the stream after the last block. Keys and values of
+        the blocks from `keep` on stay, for `resume` at places.
         """
         ...
 
@@ -76,7 +102,14 @@ class Model(Protocol):
         ...
 
     def resume(
-        self, clean: Pass, base: Mapping[Site, Tensor], edit: Edit, read: Sequence[Site], *, final: bool = False
+        self,
+        clean: Pass,
+        base: Mapping[Site, Tensor],
+        edit: Edit,
+        read: Sequence[Site],
+        *,
+        final: bool = False,
+        places: Places | None = None,
     ) -> Pass:
         """The rest of a pass after an edit, computing nothing before the edited site.
 
@@ -86,6 +119,8 @@ class Model(Protocol):
             edit: What is added at the site.
             read: Sites downstream of the edit.
             final: Whether to go on to the stream after the last block.
+            places: If given, `base` and the edit hold these positions only, [g, c, d], and so does the result: exact
+                where the edit is at one position, which is the one that is read, since attention looks back only.
         """
         ...
 

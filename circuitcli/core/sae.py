@@ -20,7 +20,7 @@ Conerly et al. 2024 (constant norm); conventions of SAELens. All arithmetic is f
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -95,29 +95,41 @@ class Sae:
         """What decides whether a feature fires: h + b_enc, of a gated SAE h + b_gate."""
         return self._projections(x) + (self.b_enc if self.b_gate is None else self.b_gate)
 
-    def _projections(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
-        """The projections h onto the encoder's directions."""
-        shift, divisor, _ = self.frame(x)
-        normal = (x.float() - shift) / divisor
-        if self.apply_b_dec_to_input:
-            normal = normal - self.b_dec
-        return normal @ self.w_enc
-
     def encode(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
         """Activations of all features, ≥ 0."""
-        if self.activation == "gated":
-            assert self.b_gate is not None and self.r_mag is not None
-            h = self._projections(x)
-            return (h * self.r_mag.exp() + self.b_enc).relu() * (h + self.b_gate > 0)
-        pre = self.pre_activations(x)
         if self.activation == "topk":
             assert self.k is not None
+            pre = self.pre_activations(x)
             top, index = pre.topk(self.k, dim=-1)
             return torch.zeros_like(pre).scatter_(-1, index, top.relu())
+        return self._activated(self._projections(x), slice(None))
+
+    def activation_of(self, x: Float[Tensor, "n d_in"], feature: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """One feature's activation at each x; the others aren't computed, but of a topk SAE, where they have a say."""
+        if self.activation == "topk":
+            return self.encode(x).gather(1, feature.unsqueeze(1)).squeeze(1)
+        return self._activated(torch.einsum("nd,dn->n", self._normal(x), self.w_enc[:, feature]), feature)
+
+    def _activated(self, h: Float[Tensor, "*n"], which: Any) -> Float[Tensor, "*n"]:
+        """What some features make of their projections h; not of topk."""
+        if self.activation == "gated":
+            assert self.b_gate is not None and self.r_mag is not None
+            return (h * self.r_mag[which].exp() + self.b_enc[which]).relu() * (h + self.b_gate[which] > 0)
+        pre = h + self.b_enc[which]
         if self.activation == "jumprelu":
             assert self.threshold is not None
-            return pre.relu() * (pre > self.threshold)
+            return pre.relu() * (pre > self.threshold[which])
         return pre.relu()
+
+    def _projections(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
+        """The projections h onto the encoder's directions."""
+        return self._normal(x) @ self.w_enc
+
+    def _normal(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
+        """What the encoder's matrix sees of x."""
+        shift, divisor, _ = self.frame(x)
+        normal = (x.float() - shift) / divisor
+        return normal - self.b_dec if self.apply_b_dec_to_input else normal
 
     def decode(self, a: Float[Tensor, "*n d_sae"], x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
         """The reconstruction x̂ of x from activations `a`; x gives the frame that is put back."""

@@ -21,7 +21,7 @@ T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The share of free memory that one batch may fill, and the largest batch that still gains speed.
 _MEMORY_SHARE = 0.25
-_MAX_BATCH = {"cpu": 64, "mps": 128, "cuda": 512}
+_MAX_BATCH = {"cpu": 128, "mps": 128, "cuda": 512}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Runtime:
             return self.batch_size
         fitting = int(free_memory(self.device) * _MEMORY_SHARE) // max(row_bytes, 1)
         return max(1, min(fitting, _MAX_BATCH[self.device.type]))
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether a quarter of the free memory could hold so much."""
+        return nbytes <= free_memory(self.device) * _MEMORY_SHARE
 
     def batches(self, total: int, size: int, work: Callable[[slice], T], *, say: Callable[[str], None]) -> Iterator[T]:
         """`work` over consecutive slices of at most `size` rows; out of memory, the size is halved and said.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from circuitcli.store.ablations import Shard
 
 # Tokens kept of each feature's logit effects, at either end.
 LOGIT_TOKENS = 256
+# Sequences that are run clean together, once for all ablations in them.
+CLEAN_SEQUENCES = 32
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Inputs:
     """What ablations read, each loaded when it is first needed."""
 
     job: Job
+    _site: Site | None = None
+    _clean: dict[int, ablation.Clean] = field(default_factory=dict)
 
     @cached_property
     def widths(self) -> dict[Site, int]:
@@ -51,6 +55,23 @@ class Inputs:
         tokens, lengths = acts.read_tokens(self.job.run.verified("cache-acts", acts.TOKENS))
         count = self.job.settings.texts.num_sequences
         return tokens[:count], lengths[:count]
+
+    def clean(self, site: Site, block: int, downstream: Sequence[Site], *, logits: bool) -> ablation.Clean:
+        """A block of sequences, unedited; kept for the next shard of the site while there is room."""
+        if self._site != site:
+            self._site, self._clean = site, {}
+        if block not in self._clean:
+            device = self.job.runtime.device
+            span = slice(block * CLEAN_SEQUENCES, (block + 1) * CLEAN_SEQUENCES)
+            tokens, lengths = (torch.as_tensor(part[span], device=device).long() for part in self.sample)
+            found = ablation.read_clean(self.model, site, tokens, lengths, downstream, logits=logits, start=span.start)
+            if self._clean and not self._room(found):
+                self._clean.clear()
+            self._clean[block] = found
+        return self._clean[block]
+
+    def _room(self, clean: ablation.Clean) -> bool:
+        return self.job.runtime.has_room(clean.run.nbytes)
 
     @cached_property
     def statistics(self) -> dict[Site, dict[str, np.ndarray]]:
@@ -83,26 +104,28 @@ class ShardWork:
 
     def compute(self, done: Callable[[int], None]) -> dict[str, list[tables.Columns]]:
         """The shard's tables, in parts."""
-        inputs, site = self.inputs, self.shard.site
+        inputs = self.inputs
         runtime = self.todo.planned_batch(inputs.job.runtime.rows_at_once(self._row_bytes()))
         rows = self._rows().to(runtime.device)
-        tokens, lengths = (torch.as_tensor(part, device=runtime.device).long() for part in inputs.sample)
-
-        def work(part: slice) -> tuple[slice, ablation.Ablated]:
-            return part, ablation.ablate(
-                inputs.model, inputs.saes, site, rows[part], tokens, lengths, self.downstream, logits=self.logits
-            )
-
         parts: dict[str, list[tables.Columns]] = {"effects": [], "contexts": []}
-        for part, result in runtime.batches(len(rows), self.todo.plan.batch_size, work, say=inputs.job.report.say):
-            here = self.firings.where(np.arange(len(rows))[part])
-            parts["effects"] += self._effects(here, result)
-            parts["contexts"].append(self._context_rows(here, result))
-            self._add_logits(here, result)
-            done(len(here))
+        blocks = self.firings.seq // CLEAN_SEQUENCES
+        for block in np.unique(blocks):
+            here = slice(*np.searchsorted(blocks, [block, block + 1]).tolist())
+            clean = inputs.clean(self.shard.site, int(block), self.downstream, logits=self.logits)
+            ablate = partial(self._ablate, rows[here], clean)
+            count = here.stop - here.start
+            for part, result in runtime.batches(count, self.todo.plan.batch_size, ablate, say=inputs.job.report.say):
+                firings = self.firings.where(np.arange(here.start, here.stop)[part])
+                parts["effects"] += self._effects(firings, result)
+                parts["contexts"].append(self._context_rows(firings, result))
+                self._add_logits(firings, result)
+                done(len(firings))
         if self.logits:
             parts["logits"] = list(self._logit_rows())
         return parts
+
+    def _ablate(self, rows: ablation.Rows, clean: ablation.Clean, part: slice) -> tuple[slice, ablation.Ablated]:
+        return part, ablation.ablate(self.inputs.model, self.inputs.saes, rows[part], clean)
 
     def _rows(self) -> ablation.Rows:
         plugin: Intervention = plugins.load("interventions", self.settings.ablate.intervention)
@@ -118,9 +141,10 @@ class ShardWork:
     def _row_bytes(self) -> int:
         """A generous estimate of what one row holds at once: streams, scores, encodings and logits."""
         shape, width = self.inputs.model.shape, int(self.inputs.sample[0].shape[1])
-        streams = width * (30 * shape.d_model + 8 * width)
+        positions = width if self.settings.ablate.positions == "all" else 1
+        streams = positions * (30 * shape.d_model + 8 * width) + 4 * width * shape.d_z
         encodings = 6 * sum(self.inputs.widths[site] for site in self.downstream)
-        edited = self.inputs.widths[self.shard.site] * (width if self.settings.ablate.positions == "all" else 1)
+        edited = positions * self.inputs.widths[self.shard.site]
         return 4 * (streams + encodings + edited + 8 * shape.d_vocab)
 
     def _effects(self, here: Firings, result: ablation.Ablated) -> Iterator[tables.Columns]:
@@ -151,8 +175,9 @@ class ShardWork:
         if result.logprob_effect is None or result.prob_effect is None:
             return
         place = torch.as_tensor(np.searchsorted(self.shard.features, here.feature), device=self.sums[0].device)
+        of = torch.nn.functional.one_hot(place, len(self.shard.features)).T.float()
         for total, effect in zip(self.sums, (result.logprob_effect, result.prob_effect), strict=True):
-            total.index_add_(0, place, effect.to(total.dtype))
+            total += of @ effect  # one product instead of a row at a time; sums over batches stay wide
 
     def _logit_rows(self) -> Iterator[tables.Columns]:
         for index, logprob, prob in zip(self.shard.features, *self.sums, strict=True):

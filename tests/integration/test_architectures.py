@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from families import D_MODEL, FAMILIES, LAYERS, VOCAB, WINDOW, Hf, plain, save_c
 from tiny import load_model
 from torch import Tensor
 
-from circuitcli.core.model import Edit, Pass
+from circuitcli.core.model import Edit, Pass, Places
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site
 from circuitcli.runtime import device
@@ -100,6 +101,30 @@ def test_fast_path_plain_path_and_transformers_agree_on_an_edit(
     assert_close(model.logits(slow.final[1]), logits[1], "logits")
     moved = (slow.final - clean.final).abs().max()
     assert moved > 0.1 * clean.final.abs().max(), "the edit must matter for the comparison to mean anything"
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_a_few_places_are_computed_as_in_whole_sequences(models: Any, tokens: Tensor, family: str, name: str) -> None:
+    """Each place on its own, behind its sequence's clean keys and values: as transformers has it, one at a time."""
+    model, hf = models[family]
+    site = Site(EDITED, name)
+    beside = {Site(EDITED, "mlp_out")} if model.shape.parallel and name in ("z", "attn_out") else set()
+    read = [s for s in all_sites(model, site) if s not in beside]
+    bases = sorted({site, *model.bases(site)}, key=lambda s: s.order)
+    clean = model.run(tokens, bases, final=True, keep=EDITED)
+    places = Places(torch.tensor([0, 2, 2, 1]), torch.tensor([[3, 7], [1, 10], [5, 5], [9, 2]]))
+    base = {b: clean.sites[b][places.seq.unsqueeze(1), places.pos] for b in model.bases(site)}
+    delta = torch.randn(4, 2, clean.sites[site].shape[-1], generator=torch.Generator().manual_seed(3))
+    edit = Edit(site, delta * clean.sites[site].std())
+    fast = model.resume(clean, base, edit, read, final=True, places=places)
+    for group, count in itertools.product(range(4), range(2)):
+        row, pos = int(places.seq[group]), int(places.pos[group, count])
+        one = torch.zeros(1, *clean.sites[site].shape[1:])
+        one[0, pos] = edit.delta[group, count]
+        theirs, logits = hf.run(tokens[row : row + 1], read, Edit(site, one))
+        for down in read:
+            assert_close(fast.sites[down][group, count], theirs[down][0, pos], f"{site} → {down}", 1e-4)
+        assert_close(model.logits(fast.final[group, count : count + 1])[0], logits[0, pos], "logits", 1e-4)
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)

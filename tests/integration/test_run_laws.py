@@ -9,7 +9,8 @@ import pytest
 from brute import rows
 
 from circuitcli.core.sites import SITES
-from circuitcli.stages import ablate, cache_acts
+from circuitcli.runtime.device import Runtime
+from circuitcli.stages import ablate, cache_acts, shard
 from circuitcli.stages.stage import Job
 
 UP, DOWN = ("up_layer", "up_site", "up_feature"), ("down_layer", "down_site", "down_feature")
@@ -44,6 +45,8 @@ def test_law_4_batch_size_and_shard_size_change_nothing(
     batch, sequences, features = {"top": (2, 5, 1), "all": (3, 1, 2)}[job.settings.ablate.positions]
     monkeypatch.setattr(cache_acts, "SHARD_SEQUENCES", sequences)
     monkeypatch.setattr(ablate, "SHARD_FEATURES", features)
+    monkeypatch.setattr(shard, "CLEAN_SEQUENCES", 5)
+    monkeypatch.setattr(Runtime, "has_room", lambda *_: False)  # so that clean passes are thrown away and made again
     runtime = {"device": "cpu", "batch_size": batch}
     other = measure({**SMALL, "ablate": {"positions": job.settings.ablate.positions}, "runtime": runtime})
     assert len(list(other.run.root.glob("acts/0.z/*"))) == -(-12 // sequences)

@@ -5,9 +5,11 @@ from math import log
 import pytest
 import torch
 from fakes import LinearModel, linear_sae
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from circuitcli.core.ablation import Rows, ablate, changed, edited_positions, token_effects
+from circuitcli.core.ablation import Rows, ablate, changed, edited_positions, pack, read_clean, token_effects
 from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
@@ -46,7 +48,7 @@ def test_effects_are_those_of_the_closed_form(pos: int) -> None:
     assert isinstance(MODEL, Model)
     entries = [(0, 0, 0.0), (5, 2, 1.5), (3, 0, 0.0), (5, 1, 0.0), (5, 1, -2.0)]
     batch = rows(*((feature, seq, pos, c) for feature, seq, c in entries))
-    result = ablate(MODEL, SAES, UP, batch, TOKENS, LENGTHS, [MID, LAST], logits=True)
+    result = ablate(MODEL, SAES, batch, read_clean(MODEL, UP, TOKENS, LENGTHS, [MID, LAST], logits=True))
     for i, (feature, seq, c) in enumerate(entries):
         sites, last = expected(feature, seq, pos, c)
         read = pos if pos >= 0 else int(LENGTHS[seq]) - 1
@@ -66,7 +68,7 @@ def test_effects_are_those_of_the_closed_form(pos: int) -> None:
 
 
 def test_without_logits_nothing_is_said_of_tokens() -> None:
-    result = ablate(MODEL, SAES, UP, rows((0, 0, 1, 0.0)), TOKENS, LENGTHS, [LAST], logits=False)
+    result = ablate(MODEL, SAES, rows((0, 0, 1, 0.0)), read_clean(MODEL, UP, TOKENS, LENGTHS, [LAST], logits=False))
     assert (result.kl, result.logprob_effect, result.prob_effect) == (None, None, None)
     assert set(result.changes) == {LAST}
 
@@ -91,16 +93,33 @@ def test_what_is_edited() -> None:
 )
 def test_what_counts_as_a_change(clean: float, ablated: float, stored: bool) -> None:
     eye = Sae(UP, "relu", torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
-    found = changed(eye, torch.tensor([[7.0, clean]]), torch.tensor([[7.0, ablated]]))
+    contexts = torch.tensor([[9.0, 9.0], [7.0, clean]])
+    found = changed(eye, contexts, torch.tensor([[7.0, ablated]]), torch.tensor([1]))
     assert list(zip(found.row.tolist(), found.feature.tolist(), strict=True)) == ([(0, 1)] if stored else [])
     if stored:
         assert (found.clean.item(), found.ablated.item()) == pytest.approx((clean, max(ablated, 0)))
 
 
 def test_tokens_by_hand() -> None:
-    clean = torch.tensor([[log(0.5), log(0.25), log(0.25)]]) + 3
+    clean = torch.tensor([[log(0.2), log(0.3), log(0.5)], [log(0.5), log(0.25), log(0.25)]])
     ablated = torch.tensor([[log(0.25), log(0.25), log(0.5)]])
-    kl, logprob, prob = token_effects(clean, ablated)
+    kl, logprob, prob = token_effects(clean, ablated + 3, torch.tensor([1]))
     assert kl.item() == pytest.approx(0.5 * log(2) - 0.25 * log(2))
     assert logprob[0].tolist() == pytest.approx([-log(2), 0, log(2)], abs=1e-6)
     assert prob[0].tolist() == pytest.approx([-0.25, 0, 0.25], abs=1e-6)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=40))
+def test_rows_are_packed_by_sequence_each_in_one_place(sequences: list[int]) -> None:
+    seq = torch.tensor(sequences)
+    index, slot = pack(seq)
+    assert index.view(-1)[slot].tolist() == list(range(len(seq)))
+    assert (seq[index] == seq[index[:, :1]]).all(), "a group is of one sequence"
+    assert index.shape[0] <= len(seq)
+
+
+def test_many_rows_of_a_sequence_share_its_keys() -> None:
+    index, _ = pack(torch.arange(4).repeat_interleave(16))
+    assert index.shape == (4, 16)
+    index, _ = pack(torch.arange(30))
+    assert index.shape == (30, 1)

@@ -177,3 +177,26 @@ def test_arithmetic_is_float32_whatever_the_model_runs_in(dtype: torch.dtype) ->
     encoded = RELU.encode(x)
     assert encoded.dtype == RELU.decode(encoded, x).dtype == torch.float32
     close(encoded, [1.5, 3.015625, 1.0078125])  # needs more bits than bfloat16 has
+
+
+KINDS = {
+    "relu": RELU,
+    "topk": replace(RELU, activation="topk", k=2),
+    "jumprelu": replace(RELU, activation="jumprelu", threshold=torch.tensor([2.0, 0.5, -1.0])),
+    "gated": replace(
+        RELU, activation="gated", b_gate=torch.tensor([-1.0, 0.5, 0.0]), r_mag=torch.tensor([0.1, -0.2, 0.3])
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalisation", ["none", "layer_norm", "constant_norm"])
+@pytest.mark.parametrize("offset", [None, torch.tensor([0.25, -1.5])], ids=["", "offset"])
+def test_one_features_activation_is_that_among_all(kind: str, normalisation: str, offset: Tensor | None) -> None:
+    sae = replace(KINDS[kind], normalisation=normalisation, offset=offset)
+    x = torch.randn(60, 2, generator=torch.Generator().manual_seed(1)) * 3
+    feature = torch.arange(60) % 3
+    among_all = sae.encode(x)[torch.arange(60), feature]
+    torch.testing.assert_close(sae.activation_of(x, feature), among_all)
+    assert (among_all > 0).any()
+    assert (among_all == 0).any()
