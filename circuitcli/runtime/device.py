@@ -49,12 +49,12 @@ class Runtime:
         """The batch size: as set, or what a quarter of the free memory holds at `row_bytes` a row."""
         if self.batch_size is not None:
             return self.batch_size
-        fitting = int(free_memory(self.device) * _MEMORY_SHARE) // max(row_bytes, 1)
+        fitting = self.room() // max(row_bytes, 1)
         return max(1, min(fitting, _MAX_BATCH[self.device.type]))
 
-    def has_room(self, nbytes: int) -> bool:
-        """Whether a quarter of the free memory could hold so much."""
-        return nbytes <= free_memory(self.device) * _MEMORY_SHARE
+    def room(self) -> int:
+        """Bytes that one thing may take: a quarter of the free memory."""
+        return int(free_memory(self.device) * _MEMORY_SHARE)
 
     def batches(self, total: int, size: int, work: Callable[[slice], T], *, say: Callable[[str], None]) -> Iterator[T]:
         """`work` over consecutive slices of at most `size` rows; out of memory, the size is halved and said.

@@ -1,7 +1,8 @@
 """cache-acts: run the model over the text and keep every non-zero feature activation.
 
 One pass over the text writes shards of activations, a few sequences each; a second pass over the shards makes the top
-contexts and the statistics. Neither holds more than a shard and a table of features. Before anything is written the
+contexts and the statistics. Neither holds more than a shard and a table of features. SAEs that don't fit into memory
+together are read one group after another, with a pass over the text for each. Before anything is written the
 SAEs are tried on a few sequences: those that don't fit the model are refused.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -84,11 +86,14 @@ def _identity_then(job: Job) -> str | None:
 def _work(job: Job, todo: Work) -> None:
     entries = entries_of(job.run)
     path = job.run.path(acts.TOKENS)
-    loaded = None
+    inputs = _Inputs(job, entries)
     if not todo.found(acts.TOKENS):
-        sample = read_sample(job, entries)
-        loaded = _load(job, entries)
-        fits = fit.examine(job, *loaded, sample, bos=prepend_bos(job, entries), full=False)
+        sample, bos = read_sample(job, entries), prepend_bos(job, entries)
+        fits = [
+            found
+            for group in inputs.groups
+            for found in fit.examine(job, inputs.model, inputs.saes(group), sample, bos=bos, full=False)
+        ]
         fit.check(job, fits)
         todo.expect({FIT: None, acts.TOKENS: None})
         files.write(job.run.path(FIT), (json.dumps({"saes": fit.document(fits)}, indent=1) + "\n").encode())
@@ -103,9 +108,9 @@ def _work(job: Job, todo: Work) -> None:
     }
     planned = {name: {"site": str(s.site), "sequences": [s.start, s.stop]} for name, s in shards.items()}
     todo.expect({**planned, acts.CONTEXTS: None, acts.FEATURES: None})
-    missing = sorted({(s.start, s.stop) for name, s in shards.items() if not todo.found(name)})
+    missing = [shard for name, shard in shards.items() if not todo.found(name)]
     if missing:
-        _encode(job, todo, *(loaded or _load(job, entries)), sample, missing)
+        _encode(todo, inputs, sample, missing)
     _summarise(job, todo, entries, sample, shards)
     todo.files[acts.TOKENS] = job.run.entry(path, count)
     if todo.found(FIT):
@@ -164,37 +169,63 @@ def prepend_bos(job: Job, entries: Sequence[SaeEntry]) -> bool:
     return with_bos.pop()
 
 
-def _load(job: Job, entries: Sequence[SaeEntry]) -> tuple[Model, list[Sae]]:
-    model = job.load_model()
-    return model, [load_sae(job, entry, model) for entry in entries]
+@dataclass
+class _Inputs:
+    """The model and the SAEs, each loaded when it is first needed; as many SAEs at once as there is room for."""
+
+    job: Job
+    entries: Sequence[SaeEntry]
+    _saes: list[Sae] = field(default_factory=list)
+
+    @cached_property
+    def model(self) -> Model:
+        return self.job.load_model()
+
+    @cached_property
+    def groups(self) -> list[list[SaeEntry]]:
+        """The SAEs that are in memory together: all, or one after another those that fit."""
+        groups: list[list[SaeEntry]] = []
+        room = self.job.runtime.room()
+        for entry in self.entries:
+            size = 8 * entry.d_in * entry.d_sae
+            taken = sum(8 * e.d_in * e.d_sae for e in groups[-1]) if groups else room
+            if taken + size > room:
+                groups.append([])
+            groups[-1].append(entry)
+        return groups
+
+    def saes(self, group: Sequence[SaeEntry]) -> list[Sae]:
+        """The SAEs of a group; those of another go."""
+        if [sae.site for sae in self._saes] != [entry.at for entry in group]:
+            self._saes = []
+            self._saes = [load_sae(self.job, entry, self.model) for entry in group]
+        return self._saes
 
 
-def _encode(
-    job: Job, todo: Work, model: Model, loaded: Sequence[Sae], sample: Sample, missing: Sequence[tuple[int, int]]
-) -> None:
+def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shard]) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
-    saes = {sae.site: sae for sae in loaded}
-    width = sample.tokens.shape[1]
-    row_bytes = 4 * width * (sum(3 * sae.d_sae for sae in saes.values()) + 40 * model.shape.d_model)
-    runtime = todo.planned_batch(job.runtime.rows_at_once(row_bytes))
+    job, model, width = inputs.job, inputs.model, sample.tokens.shape[1]
+    most = max(sum(3 * entry.d_sae for entry in group) for group in inputs.groups)
+    runtime = todo.planned_batch(job.runtime.rows_at_once(4 * width * (most + 40 * model.shape.d_model)))
 
-    def encode(span: np.ndarray, part: slice) -> dict[Site, Firings]:
+    def encode(saes: Sequence[Sae], span: np.ndarray, part: slice) -> dict[Site, Firings]:
         rows = span[part]
         length = int(sample.lengths[rows].max())
         tokens = torch.as_tensor(sample.tokens[rows, :length], device=runtime.device).long()
-        read = model.run(tokens, list(saes))
-        return {site: _firings(sae, read.sites[site], rows, sample.lengths[rows]) for site, sae in saes.items()}
+        read = model.run(tokens, [sae.site for sae in saes])
+        return {sae.site: _firings(sae, read.sites[sae.site], rows, sample.lengths[rows]) for sae in saes}
 
-    with job.report.track(
-        "Caching activations", int(sum(stop - start for start, stop in missing)), "sequences"
-    ) as done:
-        for start, stop in missing:
-            work = partial(encode, np.arange(start, stop))
-            parts = list(runtime.batches(stop - start, todo.plan.batch_size, work, say=job.report.say))
-            for site in saes:
-                path = job.run.path(acts.shard_name(todo.plan.fingerprint, site, start, stop))
-                acts.write_firings(path, Firings.concat([part[site] for part in parts]))
-            done(stop - start)
+    with job.report.track("Caching activations", sum(s.stop - s.start for s in missing), "sequences") as done:
+        for group in inputs.groups:
+            sites = {entry.at for entry in group}
+            for start, stop in sorted({(s.start, s.stop) for s in missing if s.site in sites}):
+                saes = inputs.saes(group)
+                work = partial(encode, saes, np.arange(start, stop))
+                parts = list(runtime.batches(stop - start, todo.plan.batch_size, work, say=job.report.say))
+                for site in sites:
+                    path = job.run.path(acts.shard_name(todo.plan.fingerprint, site, start, stop))
+                    acts.write_firings(path, Firings.concat([part[site] for part in parts]))
+                done((stop - start) * len([s for s in missing if s.site in sites and s.start == start]))
 
 
 def _firings(sae: Sae, x: torch.Tensor, rows: np.ndarray, lengths: np.ndarray) -> Firings:

@@ -36,14 +36,19 @@ class Inputs:
     job: Job
     _site: Site | None = None
     _clean: dict[int, ablation.Clean] = field(default_factory=dict)
+    _saes: dict[Site, Sae] = field(default_factory=dict)
 
     @cached_property
     def widths(self) -> dict[Site, int]:
         return {entry.at: entry.d_sae for entry in entries_of(self.job.run)}
 
-    @cached_property
-    def saes(self) -> dict[Site, Sae]:
-        return {entry.at: load_sae(self.job, entry, self.model) for entry in entries_of(self.job.run)}
+    def saes(self, sites: Sequence[Site]) -> dict[Site, Sae]:
+        """The SAEs at these sites. Those that were loaded for others go: only two layers' have to fit into memory."""
+        self._saes = {site: sae for site, sae in self._saes.items() if site in sites}
+        for entry in entries_of(self.job.run):
+            if entry.at in sites and entry.at not in self._saes:
+                self._saes[entry.at] = load_sae(self.job, entry, self.model)
+        return self._saes
 
     @cached_property
     def model(self) -> Model:
@@ -65,13 +70,10 @@ class Inputs:
             span = slice(block * CLEAN_SEQUENCES, (block + 1) * CLEAN_SEQUENCES)
             tokens, lengths = (torch.as_tensor(part[span], device=device).long() for part in self.sample)
             found = ablation.read_clean(self.model, site, tokens, lengths, downstream, logits=logits, start=span.start)
-            if self._clean and not self._room(found):
+            if found.run.nbytes > self.job.runtime.room():
                 self._clean.clear()
             self._clean[block] = found
         return self._clean[block]
-
-    def _room(self, clean: ablation.Clean) -> bool:
-        return self.job.runtime.has_room(clean.run.nbytes)
 
     @cached_property
     def statistics(self) -> dict[Site, dict[str, np.ndarray]]:
@@ -125,7 +127,8 @@ class ShardWork:
         return parts
 
     def _ablate(self, rows: ablation.Rows, clean: ablation.Clean, part: slice) -> tuple[slice, ablation.Ablated]:
-        return part, ablation.ablate(self.inputs.model, self.inputs.saes, rows[part], clean)
+        saes = self.inputs.saes([self.shard.site, *self.downstream])
+        return part, ablation.ablate(self.inputs.model, saes, rows[part], clean)
 
     def _rows(self) -> ablation.Rows:
         plugin: Intervention = plugins.load("interventions", self.settings.ablate.intervention)

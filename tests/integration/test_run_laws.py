@@ -46,7 +46,8 @@ def test_law_4_batch_size_and_shard_size_change_nothing(
     monkeypatch.setattr(cache_acts, "SHARD_SEQUENCES", sequences)
     monkeypatch.setattr(ablate, "SHARD_FEATURES", features)
     monkeypatch.setattr(shard, "CLEAN_SEQUENCES", 5)
-    monkeypatch.setattr(Runtime, "has_room", lambda *_: False)  # so that clean passes are thrown away and made again
+    # No room: clean passes are thrown away and made again, and SAEs are read one at a time.
+    monkeypatch.setattr(Runtime, "room", lambda *_: 0)
     runtime = {"device": "cpu", "batch_size": batch}
     other = measure({**SMALL, "ablate": {"positions": job.settings.ablate.positions}, "runtime": runtime})
     assert len(list(other.run.root.glob("acts/0.z/*"))) == -(-12 // sequences)
