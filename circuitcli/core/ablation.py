@@ -86,66 +86,63 @@ class Ablated:
 
 @dataclass(frozen=True, eq=False)
 class Clean:
-    """Some sequences as the model reads them unedited: what ablations at one site start from.
+    """Some sequences as the model reads them unedited: what ablations in them start from, at any of some sites.
 
     Attributes:
-        site: The site.
         start: The first of the sequences, in the sample.
         lengths: Of each.
-        run: Clean activations of the site, of those that resuming needs, and of the downstream sites.
-        downstream: Sites that are read.
+        run: Clean activations of the sites, and of those that resuming at them needs.
         logits: Whether the stream after the last block is there too.
     """
 
-    site: Site
     start: int
     lengths: Int[Tensor, " s"]
     run: Pass
-    downstream: tuple[Site, ...]
     logits: bool
 
 
 def read_clean(
     model: Model,
-    site: Site,
+    sites: Sequence[Site],
     tokens: Int[Tensor, "s t"],
     lengths: Int[Tensor, " s"],
-    downstream: Sequence[Site],
     *,
     logits: bool,
     start: int = 0,
 ) -> Clean:
-    """Run sequences once, for all ablations at a site that are made in them.
+    """Run sequences once, for all ablations that are made in them.
 
     Args:
         model: The model.
-        site: The edited site.
+        sites: Those that are edited, and those that are read.
         tokens: The sequences, padded right.
         lengths: Their lengths.
-        downstream: Sites to read, all downstream of `site`.
         logits: Whether ablations go on to the next token's log-probabilities.
         start: The first sequence's place in the sample.
     """
-    reads = sorted({site, *model.bases(site), *downstream}, key=lambda s: s.order)
-    run = model.run(tokens[:, : int(lengths.max())], reads, final=logits, keep=site.layer)
-    return Clean(site, start, lengths, run, tuple(downstream), logits)
+    reads = sorted({*sites, *(base for site in sites for base in model.bases(site))}, key=lambda s: s.order)
+    first = min(site.layer for site in sites)
+    return Clean(start, lengths, model.run(tokens[:, : int(lengths.max())], reads, final=logits, keep=first), logits)
 
 
-def ablate(model: Model, saes: Mapping[Site, Sae], rows: Rows, clean: Clean) -> Ablated:
+def ablate(
+    model: Model, saes: Mapping[Site, Sae], site: Site, rows: Rows, clean: Clean, downstream: Sequence[Site]
+) -> Ablated:
     """Make one batch of ablations at one site.
 
     Args:
         model: The model.
         saes: SAEs of the edited and all downstream sites.
+        site: The edited site.
         rows: One ablation a row, on the model's device, in the sequences of `clean`.
         clean: What they start from.
+        downstream: Sites to read, all downstream of `site`.
     """
     batch = _Batch(rows, clean)
-    sae = saes[clean.site]
     read = _at_places if bool((rows.pos >= 0).all()) else _over_sequences
-    ablated, final = read(model, sae, clean, batch)
-    before = {down: clean.run.sites[down][batch.context_seq, batch.context_pos] for down in clean.downstream}
-    changes = {down: changed(saes[down], before[down], ablated[down], batch.row_context) for down in clean.downstream}
+    ablated, final = read(model, saes[site], clean, batch, downstream)
+    before = {down: clean.run.sites[down][batch.context_seq, batch.context_pos] for down in downstream}
+    changes = {down: changed(saes[down], before[down], ablated[down], batch.row_context) for down in downstream}
     if not clean.logits:
         return Ablated(batch.read_pos, changes, None, None, None)
     assert clean.run.final is not None and final is not None
@@ -175,28 +172,28 @@ class _Batch:
 _Read = tuple[dict[Site, Tensor], Tensor | None]  # activations [n, d] of each downstream site, and the last stream
 
 
-def _at_places(model: Model, sae: Sae, clean: Clean, batch: _Batch) -> _Read:
+def _at_places(model: Model, sae: Sae, clean: Clean, batch: _Batch, downstream: Sequence[Site]) -> _Read:
     """Only the edited positions are computed again: attention looks back, to what the edit left as it was."""
-    rows, site, sites = batch.rows, clean.site, clean.run.sites
+    rows, site, sites = batch.rows, sae.site, clean.run.sites
     x = sites[site][batch.seq, rows.pos]
     delta = sae.edit(x, rows.feature, sae.activation_of(x, rows.feature), rows.replacement)
     index, slot = pack(batch.seq)
     places = Places(batch.seq[index[:, 0]], rows.pos[index])
     base = {name: sites[name][places.seq.unsqueeze(1), places.pos] for name in model.bases(site)}
     edit = Edit(site, delta[index])
-    ablated = model.resume(clean.run, base, edit, clean.downstream, final=clean.logits, places=places)
-    read = {down: ablated.sites[down].flatten(0, 1)[slot] for down in clean.downstream}
+    ablated = model.resume(clean.run, base, edit, downstream, final=clean.logits, places=places)
+    read = {down: ablated.sites[down].flatten(0, 1)[slot] for down in downstream}
     return read, None if ablated.final is None else ablated.final.flatten(0, 1)[slot]
 
 
-def _over_sequences(model: Model, sae: Sae, clean: Clean, batch: _Batch) -> _Read:
+def _over_sequences(model: Model, sae: Sae, clean: Clean, batch: _Batch, downstream: Sequence[Site]) -> _Read:
     """Every position of a row is edited, and computed again."""
-    site, sites = clean.site, clean.run.sites
+    site, sites = sae.site, clean.run.sites
     delta = edits(sae, sites[site][batch.seq], batch.rows, batch.lengths)
     base = {name: sites[name][batch.seq] for name in model.bases(site)}
-    ablated = model.resume(clean.run, base, Edit(site, delta), clean.downstream, final=clean.logits)
+    ablated = model.resume(clean.run, base, Edit(site, delta), downstream, final=clean.logits)
     each = torch.arange(len(batch.rows), device=batch.seq.device)
-    read = {down: ablated.sites[down][each, batch.read_pos] for down in clean.downstream}
+    read = {down: ablated.sites[down][each, batch.read_pos] for down in downstream}
     return read, None if ablated.final is None else ablated.final[each, batch.read_pos]
 
 

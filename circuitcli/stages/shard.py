@@ -34,7 +34,6 @@ class Inputs:
     """What ablations read, each loaded when it is first needed."""
 
     job: Job
-    _site: Site | None = None
     _clean: dict[int, ablation.Clean] = field(default_factory=dict)
     _saes: dict[Site, Sae] = field(default_factory=dict)
 
@@ -61,15 +60,13 @@ class Inputs:
         count = self.job.settings.texts.num_sequences
         return tokens[:count], lengths[:count]
 
-    def clean(self, site: Site, block: int, downstream: Sequence[Site], *, logits: bool) -> ablation.Clean:
-        """A block of sequences, unedited; kept for the next shard of the site while there is room."""
-        if self._site != site:
-            self._site, self._clean = site, {}
+    def clean(self, block: int, *, logits: bool) -> ablation.Clean:
+        """A block of sequences, unedited: run once for all features of all sites, while there is room to keep it."""
         if block not in self._clean:
             device = self.job.runtime.device
             span = slice(block * CLEAN_SEQUENCES, (block + 1) * CLEAN_SEQUENCES)
             tokens, lengths = (torch.as_tensor(part[span], device=device).long() for part in self.sample)
-            found = ablation.read_clean(self.model, site, tokens, lengths, downstream, logits=logits, start=span.start)
+            found = ablation.read_clean(self.model, list(self.widths), tokens, lengths, logits=logits, start=span.start)
             if found.run.nbytes > self.job.runtime.room():
                 self._clean.clear()
             self._clean[block] = found
@@ -113,7 +110,7 @@ class ShardWork:
         blocks = self.firings.seq // CLEAN_SEQUENCES
         for block in np.unique(blocks):
             here = slice(*np.searchsorted(blocks, [block, block + 1]).tolist())
-            clean = inputs.clean(self.shard.site, int(block), self.downstream, logits=self.logits)
+            clean = inputs.clean(int(block), logits=self.logits)
             ablate = partial(self._ablate, rows[here], clean)
             count = here.stop - here.start
             for part, result in runtime.batches(count, self.todo.plan.batch_size, ablate, say=inputs.job.report.say):
@@ -128,7 +125,7 @@ class ShardWork:
 
     def _ablate(self, rows: ablation.Rows, clean: ablation.Clean, part: slice) -> tuple[slice, ablation.Ablated]:
         saes = self.inputs.saes([self.shard.site, *self.downstream])
-        return part, ablation.ablate(self.inputs.model, saes, rows[part], clean)
+        return part, ablation.ablate(self.inputs.model, saes, self.shard.site, rows[part], clean, self.downstream)
 
     def _rows(self) -> ablation.Rows:
         plugin: Intervention = plugins.load("interventions", self.settings.ablate.intervention)

@@ -80,7 +80,9 @@ def test_law_2_zero_ablating_a_silent_feature_changes_nothing(
     bridge: Any, saes: Any, sequences: Text, site: Site, whole: bool
 ) -> None:
     rows = firing_rows(bridge, saes[site], sequences, whole=whole, fires=False)
-    result = ablate(bridge, saes, rows, read_clean(bridge, site, *sequences, behind(site, saes), logits=True))
+    result = ablate(
+        bridge, saes, site, rows, read_clean(bridge, list(saes), *sequences, logits=True), behind(site, saes)
+    )
     assert [len(changes.row) for changes in result.changes.values()] == [0] * len(behind(site, saes))
     assert result.kl.abs().max() <= 1e-5
     assert result.logprob_effect.abs().max() <= 1e-5
@@ -94,7 +96,7 @@ def test_law_3_the_fast_path_is_the_plain_path(
     tokens, lengths = sequences
     rows = firing_rows(bridge, saes[site], sequences, whole=whole, c=0.1)
     downstream = behind(site, saes)
-    result = ablate(bridge, saes, rows, read_clean(bridge, site, tokens, lengths, downstream, logits=True))
+    result = ablate(bridge, saes, site, rows, read_clean(bridge, list(saes), tokens, lengths, logits=True), downstream)
     moved = 0.0
     for i, (feature, seq, pos) in enumerate(torch.stack([rows.feature, rows.seq, rows.pos], 1).tolist()):
         sequence = tokens[seq, : lengths[seq]]
@@ -121,9 +123,11 @@ def test_law_4_batch_size_and_order_change_nothing(
     rows, downstream = firing_rows(bridge, saes[site], sequences, whole=whole), behind(site, saes)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:10]
     clean = bridge.run(sequences[0], downstream).sites
-    together = ablate(bridge, saes, rows, read_clean(bridge, site, *sequences, downstream, logits=True))
+    together = ablate(bridge, saes, site, rows, read_clean(bridge, list(saes), *sequences, logits=True), downstream)
     for part in order.split(size):
-        apart = ablate(bridge, saes, rows[part], read_clean(bridge, site, *sequences, downstream, logits=True))
+        apart = ablate(
+            bridge, saes, site, rows[part], read_clean(bridge, list(saes), *sequences, logits=True), downstream
+        )
         torch.testing.assert_close(apart.logprob_effect, together.logprob_effect[part], rtol=0, atol=1e-5)
         torch.testing.assert_close(apart.kl, together.kl[part], rtol=0, atol=1e-5)
         for down in downstream:
@@ -176,8 +180,8 @@ def test_centring_edits_do_the_same(
         pair = [{**group, site: replace(group[site], w_dec=w)} for group in pair]
     rows = firing_rows(bridge, told[site], sequences, whole=False)
     downstream = behind(site, saes)
-    processed = ablate(model, pair[0], rows, read_clean(model, site, *sequences, downstream, logits=True))
-    raw = ablate(bridge, pair[1], rows, read_clean(bridge, site, *sequences, downstream, logits=True))
+    processed = ablate(model, pair[0], site, rows, read_clean(model, list(saes), *sequences, logits=True), downstream)
+    raw = ablate(bridge, pair[1], site, rows, read_clean(bridge, list(saes), *sequences, logits=True), downstream)
     assert raw.logprob_effect.abs().max() > 0.1
     torch.testing.assert_close(
         raw.logprob_effect, processed.logprob_effect, rtol=0, atol=1e-4 * float(raw.logprob_effect.abs().max())

@@ -48,7 +48,7 @@ def test_effects_are_those_of_the_closed_form(pos: int) -> None:
     assert isinstance(MODEL, Model)
     entries = [(0, 0, 0.0), (5, 2, 1.5), (3, 0, 0.0), (5, 1, 0.0), (5, 1, -2.0)]
     batch = rows(*((feature, seq, pos, c) for feature, seq, c in entries))
-    result = ablate(MODEL, SAES, batch, read_clean(MODEL, UP, TOKENS, LENGTHS, [MID, LAST], logits=True))
+    result = ablate(MODEL, SAES, UP, batch, read_clean(MODEL, list(SAES), TOKENS, LENGTHS, logits=True), [MID, LAST])
     for i, (feature, seq, c) in enumerate(entries):
         sites, last = expected(feature, seq, pos, c)
         read = pos if pos >= 0 else int(LENGTHS[seq]) - 1
@@ -68,7 +68,9 @@ def test_effects_are_those_of_the_closed_form(pos: int) -> None:
 
 
 def test_without_logits_nothing_is_said_of_tokens() -> None:
-    result = ablate(MODEL, SAES, rows((0, 0, 1, 0.0)), read_clean(MODEL, UP, TOKENS, LENGTHS, [LAST], logits=False))
+    result = ablate(
+        MODEL, SAES, UP, rows((0, 0, 1, 0.0)), read_clean(MODEL, [UP, LAST], TOKENS, LENGTHS, logits=False), [LAST]
+    )
     assert (result.kl, result.logprob_effect, result.prob_effect) == (None, None, None)
     assert set(result.changes) == {LAST}
 
