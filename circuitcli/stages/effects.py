@@ -15,6 +15,8 @@ from circuitcli.store import ablations, tables
 from circuitcli.store.ablations import FeatureAblations
 
 NAME = "effects"
+# What KL(clean ‖ ablated) may be where nothing changed: float32 sums over a vocabulary.
+ROUNDING_NATS = 1e-6
 EFFECTS = "effects/effects.parquet"
 LOGITS = "effects/logits.parquet"
 FEATURES = "effects/features.parquet"
@@ -126,10 +128,10 @@ def _totals(result: FeatureAblations, effects: tables.Columns) -> tables.Columns
 def _refuse_nothing(parts: dict[str, list[tables.Columns]]) -> None:
     """If ablation changed nothing at all, something is wrong with the inputs."""
     moved = any(len(part["n"]) for part in parts[EFFECTS])
-    shifted = any(np.nan_to_num(part["kl_mean"]).any() for part in parts[FEATURES])
+    shifted = any((np.nan_to_num(part["kl_mean"]) > ROUNDING_NATS).any() for part in parts[FEATURES])
     if not moved and not shifted:
         raise InputError(
-            "Every measured effect is exactly 0.",
+            "No measured effect is larger than rounding.",
             hint="Likely causes: SAEs of another model, decoder rows that are 0, --intervention mean on features that "
             "are always on, or one site alone with --no-logits.",
         )
