@@ -16,7 +16,13 @@ Activations = dict[Site, Float[Tensor, "b t _"]]  # z is d_z wide, all others d_
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a model; `parallel` says that attention and MLP of a block both read the block's input."""
+    """Sizes of a model, and two things about its blocks.
+
+    Attributes:
+        parallel: Whether attention and MLP of a block both read the block's input.
+        ignores_mean: Whether its norms drop the mean over d_model, as LayerNorm does and RMSNorm doesn't, so that
+            centring the stream changes nothing that the model computes.
+    """
 
     n_layers: int
     d_model: int
@@ -24,6 +30,7 @@ class ModelShape:
     d_vocab: int
     n_ctx: int
     parallel: bool = False
+    ignores_mean: bool = True
 
     def width(self, site: str) -> int:
         """d_in of an SAE at a site."""

@@ -13,10 +13,12 @@ from typing import Any
 from circuitcli import demo
 from circuitcli.core.model import ModelShape
 from circuitcli.errors import InputError
-from circuitcli.runtime.hub import Hub, RemoteFile
+from circuitcli.runtime.hub import Hub, Malformed, RemoteFile
 from circuitcli.runtime.names import repository
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+# What transformers raises at files that are damaged, or hold what they shouldn't.
+BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, Malformed)
 _CONFIG, _INDEX = "config.json", ".index.json"
 # Each in order of preference: one file, or the index of several.
 _WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
@@ -64,6 +66,8 @@ def find(name: str, revision: str = "main", hub: Hub | None = None) -> Checkpoin
     """
     local = _local(name)
     if local is not None:
+        if revision != "main" and not _SHA256.fullmatch(revision):  # a run asks by what it recorded
+            raise InputError(f"The folder {name} has no revisions.", hint="Leave --model-revision out.")
         return Checkpoint(name, local, _shape(name, local), None, ())
     repo, hub = repository(name), hub or Hub()
     if _COMMIT.fullmatch(revision):
@@ -83,7 +87,7 @@ def _local(name: str) -> Path | None:
     path = Path(os.path.expanduser(name))
     if (path / _CONFIG).is_file():
         return path
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.is_dir():
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"There is no model in the folder {name}.", hint="It needs a config.json and its weights.")
     return None
 
@@ -101,18 +105,22 @@ def _wanted(name: str, listing: list[RemoteFile], hub: Hub) -> list[RemoteFile]:
     names = [path for path in (*_SMALL, weights) if path in there]
     if weights.endswith(_INDEX):
         [index] = hub.fetch([there[weights]])
-        names += [path for path in _shards(index) if path in there]
+        names += [path for path in _shards(name, index) if path in there]
     return [there[path] for path in names]
 
 
-def _shards(index: Path) -> list[str]:
-    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+def _shards(name: str, index: Path) -> list[str]:
+    """The files that an index of weights names."""
+    try:
+        return sorted({str(file) for file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except BROKEN:
+        raise unfit(name, f"its {index.name} is no index of weights") from None
 
 
 def _complete(folder: Path) -> bool:
     """Whether a folder of the hub's cache has all of a model."""
     weights = next((folder / path for path in _WEIGHTS if (folder / path).is_file()), None)
-    shards = _shards(weights) if weights is not None and weights.name.endswith(_INDEX) else []
+    shards = _shards(folder.name, weights) if weights is not None and weights.name.endswith(_INDEX) else []
     return (
         weights is not None
         and all((folder / shard).is_file() for shard in shards)
@@ -126,24 +134,32 @@ def _shape(name: str, folder: Path) -> ModelShape:
 
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
+        config = config.get_text_config()
+    except BROKEN as error:
         raise unfit(name, error) from None
-    config = config.get_text_config()
     try:
-        heads = config.num_attention_heads
-        return ModelShape(
-            n_layers=config.num_hidden_layers,
-            d_model=config.hidden_size,
-            d_z=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
-            d_vocab=config.vocab_size,
-            n_ctx=config.max_position_embeddings,
-            parallel=bool(getattr(config, "use_parallel_residual", False)),
-        )
+        sizes = {
+            "n_layers": config.num_hidden_layers,
+            "d_model": config.hidden_size,
+            "n_heads": config.num_attention_heads,
+            "d_vocab": config.vocab_size,
+            "n_ctx": config.max_position_embeddings,
+        }
     except AttributeError as error:
         raise InputError(
             f"The model {name} is of no kind that this tool knows: its configuration has no {error.name}.",
             hint="Choose a model of the GPT-2, GPT-NeoX, Llama or Gemma families.",
         ) from None
+    for what, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise unfit(name, f"its config.json says {what} = {size!r}")
+    heads = sizes.pop("n_heads")
+    return ModelShape(
+        **sizes,
+        d_z=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
+        parallel=bool(getattr(config, "use_parallel_residual", False)),
+        ignores_mean=not hasattr(config, "rms_norm_eps"),
+    )
 
 
 def unfit(name: str, error: Exception | str) -> InputError:
@@ -159,7 +175,7 @@ def _folder_digest(folder: Path) -> str:
     """sha256 over the configuration, weights and tokenizer of a local model."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.name in (_CONFIG, "tokenizer.json") or path.suffix in (".safetensors", ".bin"):
+        if path.name in _SMALL or path.name in _WEIGHTS or path.suffix in (".safetensors", ".bin"):
             digest.update(path.name.encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

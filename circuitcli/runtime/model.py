@@ -7,6 +7,7 @@ the arguments that the model itself gave them on the clean pass.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from transformers.cache_utils import Cache
 from circuitcli.core.model import Activations, Edit, ModelShape, Pass, Places
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.runtime.checkpoint import Checkpoint, unfit
+from circuitcli.runtime.checkpoint import BROKEN, Checkpoint, unfit
 from circuitcli.runtime.device import Runtime, out_of_memory
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -245,8 +246,8 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
     Raises:
         InputError: Its files don't make a model, or make one that TransformerLens can't bridge.
     """
+    weights = _weights(checkpoint, runtime)
     try:
-        weights = _weights(checkpoint, runtime)
         bridge = TransformerBridge.boot_transformers(
             str(checkpoint.folder),
             device=str(runtime.device),
@@ -254,7 +255,7 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
             trust_remote_code=False,
             hf_model=weights,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise unfit(checkpoint.name, error) from None
     bridge.eval()
     for parameter in bridge.parameters():
@@ -266,15 +267,24 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
 
 def _weights(checkpoint: Checkpoint, runtime: Runtime) -> Any:
     """The model in transformers; one that lacks a tensor, or has it in another shape, would be filled in at random."""
-    model, said = AutoModelForCausalLM.from_pretrained(
-        checkpoint.folder,
-        dtype=runtime.dtype,
-        attn_implementation="eager",  # the others give hooks no attention scores, and some drop Gemma's soft cap
-        trust_remote_code=False,
-        local_files_only=True,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
+    try:
+        model, said = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            dtype=runtime.dtype,
+            attn_implementation="eager",  # others give hooks no attention scores, and some drop Gemma's soft cap
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (*BROKEN, SafetensorError) as error:
+        raise unfit(checkpoint.name, error) from None
+    beyond = sorted(key for key in said["unexpected_keys"] if _layer(key) >= checkpoint.shape.n_layers)
+    if beyond:
+        raise unfit(
+            checkpoint.name,
+            f"its config.json says {checkpoint.shape.n_layers} layers, its weights go on: {_some(beyond)}",
+        )
     missing = sorted(said["missing_keys"])
     if missing:
         raise unfit(checkpoint.name, f"its weights lack {_some(missing)}")
@@ -282,6 +292,12 @@ def _weights(checkpoint: Checkpoint, runtime: Runtime) -> Any:
     if mismatched:
         raise unfit(checkpoint.name, f"its config.json gives other sizes than its weights to {_some(mismatched)}")
     return model.to(runtime.device)
+
+
+def _layer(key: str) -> int:
+    """The block that a tensor belongs to by its name, −1 if none."""
+    found = re.search(r"(?:^|\.)(?:h|layers)\.(\d+)\.", key)
+    return int(found[1]) if found else -1
 
 
 def _some(names: Sequence[str], shown: int = 3) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from circuitcli.runtime.checkpoint import Checkpoint, unfit
+from circuitcli.runtime.checkpoint import BROKEN, Checkpoint, unfit
 
 
 class Tokenizer:
@@ -22,7 +22,7 @@ class Tokenizer:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 checkpoint.folder, trust_remote_code=False, local_files_only=True
             )
-        except (OSError, ValueError) as error:
+        except BROKEN as error:
             raise unfit(checkpoint.name, error) from None
 
     @property

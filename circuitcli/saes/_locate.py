@@ -93,3 +93,9 @@ def at(found: Iterable[Located], sites: Sequence[Site]) -> list[Located]:
     """Those at the sites, in that order."""
     by_site = {located.site: located for located in found}
     return [by_site[site] for site in sites]
+
+
+def unversioned(release: str, revision: str) -> None:
+    """Refuse a revision of what has none."""
+    if revision != "main":
+        raise InputError(f"The SAEs of {release} have no revisions.", hint="Leave --revision out.")

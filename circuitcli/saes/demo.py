@@ -66,6 +66,7 @@ class Demo:
 
     def locate(self, release: str, revision: str, sites: Sequence[Site]) -> list[Located]:
         """In the package."""
+        _locate.unversioned(release, revision)
         return [Packaged(**vars(located)) for located in _locate.at(_locate.in_folder(demo.SAES), sites)]
 
     def again(self, entry: SaeEntry) -> Located:

@@ -176,10 +176,13 @@ def _found(release: str, revision: str) -> list[Located]:
             f"There is no SAE at {release}.", hint=f"It needs folders with a {CONFIG} and an {WEIGHTS} each."
         )
     sites = [site_of(config) for config in hub.fetch([there[_join(folder, CONFIG)] for folder in folders])]
-    found = [
-        Located(site, there[_join(folder, WEIGHTS)], there[_join(folder, CONFIG)], Stated(site=site))
-        for folder, site in zip(folders, sites, strict=True)
-    ]
+    listed = {(row.repository, sae.weights): sae for row in releases().values() for sae in row.saes}
+    found = []
+    for folder, site in zip(folders, sites, strict=True):
+        weights = _join(folder, WEIGHTS)
+        known = listed.get((repo, weights))  # the same files, the same reading, whatever they are called by
+        stated, neuronpedia = (known.stated, known.neuronpedia) if known else (Stated(site=site), None)
+        found.append(Located(site, there[weights], there[_join(folder, CONFIG)], stated, neuronpedia))
     return _locate.one_a_site(found, release)
 
 

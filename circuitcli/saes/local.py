@@ -32,6 +32,7 @@ class Local:
 
     def locate(self, release: str, revision: str, sites: Sequence[Site]) -> list[Located]:
         """In the folder."""
+        _locate.unversioned(release, revision)
         return _locate.at(_locate.in_folder(_folder(release)), sites)
 
     def again(self, entry: SaeEntry) -> Located:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from circuitcli import plugins
 from circuitcli.core.model import Model
@@ -54,6 +57,8 @@ def choose(job: Job) -> tuple[Checkpoint, list[SaeEntry]]:
     remote = [file for one in located for file in one.remote]
     fetched = dict(zip(remote, job.fetch([*remote, *checkpoint.files]), strict=False))
     entries = [entry(provider, one, one.files(fetched)) for one in located]
+    if not checkpoint.shape.ignores_mean:  # processing leaves such a model's stream as it is
+        entries = [replace(found, centre=False, centre_stated=True) for found in entries]
     for found in entries:
         _check_width(found, checkpoint)
     unstated = [str(e.at) for e in entries if not e.centre_stated and e.site != "z" and e.normalisation != "layer_norm"]
@@ -102,6 +107,12 @@ def _sites(job: Job, source: SaeSource, revision: str, checkpoint: Checkpoint) -
         require_layers(sorted(wanted), (site.layer for site in there), site="/".join(group), release=saes.release)
         chosen += [site for site in there if site.layer in wanted]
     check_sites(chosen)
+    beyond = [str(site) for site in chosen if site.layer >= shape.n_layers]
+    if beyond:
+        raise InputError(
+            f"{saes.release} has SAEs at {', '.join(beyond)}; {job.settings.model} has {shape.n_layers} layers.",
+            hint="They are SAEs of another model: choose others with --release, or layers with --layers.",
+        )
     if shape.parallel and any(site.name == "resid_mid" for site in chosen):
         raise InputError(
             f"{job.settings.model} has parallel blocks, without resid_mid.", hint="Choose other sites with --site."
@@ -123,15 +134,30 @@ def known_releases() -> list[Offer]:
     return offers()
 
 
+_RECORDED = TypeAdapter(
+    dict[Literal["saes"], Annotated[list[SaeEntry], Field(min_length=1)]], config=ConfigDict(extra="forbid")
+)
+
+
 def entries_of(run: Run) -> list[SaeEntry]:
-    """The SAEs that a run recorded, in the model's order."""
-    tree = json.loads(run.verified(NAME, SAES).read_bytes())
-    return [SaeEntry(**entry) for entry in tree["saes"]]
+    """The SAEs that a run recorded, in the model's order.
+
+    Raises:
+        InputError: They aren't as this version records them.
+    """
+    path = run.verified(NAME, SAES)
+    try:
+        return _RECORDED.validate_json(path.read_bytes())["saes"]
+    except ValidationError:
+        raise InputError(
+            f"{path} isn't as this version of circuit writes it.", hint=f"Run `circuit {NAME} --force` on this run."
+        ) from None
 
 
 def load_sae(job: Job, recorded: SaeEntry, model: Model) -> Sae:
     """The SAE of an entry on the run's device, told how this model differs from the one that it was trained on."""
     sae = load(recorded, job.hub)
+    sae = replace(sae, centre=recorded.centre)
     if recorded.fold_value_biases and recorded.site == "z":
         sae = replace(sae, offset=model.z_offset(recorded.layer))
     return sae.to(job.runtime.device)

@@ -140,3 +140,13 @@ def test_a_model_that_asks_for_code_is_refused(server: LoopbackHub, hub: Hub, tm
     with pytest.raises(InputError):
         logits(find(REPO, hub=hub))
     assert not trap.exists()
+
+
+def test_a_folder_of_the_same_name_is_no_model(
+    server: LoopbackHub, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_checkpoint("gpt2", tmp_path / "model")
+    server.add("openai-community/gpt2", contents(folder))
+    (tmp_path / "gpt2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find("gpt2", hub=hub).commit

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import D_MODEL, FAMILIES, plain, save_checkpoint
+from families import D_MODEL, FAMILIES, LAYERS, plain, save_checkpoint
 from safetensors.torch import save_file
+from transformer_lens.model_bridge import TransformerBridge
 
 from circuitcli.core.sites import Site
+from circuitcli.errors import InputError
 from circuitcli.stages import ablate, cache_acts, effects, fetch_saes
 from circuitcli.store import acts, tables
 
@@ -71,3 +73,43 @@ def test_stages(start: Callable[..., Any], tmp_path: Path, family: str, with_bos
     theirs = ((normal - sae.b_dec) @ sae.w_enc + sae.b_enc).relu()[:, 1:]
     torch.testing.assert_close(dense[:, 1:], theirs, rtol=0, atol=1e-4 * float(theirs.max()))
     assert not dense[:, 0].any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_centring_is_for_models_whose_norms_drop_the_mean(
+    start: Callable[..., Any], tmp_path: Path, family: str
+) -> None:
+    """An SAE that says it was trained on centred weights: processing centres LayerNorm models alone."""
+    model = save_checkpoint(family, tmp_path / "model")
+    save_sae(tmp_path / "saes" / "1", 1, prepend_bos=True)
+    path = tmp_path / "saes" / "1" / "cfg.json"
+    config = json.loads(path.read_text()) | {"normalize_activations": "none"}
+    config["metadata"]["model_from_pretrained_kwargs"] = {"center_writing_weights": True}
+    path.write_text(json.dumps(config))
+    job = start(tmp_path / "run", {"model": str(model), "saes": {"release": str(tmp_path / "saes"), "sites": "auto"}})
+    fetch_saes.run(job)
+    [entry] = fetch_saes.entries_of(job.run)
+    loaded = job.load_model()
+    sae = fetch_saes.load_sae(job, entry, loaded)
+    bridge = TransformerBridge.boot_transformers(str(model), device="cpu", dtype=torch.float32)
+    bridge.enable_compatibility_mode()
+    tokens = torch.arange(20, 31).unsqueeze(0)
+    with torch.no_grad():
+        _, cache = bridge.run_with_cache(tokens)
+    theirs = ((cache[entry.at.hook] - sae.b_dec) @ sae.w_enc + sae.b_enc).relu()
+    ours = sae.encode(loaded.run(tokens, [entry.at]).sites[entry.at])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.max()))
+    assert entry.centre == (family in ("gpt2", "neox"))
+
+
+def test_saes_of_layers_that_the_model_has_not_are_refused(start: Callable[..., Any], tmp_path: Path) -> None:
+    model = save_checkpoint("gpt2", tmp_path / "model")
+    for layer in (1, LAYERS):
+        save_sae(tmp_path / "saes" / str(layer), layer, prepend_bos=True)
+    settings = {"model": str(model), "saes": {"release": str(tmp_path / "saes"), "sites": "auto"}}
+    with pytest.raises(InputError, match=f"SAEs at {LAYERS}.resid_post; .* has {LAYERS} layers"):
+        fetch_saes.run(start(tmp_path / "run", settings))
+    for release in ("demo", str(tmp_path / "saes")):
+        settings["saes"] = {"release": release, "revision": "v2", "layers": "1", "sites": "auto"}
+        with pytest.raises(InputError, match="no revisions"):
+            fetch_saes.run(start(tmp_path / "run", settings))

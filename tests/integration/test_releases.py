@@ -197,6 +197,8 @@ def test_a_repository_that_isnt_listed(circuit: Any, tmp_path: Path) -> None:
     address = "hf://jbloom/GPT2-Small-OAI-v5-32k-mlp-out-SAEs"
     there = fetch(circuit, tmp_path / "b", address, "--layers", "3:5")
     assert [(e.source, e.revision, e.at) for e in there] == [(e.source, e.revision, e.at) for e in listed]
+    [own] = fetch(circuit, tmp_path / "b2", "hf://jbloom/GPT2-Small-SAEs-Reformatted/blocks.4.hook_resid_pre")
+    assert (own.centre, own.neuronpedia) == (True, "4-res-jb"), "whatever it is called by, it is res-jb"
     [one] = fetch(circuit, tmp_path / "c", f"{address}/v5_32k_layer_4")
     assert one.at == Site(4, "mlp_out")
     nothing = circuit(

@@ -118,3 +118,52 @@ def test_the_identity_of_a_model_follows_its_files(tmp_path: Path) -> None:
         (folder / name).write_bytes(content[:-1] + b" ")
         identities.append(find(str(folder)).identity())
     assert len(set(identities)) == 3
+
+
+def test_the_identity_follows_every_file_of_the_tokenizer(tmp_path: Path) -> None:
+    folder = save_checkpoint("gpt2", tmp_path)
+    before = find(str(folder)).identity()
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert find(str(folder)).identity() != before
+
+
+def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
+    folder = save_checkpoint("gpt2", tmp_path)
+    with pytest.raises(InputError, match="has no revisions"):
+        find(str(folder), "step1000")
+    assert find(str(folder), find(str(folder)).identity()).folder == folder
+
+
+def test_weights_of_more_layers_than_the_configuration_says_are_refused(tmp_path: Path) -> None:
+    for family, key in (("gpt2", "n_layer"), ("llama", "num_hidden_layers"), ("neox", "num_hidden_layers")):
+        folder = save_checkpoint(family, tmp_path / family)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {key: 2}))
+        with pytest.raises(InputError, match="says 2 layers, its weights go on"):
+            load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "null", {"model_type": ["gpt2"]}, {"n_head": 0}, {"n_layer": "x"}, {"n_layer": -1}, {"n_positions": None},
+        {"activation_function": "nope"}, {"dtype": "float99"}, {"n_embd": -4}, "[" * 100_000,
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_configuration_is_refused_in_words(tmp_path: Path, change: object) -> None:
+    folder = save_checkpoint("gpt2", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(change if isinstance(change, str) else json.dumps(config | change))
+    with pytest.raises(InputError) as error:
+        load_model(folder)
+    assert "\n" not in error.value.message
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "generation_config.json"])
+def test_damaged_files_beside_the_weights_are_refused_in_words(tmp_path: Path, name: str) -> None:
+    folder = save_checkpoint("gpt2", tmp_path)
+    (folder / name).write_text("[]")
+    read = load_model if name.startswith("generation") else lambda folder: Tokenizer(find(str(folder)))
+    with pytest.raises(InputError, match="can't be loaded"):
+        read(folder)

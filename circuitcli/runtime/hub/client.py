@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from json import JSONDecodeError
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,7 +37,10 @@ class Hub:
         self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._cache = Path(cache or constants.HF_HUB_CACHE)
         if not re.fullmatch(r"https?://[\w.\-\[\]:]+(/\S*)?", self._endpoint) or not _has_port(self._endpoint):
-            raise HubError(f"{self._endpoint!r} is no address of a hub.", hint="Unset HF_ENDPOINT, or set it right.")
+            raise HubError(
+                "HF_ENDPOINT is no address of a hub.",
+                hint="Unset it, or set it to one like https://huggingface.co; it may hold no user and password.",
+            )
 
     def listing(self, repo: str, revision: str = "main") -> list[RemoteFile]:
         """Every file of a repository; if the hub can't be reached, those that the cache has of it.
@@ -110,27 +112,27 @@ class Hub:
             if here and outage(error):
                 return here
             raise translated(error, what) from None
-        except JSONDecodeError:
-            raise nonsense(what) from None
 
     def _listing(self, folder: Folder, revision: str) -> list[RemoteFile]:
         """One request for the commit, and every file's path, size and hash."""
         check_token()
-        info = HfApi(endpoint=self._endpoint).model_info(
-            folder.repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-        )
+        not_a_hub = nonsense(f"{folder.repo} at the revision {revision}")
+        try:
+            info = HfApi(endpoint=self._endpoint).model_info(
+                folder.repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):  # what it makes of an answer that is no listing
+            raise not_a_hub from None
         commit = str(info.sha)
         files = []
         for sibling in info.siblings or []:
-            sha256 = sibling.lfs.sha256 if sibling.lfs else None
+            path, size = sibling.rfilename, sibling.size
+            sha256 = str(sibling.lfs.sha256) if sibling.lfs else None
             blob = sha256 or str(sibling.blob_id)
             known = COMMIT.fullmatch(commit) and (SHA256 if sha256 else COMMIT).fullmatch(blob)
-            if not known or sibling.size is None or not stays_inside(sibling.rfilename):
-                raise nonsense(f"{folder.repo} at the revision {revision}")
-            file = RemoteFile(
-                folder.repo, sibling.rfilename, commit, sibling.size, sha256, None, blob, revision=revision
-            )
-            files.append(folder.now(file))
+            if not known or type(size) is not int or size < 0 or not isinstance(path, str) or not stays_inside(path):
+                raise not_a_hub
+            files.append(folder.now(RemoteFile(folder.repo, path, commit, size, sha256, None, blob, revision=revision)))
         return files
 
     def _now(self, file: RemoteFile) -> RemoteFile:
