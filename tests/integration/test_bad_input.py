@@ -143,7 +143,7 @@ def site_without_sae(saes: Path) -> list[str]:
 
 
 def other_width(saes: Path) -> list[str]:
-    return ["--release", "demo"]
+    return ["--release", "demo", "--layers", "0:3"]
 
 
 def nan_weights(saes: Path) -> list[str]:
