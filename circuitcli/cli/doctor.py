@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
-from circuitcli.cli.session import read_profile
+from circuitcli.cli.session import existing, read_profile
 from circuitcli.errors import CheckFailed
 from circuitcli.settings import resolve
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 HELP = "Check on a sample of text whether the SAEs fit the model, and try what else they could be."
 
 _NUMBERS = ("L0", "FVU", "CE clean", "CE spliced", "CE zero", "recovered", "KL", "silent")
-# A run whose settings aren't asked for: nothing is read or written there.
-_NOWHERE = Path("runs") / "doctor"
 
 
 def command(request: Request) -> None:
@@ -28,6 +25,7 @@ def command(request: Request) -> None:
 
     Raises:
         CheckFailed: One is wrong.
+        InputError: There is no run where one was named.
     """
     from circuitcli.runtime.quiet import hush
 
@@ -55,14 +53,12 @@ def command(request: Request) -> None:
 
 def _job(request: Request, terminal: Terminal) -> Unrecorded:
     from circuitcli.stages.checks import check
-    from circuitcli.stages.doctor import Unrecorded
-    from circuitcli.store.run import Run
+    from circuitcli.stages.doctor import NoRun, Unrecorded
 
-    run = Run(request.run or _NOWHERE)
-    own = run.settings() if request.run is not None else {}
-    settings = resolve(own, read_profile(request.profile), request.flags)
+    run = existing(request.run) if request.run is not None else None
+    settings = resolve(run.settings() if run else {}, read_profile(request.profile), request.flags)
     check(settings)
-    return Unrecorded(run, settings, terminal)
+    return Unrecorded(run or NoRun(), settings, terminal)
 
 
 def _show(fits: Sequence[Fit], terminal: Terminal) -> None:

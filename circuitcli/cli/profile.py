@@ -12,7 +12,7 @@ from circuitcli.cli import session
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request, settings_command
 from circuitcli.errors import InputError, UsageError
-from circuitcli.settings import Layers, explain, resolve, table
+from circuitcli.settings import explain, resolve, table
 
 app = typer.Typer(rich_markup_mode=None, help="Make a profile, or show every setting and where it comes from.")
 
@@ -73,7 +73,8 @@ def init(
 @settings_command(app, "show", _SHOW, flags_of="run-all", without=("force", "quiet"))
 def show(request: Request) -> None:
     """Every setting with its value and its origin, as the same run-all would find it."""
-    named = ("run", _settings_of(request.run)), ("profile", session.read_profile(request.profile))
+    own = session.existing(request.run).settings() if request.run is not None else {}
+    named = ("run", own), ("profile", session.read_profile(request.profile))
     settings, origins = explain(*named, ("flag", request.flags))
     values = {}
     for row in table():
@@ -82,17 +83,6 @@ def show(request: Request) -> None:
     terminal = Terminal(as_json=request.as_json, quiet=False)
     terminal.table("Settings", ("key", "value", "from"), [(k, _shown(v), origins[k]) for k, v in values.items()])
     terminal.document({"settings": {k: {"value": v, "from": origins[k]} for k, v in values.items()}})
-
-
-def _settings_of(run: Path | None) -> Layers:
-    if run is None:
-        return {}
-    from circuitcli.store.run import Run
-
-    found = Run(run)
-    if not found.settings_path.is_file():
-        raise InputError(f"There is no run at {run}.", hint="Name the folder of a run, or leave --run out.")
-    return found.settings()
 
 
 def _shown(value: Any) -> str:
@@ -127,6 +117,9 @@ def _put(terminal: Terminal, made: str, path: Path | None, more: dict[str, Any])
     else:
         from circuitcli.store import files
 
-        files.write(path, made.encode())
+        try:
+            files.write(path, made.encode())
+        except FileNotFoundError as error:  # of a folder in which no file can be made, such as /proc
+            raise InputError(f"{path} can't be written: {error.strerror}.", hint="Name another place.") from None
         terminal.say(f"{path} is written.")
     terminal.document({"output": str(path) if path else None, "profile": made, **more})

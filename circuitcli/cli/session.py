@@ -33,7 +33,7 @@ def read_profile(path: Path | None) -> Layers:
         raise InputError(f"The profile {path} is empty.", hint="Put settings in it, or leave --profile out.")
     try:
         return tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one, and so is a number of too many digits
         raise UsageError(f"The profile {path} is not TOML: {error}.", hint="Mend that line.") from None
 
 
@@ -50,6 +50,21 @@ def read_text(path: Path, what: str, max_bytes: int = -1) -> str:
         raise InputError(f"{what} can't be read: {error.strerror}.", hint="Check its path.") from None
     except UnicodeDecodeError:
         raise InputError(f"{what} is not UTF-8.", hint="Save it as UTF-8.") from None
+
+
+def existing(path: Path) -> Run:
+    """The run at a path.
+
+    Raises:
+        InputError: There is none.
+        UsageError: Something else is there.
+    """
+    from circuitcli.store.run import Run
+
+    run = Run(path)
+    if not run.settings_path.is_file():
+        raise InputError(f"There is no run at {path}.", hint="Name the folder of a run, or leave --run out.")
+    return run
 
 
 def work(request: Request, body: Callable[[Job, Terminal], None]) -> None:

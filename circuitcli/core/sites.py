@@ -15,9 +15,10 @@ from circuitcli.errors import InputError, UsageError, nearest
 
 SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
-_HOOK = re.compile(r"^blocks\.(\d+)\.(?:attn\.)?hook_([a-z_]+)$")
-_FEATURE = re.compile(r"^(?P<layer>\d+)(?:\.(?P<site>[a-z_]+)\.|:)(?P<index>\d+)$")
-_SLICE = re.compile(r"^(?P<start>-?\d+)?:(?P<stop>-?\d+)?$")
+# Numbers of up to nine digits: int() takes no number of any length.
+_HOOK = re.compile(r"^blocks\.(\d{1,9})\.(?:attn\.)?hook_([a-z_]+)$")
+_FEATURE = re.compile(r"^(?P<layer>\d{1,9})(?:\.(?P<site>[a-z_]+)\.|:)(?P<index>\d{1,9})$")
+_SLICE = re.compile(r"^(?P<start>-?\d{1,9})?:(?P<stop>-?\d{1,9})?$")
 
 
 class Site(NamedTuple):
@@ -91,7 +92,7 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
     text = text.strip()
     if text.count(":") > 1:
         raise UsageError(f"Layers `{text}` have a step.", hint="Give start:stop without a step, such as `4:6`.")
-    bounds = [int(text)] if re.fullmatch(r"-?\d+", text) else None
+    bounds = [int(text)] if re.fullmatch(r"-?\d{1,9}", text) else None
     found = _SLICE.match(text)
     if bounds is None and found is None:
         raise UsageError(f"Layers `{text}` are not a slice.", hint="Give `4:6`, `:`, `2:`, `-3:` or one layer, `4`.")

@@ -106,7 +106,11 @@ def _kept(release: str, sae: str) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
             made.save_model(Path(aside) / "sae")
-            (Path(aside) / "sae").rename(folder)
+            try:
+                (Path(aside) / "sae").rename(folder)
+            except OSError:
+                if not (folder / CONFIG).is_file():  # if it is, another process was first, and its folder is as good
+                    raise
     return folder
 
 

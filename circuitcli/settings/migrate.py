@@ -204,7 +204,7 @@ def _texts(what: str, value: Any) -> list[str]:
 
 def _slice(what: str, value: Any) -> str:
     """A slice as text. Without quotes YAML 1.1 reads `4:6` as a number of base 60: 246."""
-    if not isinstance(value, str) or not re.fullmatch(r"\s*-?\d*\s*:\s*-?\d*\s*", value):
+    if not isinstance(value, str) or not re.fullmatch(r"\s*(-?\d{1,9})?\s*:\s*(-?\d{1,9})?\s*", value):
         raise _wrong(what, value, 'a Python slice without a step, in quotes, such as "4:6"')
     return "".join(value.split())
 

@@ -6,7 +6,7 @@ pydantic checks values, and is imported only when there are values to check, so 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuitcli.errors import UsageError, nearest
@@ -97,11 +97,22 @@ def _checked(tree: Layers) -> Settings:
     try:
         return TypeAdapter(Settings).validate_python(tree)
     except ValidationError as error:
-        raise _usage_error(error.errors()[0]) from None
+        raise _usage_error(error.errors()) from None
 
 
-def _usage_error(problem: Mapping[str, Any]) -> UsageError:
-    """One of pydantic's findings, in the words of this tool."""
+# What pydantic says in longer or other words, by the type of its finding.
+_WANTED = {
+    "dataclass_type": "a table",
+    "tuple_type": "a list",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "int_parsing_size": "a smaller number",
+}
+
+
+def _usage_error(problems: Sequence[Mapping[str, Any]]) -> UsageError:
+    """The first setting that pydantic finds fault with, and all that it could be, in the words of this tool."""
+    problem = problems[0]
     places = [str(part) for part in problem["loc"] if isinstance(part, str)]
     known = [row.key for row in table()]
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -111,8 +122,10 @@ def _usage_error(problem: Mapping[str, Any]) -> UsageError:
     row = next((r for r in table() if r.key == key), None)
     what = f"`{key}`" + (f" ({row.flag.name})" if row and row.flag.name else "")
     value = problem.get("input")
-    wanted = {"dataclass_type": "it should be a table", "tuple_type": "it should be a list"}
-    message = wanted.get(problem["type"]) or str(problem["msg"]).replace("Input should", "it should")
+    depth = key.count(".") + 1
+    same = [p for p in problems if p["loc"][:depth] == problem["loc"][:depth]]
+    wanted = [_WANTED.get(p["type"]) or str(p["msg"]).removeprefix("Input should be ") for p in same]
+    message = f"it should be {' or '.join(dict.fromkeys(wanted))}"
     help_line = row.flag.help if row else "See the table of settings in the README."
     return UsageError(f"{what} can't be {value!r}: {message}.", hint=help_line)
 

@@ -97,7 +97,10 @@ class Texts:
     dataset: Annotated[
         str,
         Flag(
-            "--dataset", "A Hugging Face dataset, or a local folder of one; NAME:CONFIG picks a configuration.", "NAME"
+            "--dataset",
+            "A Hugging Face dataset, or a local folder of one; NAME:CONFIG picks a configuration. Sampled from its "
+            "first 20,000 rows.",
+            "NAME",
         ),
     ] = ""
     column: Annotated[

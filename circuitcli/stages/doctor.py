@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from circuitcli.core.fit import Fit
 from circuitcli.core.model import Model
@@ -13,8 +15,22 @@ from circuitcli.stages import fit
 from circuitcli.stages.cache_acts import prepend_bos, read_sample
 from circuitcli.stages.fetch_saes import choose, load_sae
 from circuitcli.stages.stage import Job
+from circuitcli.store.records import Record
+from circuitcli.store.run import Run
 
 NAME = "doctor"
+
+
+class NoRun(Run):
+    """What a job without a run has in its place: it recorded nothing, and no folder is looked at."""
+
+    def __init__(self) -> None:
+        """A path in which nothing can lie."""
+        self.root = Path(os.devnull)
+
+    def record(self, stage: str) -> Record | None:
+        """None, of any stage."""
+        return None
 
 
 @dataclass(frozen=True)

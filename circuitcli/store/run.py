@@ -51,7 +51,7 @@ class Run:
             return tomli.loads(self.settings_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (tomli.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:  # not TOML, not UTF-8, or a number beyond all bounds
             raise InputError(
                 f"{self.settings_path} is not valid TOML: {error}.", hint="Mend the file, or make a new run."
             ) from None
@@ -70,7 +70,10 @@ class Run:
         """
         made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         with files.no_space(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError:  # such as /proc, which says so of what can't be made there
+                raise InputError(f"{self.root} can't be made.", hint="Name another folder with --run.") from None
         lock = FileLock(self.path(".lock"))
         try:
             lock.acquire(timeout=0)

@@ -7,6 +7,8 @@ from typing import Any
 
 from circuitcli.errors import InputError, nearest
 
+# A text, or a line of a file, may have so many characters: more than a book, and less than fills memory.
+MAX_TEXT_CHARACTERS = 1 << 25
 # So many rows show which columns hold strings, where nothing else says so.
 FIRST_ROWS = 20
 
@@ -51,7 +53,7 @@ def text_of(cell: Any, column: str, where: str) -> str:
     """A cell's text; of null and of blank text the empty one.
 
     Raises:
-        InputError: It is no string, or not one that can be written down.
+        InputError: It is no string, or not one that can be read.
     """
     if cell is None:
         return ""
@@ -67,8 +69,10 @@ def check(text: str, where: str) -> str:
     """The text itself.
 
     Raises:
-        InputError: It holds half a character (a lone surrogate), which no tokenizer can read.
+        InputError: It is too long, or holds half a character (a lone surrogate), which no tokenizer can read.
     """
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise too_long(where)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -76,6 +80,14 @@ def check(text: str, where: str) -> str:
             f"{where} holds half a character, which is no Unicode.", hint="Mend that text, or leave it out."
         ) from None
     return text
+
+
+def too_long(where: str) -> InputError:
+    """The error for a text, or a line, of more than MAX_TEXT_CHARACTERS."""
+    return InputError(
+        f"{where} is longer than {MAX_TEXT_CHARACTERS:,} characters.",
+        hint="Cut it into several texts; in plain text blank lines separate them.",
+    )
 
 
 _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}

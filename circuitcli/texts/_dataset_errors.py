@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from circuitcli.errors import CircuitError, HubError, InputError, nearest
@@ -38,6 +39,7 @@ class Asking:
 
     def _known(self, error: Exception) -> CircuitError | None:
         import pyarrow as pa
+        import yaml
         from datasets import config, exceptions
 
         what, text = f"The dataset {self._name}", str(error)
@@ -60,18 +62,24 @@ class Asking:
         explained = hub.explain(error, f"the dataset {self._name}")
         if explained is not None:
             return explained
-        damaged = (EOFError, FileNotFoundError, ValueError, gzip.BadGzipFile, zlib.error, pa.ArrowException)
-        if isinstance(error, (*damaged, exceptions.DatasetsError)) and not isinstance(error, MemoryError):
-            return self._configuration() or InputError(
+        damaged = (EOFError, FileNotFoundError, ValueError, gzip.BadGzipFile, zlib.error)
+        of_libraries = (pa.ArrowException, yaml.YAMLError, exceptions.DatasetsError)
+        if isinstance(error, (*damaged, *of_libraries)) and not isinstance(error, MemoryError):
+            return self._configuration(type(error)) or InputError(
                 f"{what} can't be read: {text.splitlines()[0] if text else type(error).__name__}.",
                 hint="Look at its files: each should be whole, with the same columns in all.",
             )
         return None
 
-    def _configuration(self) -> InputError | None:
-        """The error, if the configuration is to blame: there is none of that name, or none was named of several."""
-        names = self._configurations()
-        if self._config in names or (self._config is None and len(names) < 2):
+    def _configuration(self, failed: type[Exception]) -> InputError | None:
+        """The error, if the configuration is to blame: there is none of that name, or none was named of several.
+
+        Where what describes the dataset is damaged, asking for the configurations fails in the same way.
+        """
+        names: list[str] = []
+        with suppress(failed):
+            names = self._configurations()
+        if not names or self._config in names or (self._config is None and len(names) < 2):
             return None
         wrong = f"no configuration `{self._config}`" if self._config else "several configurations"
         known = nearest(self._config or "", names, what="configurations")

@@ -14,8 +14,8 @@ from circuitcli.errors import InputError
 from circuitcli.texts import _columns
 from circuitcli.texts._open import Origin, check_text, reading
 
-# A line or a text may have so many characters: more than a book, and less than fills memory.
-MAX_TEXT_CHARACTERS = 1 << 25
+# A column may take so many bytes in one row group of parquet, unpacked.
+MAX_CHUNK_BYTES = 2 << 30
 # Rows of parquet that are held at once.
 _BATCH_ROWS = 64
 
@@ -62,18 +62,12 @@ def _lines(origin: Origin) -> Iterator[tuple[int, str]]:
     """The lines with their numbers from 1, each with its end."""
     with reading(origin), origin.text() as file:
         for number in count(1):
-            line = file.readline(MAX_TEXT_CHARACTERS + 1)
+            line = file.readline(_columns.MAX_TEXT_CHARACTERS + 1)
             if not line:
                 return
-            if len(line) > MAX_TEXT_CHARACTERS:
-                raise _too_long(f"{origin.name}, line {number}")
+            if len(line) > _columns.MAX_TEXT_CHARACTERS:
+                raise _columns.too_long(f"{origin.name}, line {number}")
             yield number, line
-
-
-def _too_long(where: str) -> InputError:
-    return InputError(
-        f"{where} is longer than {MAX_TEXT_CHARACTERS:,} characters.", hint="Cut it into texts, with blank lines."
-    )
 
 
 def _plain(origin: Origin, column: str) -> Iterator[str]:
@@ -86,8 +80,8 @@ def _plain(origin: Origin, column: str) -> Iterator[str]:
         if line.strip():
             part.append(line)
             size += len(line)
-            if size > MAX_TEXT_CHARACTERS:
-                raise _too_long(f"{origin.name}: the text that ends in line {number}")
+            if size > _columns.MAX_TEXT_CHARACTERS:
+                raise _columns.too_long(f"{origin.name}: the text that ends in line {number}")
         elif part:
             yield "".join(part).strip("\n")
             part, size = [], 0
@@ -138,6 +132,7 @@ def _parquet(origin: Origin, column: str) -> Iterator[str]:
                     f"{origin.name}: the column `{name}` is {kinds[name]}, not string.",
                     hint="Name another one with --column.",
                 )
+            _check_sizes(file.metadata, name, origin)
             row = count(1)
             for batch in file.iter_batches(_BATCH_ROWS, columns=[name], use_threads=False):
                 for cell in batch.column(0):
@@ -146,6 +141,24 @@ def _parquet(origin: Origin, column: str) -> Iterator[str]:
         raise
     except pa.ArrowException:
         raise InputError(f"{origin.name} is no parquet, or damaged.", hint="Get or write it again.") from None
+
+
+def _check_sizes(metadata: Any, column: str, origin: Origin) -> None:
+    """Nothing is unpacked yet: a small file may hold more than fits in memory.
+
+    Raises:
+        InputError: In a row group the column takes more than MAX_CHUNK_BYTES, or than its rows may at four bytes a
+            character.
+    """
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        most = min(MAX_CHUNK_BYTES, 4 * group.num_rows * _columns.MAX_TEXT_CHARACTERS)
+        for chunk in map(group.column, range(group.num_columns)):
+            if chunk.path_in_schema == column and chunk.total_uncompressed_size > most:
+                raise InputError(
+                    f"{origin.name}: the column `{column}` takes {chunk.total_uncompressed_size:,} bytes in one row "
+                    f"group of {group.num_rows:,} rows; {most:,} may be.",
+                    hint="Write it again with smaller row groups and shorter texts.",
+                )
 
 
 def _is_text(kind: pa.DataType) -> bool:

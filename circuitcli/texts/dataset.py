@@ -95,13 +95,45 @@ def _load(name: _Name) -> Any:
     import datasets
 
     with Asking(name.name, name.config, lambda: datasets.get_dataset_config_names(_path(name))):
+        for pattern in _patterns(name.folder) if name.folder else []:
+            if "://" in pattern:  # they would be asked for at once
+                raise _outside(name, pattern)
         builder = datasets.load_dataset_builder(_path(name), name.config)
+    if name.folder:
+        inside = {str(name.folder.resolve() / path) for path in _contents(name.folder)}
+        for file in chain.from_iterable((builder.config.data_files or {}).values()):
+            if os.path.normpath(file) not in inside:
+                raise _outside(name, file)
     if builder.name not in READERS:
         raise InputError(
             f"The dataset {name} is of the kind {builder.name}, which isn't text.",
             hint="Give one of .jsonl, .parquet, .csv or .txt files.",
         )
     return builder
+
+
+def _patterns(folder: Path) -> list[str]:
+    """Which files a folder says that it has, in each of its configurations, where it says so."""
+    import yaml
+    from datasets import config
+    from datasets.data_files import sanitize_patterns
+    from datasets.load import DatasetCard
+    from datasets.utils.metadata import MetadataConfigs
+
+    card, more = folder / config.REPOCARD_FILENAME, folder / config.REPOYAML_FILENAME
+    said = DatasetCard.load(card).data.to_dict() if card.is_file() else {}
+    if more.is_file():
+        said.update(yaml.safe_load(more.read_text(encoding="utf-8")) or {})
+    configurations = MetadataConfigs.from_dataset_card_data(said).values()
+    named = [sanitize_patterns(one["data_files"]) for one in configurations if one.get("data_files") is not None]
+    return [str(pattern) for splits in named for patterns in splits.values() for pattern in patterns]
+
+
+def _outside(name: _Name, file: str) -> InputError:
+    return InputError(
+        f"The dataset {name} reads {file}, which isn't in its folder.",
+        hint="Move it there, where neither it nor its folder is hidden, nor that a link; or give it with --text.",
+    )
 
 
 def _path(name: _Name) -> str:
@@ -118,11 +150,19 @@ def _stream(builder: Any) -> Any:
 def _sha256(folder: Path) -> str:
     """Of the paths and contents of a folder's files, hidden ones apart."""
     whole = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if path.is_file() and path.stat().st_size and not any(part.startswith(".") for part in inside.parts):
+    for inside in sorted(_contents(folder)):
+        path = folder / inside
+        if path.stat().st_size:
             whole.update(f"{inside.as_posix()} {find(str(path)).sha256()}\n".encode())
     return whole.hexdigest()
+
+
+def _contents(folder: Path) -> Iterator[Path]:
+    """The files of a folder, hidden ones apart, as paths inside it; folders that are links aren't entered."""
+    for path in folder.rglob("*"):
+        inside = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in inside.parts):
+            yield inside
 
 
 plugin = Dataset()

@@ -1,6 +1,7 @@
 """Exit 3 for a run that is unfinished, stale, corrupt or not to be trusted; exit 5 for want of memory or disk."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -122,6 +123,33 @@ def test_changed_sae_is_noticed(circuit: Circuit, profile: Path, tiny_saes: Path
     circuit("cache-acts", "--run", tmp_path / "new").refused(3, "0.resid_post", "changed", "circuit fetch-saes --force")
 
 
+ENTRIES = {
+    "none": lambda saes: [],
+    "an older run's": lambda saes: [{k: v for k, v in saes[0].items() if k != "stated"}, *saes[1:]],
+    "a newer run's": lambda saes: [*saes[:-1], {**saes[-1], "colour": "red"}],
+    "no entries": lambda saes: [1],
+    "a word for a number": lambda saes: [{**saes[0], "d_sae": "wide"}],
+    "no list": lambda saes: saes[0],
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_saes_of_another_version(name: str, circuit: Circuit, run: Path):
+    """Their hash is right, but this version can't read them; fetch-saes can write them anew."""
+    path, record = run / "saes" / "saes.json", run / "saes" / "stage.json"
+    path.write_text(json.dumps({"saes": ENTRIES[name](json.loads(path.read_text())["saes"])}))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    record.write_bytes(_edited(record, {"files": {"saes/saes.json": {"sha256": digest, "rows": 3}}}))
+    before = contents(run)
+    for command in ("fetch-saes", "graph", "run-all"):
+        force = ["--force"] if command == "graph" else []
+        circuit(command, "--run", run, *force).refused(3, str(path), "circuit fetch-saes --force")
+        circuit(command, "--run", run, *force, "--json").refused_in_json(3)
+    assert contents(run) == before
+    assert circuit("fetch-saes", "--run", run, "--force").code == 0
+    assert len(json.loads(path.read_text())["saes"]) == 3
+
+
 CORRUPT = {
     "no JSON": ("stage.json", b"{", ["corrupt"]),
     "binary": ("stage.json", b"\xff\xfe", ["corrupt"]),
@@ -236,3 +264,12 @@ def test_other_failures_of_torch_are_bugs(circuit: Circuit, profile: Path, tmp_p
     monkeypatch.setattr(BridgeModel, "run", fail)
     with pytest.raises(RuntimeError, match="mat1"):
         circuit("run-all", "--profile", profile, "--run", tmp_path / "new")
+
+
+def test_a_folder_that_cannot_be_made(circuit: Circuit):
+    circuit("fetch-saes", "--run", "/proc/x").refused(3, "/proc/x", "--run")
+
+
+def test_a_number_beyond_all_bounds_in_the_runs_settings(circuit: Circuit, run: Path):
+    (run / "settings.toml").write_text(f"seed = {'9' * 5000}\n")
+    circuit("graph", "--run", run).refused(3, "settings.toml", "TOML")

@@ -98,6 +98,7 @@ def test_what_is_wrong_with_a_dataset_is_said(hub: LoopbackHub, tmp_path: Path):
     hub.add("a/pictures", {"train/a.png": PICTURE, "train/b.png": PICTURE}, kind="dataset")
     hub.add("a/broken", {"train.jsonl": lines(["one"]) + b"{{{"}, kind="dataset")
     hub.add("a/damaged", {"train.parquet": parquet(["one"])[:-9]}, kind="dataset")
+    hub.add("a/yaml", {"README.md": b"---\nconfigs: [a: b: c\n---\n", "train.jsonl": lines(["one"])}, kind="dataset")
     hub.add("a/numbers", {"train.jsonl": lines(list(range(9)))}, kind="dataset")
     hub.add("a/busy", {"train.jsonl": lines(["one"])}, kind="dataset")
     hub.fail("a/busy", status=429, times=1000, headers={"Retry-After": "0"})
@@ -111,6 +112,7 @@ def test_what_is_wrong_with_a_dataset_is_said(hub: LoopbackHub, tmp_path: Path):
         ("a/pictures", "auto"): (3, ["a/pictures", "imagefolder"]),
         ("a/broken", "auto"): (3, ["a/broken", "can't be read"]),
         ("a/damaged", "auto"): (3, ["a/damaged", "can't be read"]),
+        ("a/yaml", "auto"): (3, ["a/yaml", "can't be read"]),
         ("a/numbers", "auto"): (3, ["a/numbers", "`text`", "number"]),
         ("a/numbers", "texts"): (3, ["no column `texts`", "Did you mean `text`"]),
         ("a/busy", "auto"): (4, ["a/busy", "429"]),

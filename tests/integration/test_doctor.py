@@ -17,6 +17,7 @@ from circuitcli.core.sampling import pad, sample_documents, to_sequences
 from circuitcli.core.sites import Site
 from circuitcli.runtime.checkpoint import find
 from circuitcli.runtime.tokenizer import Tokenizer
+from circuitcli.stages import doctor as stage
 
 SMALL = ("--num-sequences", "6", "--max-tokens", "64")
 B = "blocks.{}.hook_{}".format
@@ -39,16 +40,60 @@ def test_seven_mistakes_are_told_and_named(circuit, tmp_path):
     planted.plant(tmp_path, B(2, "mlp_out"), metadata=planted.at(B(3, "mlp_out")))
     planted.plant(tmp_path, B(0, "resid_post"), config={"normalize_activations": "layer_norm"})
     found = verdicts(circuit, 6, "--release", tmp_path)
-    assert {site: change for site, (_, change) in found.items()} == {
-        "0.attn_out": "LayerNorm",
-        "1.attn_out": "TopK 16",
-        "2.attn_out": "b_dec negated",
-        "3.attn_out": "b_dec subtracted",
-        "1.mlp_out": "layer after",
-        "3.mlp_out": "layer before",
-        "0.resid_post": "no normalisation",
+    assert found == {
+        "0.attn_out": ("wrong", "LayerNorm"),
+        "1.attn_out": ("wrong", "TopK 16"),
+        "2.attn_out": ("wrong", "b_dec negated"),
+        "3.attn_out": ("doubtful", "b_dec subtracted"),
+        "1.mlp_out": ("wrong", "layer after"),
+        "3.mlp_out": ("wrong", "layer before"),
+        "0.resid_post": ("wrong", "no normalisation"),
     }
-    assert not [site for site, (verdict, _) in found.items() if verdict == "fits"]
+
+
+class TestRuns:
+    @pytest.fixture(autouse=True)
+    def here(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    def test_a_run_that_is_not_there_is_refused(self, circuit, tmp_path, monkeypatch):
+        missing = tmp_path / "typo"
+        circuit("doctor", "--run", missing).refused(3, f"There is no run at {missing}", "leave --run out")
+        circuit("doctor", "--run", missing, "--json").refused_in_json(3)
+        (tmp_path / "empty").mkdir()
+        monkeypatch.setenv("CIRCUIT_RUN", "empty")
+        circuit("doctor").refused(3, "There is no run at empty")
+        assert list(contents(tmp_path)) == ["empty"]
+
+    def test_a_run_gives_settings_and_commits(self, circuit, tmp_path, monkeypatch):
+        seen = []
+        monkeypatch.setattr(stage, "run", lambda job: seen.append(job) or [])
+        planted.plant(tmp_path, B(1, "attn_out"))
+        (tmp_path / "p.toml").write_text("seed = 5")
+        args = ("--run", "run", "--release", tmp_path, "--profile", "p.toml")
+        assert circuit("fetch-saes", *args).code == 0
+        assert circuit("doctor", "--run", "run").code == 0
+        [job] = seen
+        assert job.settings.seed == 5
+        assert job.run.record("fetch-saes").facts["saes"] == ["1.attn_out"]
+
+    @pytest.mark.parametrize("kind", ["other", "file", "run"])
+    def test_without_a_run_no_folder_is_looked_at(self, kind, circuit, tmp_path):
+        """Whatever lies where runs lie, and under this command's name."""
+        place = tmp_path / "runs" / "doctor"
+        place.parent.mkdir()
+        if kind == "file":
+            place.write_text("mine")
+        else:
+            place.mkdir()
+            (place / "x").write_text("mine")
+        if kind == "run":
+            (place / "settings.toml").write_text("seed = [")
+            (place / "saes").mkdir()
+            (place / "saes" / "stage.json").write_text("{")
+        before = contents(tmp_path)
+        assert verdicts(circuit, 0, "--layers", "0", "--site", "attn_out") == {"0.attn_out": ("fits", None)}
+        assert contents(tmp_path) == before
 
 
 def test_a_flipped_bos_is_told(circuit, tmp_path):

@@ -596,6 +596,50 @@ def test_what_answers_may_be_no_hub(server: LoopbackHub, client: Hub) -> None:
     assert "isn't a hub" in refused(HubError, 4, lambda: client.listing(REPO))
 
 
+FILE = {"rfilename": "a.pt", "size": 2, "blobId": "a" * 40}
+LFS = {"size": 2, "sha256": "a" * 64, "pointerSize": 130}
+NO_LISTINGS: dict[str, Any] = {
+    "a message": {"message": "log in"},
+    "a list": [],
+    "null": None,
+    "a string": "hi",
+    "a number": 5,
+    "siblings": {"siblings": "abc"},
+    "a sibling": {"siblings": [5]},
+    "size": {"siblings": [{**FILE, "size": "x"}]},
+    "true": {"siblings": [{**FILE, "size": True}]},
+    "negative": {"siblings": [{**FILE, "size": -1}]},
+    "lfs": {"siblings": [{**FILE, "lfs": "x"}]},
+    "part of lfs": {"siblings": [{**FILE, "lfs": {"sha256": "a" * 64}}]},
+    "hash": {"siblings": [{**FILE, "lfs": {**LFS, "sha256": 5}}]},
+    "name": {"siblings": [{**FILE, "rfilename": 5}]},
+    "date": {"lastModified": "yesterday", "siblings": [FILE]},
+    "no date": {"lastModified": 5, "siblings": [FILE]},
+}
+
+
+@pytest.mark.parametrize("name", ["right", *NO_LISTINGS])
+def test_json_that_is_no_listing_is_no_hubs(name: str, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a network that wants a log-in answers; the right one shows what else the answers have."""
+    given = {"siblings": [FILE, {**FILE, "rfilename": "b.pt", "lfs": LFS}]} if name == "right" else NO_LISTINGS[name]
+    whole = {"id": REPO, "sha": "b" * 40, **given} if isinstance(given, dict) and "message" not in given else given
+    answer = SimpleNamespace(json=lambda: whole)
+    monkeypatch.setattr("huggingface_hub.hf_api.get_session", lambda: SimpleNamespace(get=lambda *a, **k: answer))
+    monkeypatch.setattr("huggingface_hub.hf_api.hf_raise_for_status", lambda response: None)
+    if name == "right":
+        assert [file.blob for file in client.listing(REPO)] == ["a" * 40, "a" * 64]
+    else:
+        assert "isn't a hub" in refused(HubError, 4, lambda: client.listing(REPO))
+
+
+def test_a_password_in_the_address_of_the_hub_is_not_printed(tmp_path: Path) -> None:
+    for endpoint in ("https://user:S3cret@proxy/hf", "https://S3cret@proxy", "user:S3cret@proxy", "S3cret"):
+        words = refused(HubError, 4, lambda endpoint=endpoint: Hub(endpoint=endpoint, cache=tmp_path))
+        assert "HF_ENDPOINT" in words
+        assert "no user and password" in words
+        assert "S3cret" not in words
+
+
 PATHS_OUT = ["../../../../evil", "/evil", "//evil", "///evil", "a/../../../../evil", "..\\evil", "evil\0", "", "."]
 
 

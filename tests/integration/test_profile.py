@@ -83,6 +83,14 @@ def test_no_plain_file_is_written_over(kind: str, circuit: Circuit, old: Path, t
     assert contents(tmp_path) == before
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_where_no_file_can_be_made(circuit: Circuit, old: Path):
+    """In /proc even root makes none, and is told that there is no such file."""
+    for place in ("/proc/profile.toml", "/proc/none/profile.toml"):
+        circuit("profile", "init", place).refused(3, f"{place} can't be written", "No such file", "another place")
+        circuit("profile", "import", old, "--output", place, "--json").refused_in_json(3)
+
+
 BAD = {
     "missing": (None, 3, ["can't be read", "No such file"]),
     "empty": (b" \n", 3, ["is empty"]),
@@ -93,6 +101,7 @@ BAD = {
     "wrong type": (b"SEED: many", 2, ["`SEED`", "'many'", "whole number"]),
     "out of range": (b"LOGIT_TOKENS: 500", 2, ["`LOGIT_TOKENS`", "500", "256"]),
     "empty slice": (b'ACTS_LAYERS_SLICE: "6:4"', 2, ["6:4"]),
+    "endless slice": (b'ACTS_LAYERS_SLICE: "0:' + b"9" * 5000 + b'"', 2, ["`ACTS_LAYERS_SLICE`", "slice"]),
     "code": (b"SEED: !!python/object/apply:os.system ['touch owned']", 3, ["python/object/apply", "refused"]),
     "aliases": (b"a: &a [1]\nb: *a", 3, ["alias", "refused"]),
     "huge": (b"a: 1\n" * 200_000, 3, ["larger than", "refused"]),

@@ -115,3 +115,23 @@ def test_several_saes_for_one_site_need_a_pattern(registered: dict[str, Path]) -
         source.plugin.sites("tiny/nothing", "main")
     with pytest.raises(InputError, match="revision"):
         source.plugin.locate("tiny/*/width_1", "v2", [Site(1, "resid_post")])
+
+
+def test_of_two_processes_one_is_first(registered: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While SAELens still reads an SAE here, another process has kept it."""
+    original = SAE.from_pretrained
+
+    def late(*args: Any) -> Any:
+        monkeypatch.setattr(SAE, "from_pretrained", original)
+        first.append(source._kept("tiny", "layer_1/width_1"))
+        return original(*args)
+
+    first: list[Path] = []
+    monkeypatch.setattr(SAE, "from_pretrained", late)
+    folder = source._kept("tiny", "layer_1/width_1")
+    assert [folder] == first
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name]
+    assert (folder / CONFIG).is_file()
+    (folder / CONFIG).unlink()
+    with pytest.raises(OSError, match="not empty"):  # of what nobody finished nothing is made better
+        source._kept("tiny", "layer_1/width_1")

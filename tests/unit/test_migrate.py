@@ -189,6 +189,7 @@ WRONG = {
     "half a character": ('PROMPT: "\\uD800"', ["`PROMPT`", "text"]),
     "slice without quotes": ("ACTS_LAYERS_SLICE: 4:6", ["`ACTS_LAYERS_SLICE`", "246", "in quotes"]),
     "slice with a step": ('ACTS_LAYERS_SLICE: "0:6:2"', ["0:6:2", "without a step"]),
+    "slice of too many digits": (f'ACTS_LAYERS_SLICE: "0:{"9" * 5000}"', ["`ACTS_LAYERS_SLICE`", "without a step"]),
     "slice of words": ('ACTS_LAYERS_SLICE: "a:b"', ["a:b", "slice"]),
     "pins as a list": ("DIMS_PINNED: [112]", ["`DIMS_PINNED`", "[112]", "`4: [112]`"]),
     "pin of a word": ("DIMS_PINNED: {4: x}", ["`DIMS_PINNED`", "{4: 'x'}"]),

@@ -97,6 +97,25 @@ def test_values_that_make_no_sense_name_their_flag(layer: dict[str, Any], flag: 
     assert f"({flag})" in error.value.message
 
 
+@pytest.mark.parametrize(
+    ("layer", "wanted"),
+    [
+        ({"texts": {"prepend_bos": "maybe"}}, "can't be 'maybe': it should be 'auto' or true or false."),
+        ({"texts": {"prepend_bos": []}}, "can't be []: it should be 'auto' or true or false."),
+        ({"runtime": {"batch_size": 0}}, "can't be 0: it should be 'auto' or greater than or equal to 1."),
+        ({"saes": {"sites": 5}}, "can't be 5: it should be 'auto' or a list."),
+        ({"saes": {"sites": [1, 2]}}, "can't be [1, 2]: it should be 'auto' or a valid string."),
+        ({"runtime": {"batch_size": 0, "dtype": "x"}, "texts": 5}, "it should be 'float32', 'bfloat16' or 'float16'."),
+        ({"texts": 5, "saes": 6}, "can't be 6: it should be a table."),
+        ({"seed": "9" * 5000}, ": it should be a smaller number."),
+    ],
+)
+def test_all_that_a_value_could_be_is_named(layer: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(UsageError) as error:
+        resolve(layer)
+    assert error.value.message.endswith(wanted)
+
+
 def test_a_table_that_is_none_is_refused() -> None:
     for layers in ([{"texts": 5}], [{"texts": 5}, {"seed": 1}]):
         with pytest.raises(UsageError, match="`texts`"):

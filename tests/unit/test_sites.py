@@ -13,6 +13,7 @@ from circuitcli.core.sites import (
     check_sites,
     is_upstream,
     parse_feature,
+    parse_hook,
     parse_layers,
     parse_pin,
     parse_site,
@@ -20,6 +21,8 @@ from circuitcli.core.sites import (
     resolve_pins,
 )
 from circuitcli.errors import InputError, UsageError
+
+LONG = "9" * 5000  # more digits than int() takes
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,18 @@ def test_what_is_no_pin(text: str) -> None:
         parse_pin(text)
 
 
+@pytest.mark.parametrize("text", [LONG, f"-{LONG}", f"0:{LONG}", f"-{LONG}:", f"{LONG}:{LONG}"])
+def test_layers_of_too_many_digits(text: str) -> None:
+    with pytest.raises(UsageError, match="not a slice"):
+        parse_layers(text, 6)
+
+
+@pytest.mark.parametrize("text", [f"4:{LONG}", f"{LONG}:4", f"4.z.{LONG}", f"{LONG}.z.4"])
+def test_pins_of_too_many_digits(text: str) -> None:
+    with pytest.raises(UsageError, match="name a feature"):
+        parse_pin(text)
+
+
 def test_pins_are_resolved_sorted_and_once() -> None:
     widths = {Site(1, "resid_post"): 10, Site(0, "z"): 5, Site(1, "attn_out"): 7}
     pins = ["1.resid_post.9", "0:4", "1.attn_out.6", "0.z.4"]
@@ -133,6 +148,16 @@ def test_downstream_reaches_the_next_chosen_layer() -> None:
 def test_hooks_are_transformer_lenss() -> None:
     assert Site(3, "z").hook == "blocks.3.attn.hook_z"
     assert Site(3, "mlp_out").hook == "blocks.3.hook_mlp_out"
+
+
+@pytest.mark.parametrize("site", [Site(0, "z"), Site(123456789, "resid_pre")])
+def test_a_hook_reads_back(site: Site) -> None:
+    assert parse_hook(site.hook) == site
+
+
+@pytest.mark.parametrize("layer", ["", "x", "-1", "1.5", LONG])
+def test_what_is_no_hook(layer: str) -> None:
+    assert parse_hook(f"blocks.{layer}.hook_resid_pre") is None
 
 
 @given(st.integers(0, 99), st.sampled_from(SITES), st.integers(0, 10**6))

@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from circuitcli import plugins
 from circuitcli.errors import InputError
-from circuitcli.texts import TextRequest, _files, _open
+from circuitcli.texts import TextRequest, _columns, _files, _open, dataset
 
 LINES = ["In the beginning", "⏎ and {braces}", "two\nlines \u2028 and [bold]markup[/bold]", "\x1b[31mred", "the end"]
 
@@ -243,7 +244,7 @@ def test_a_bomb_ends_at_the_limit(name: str, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_line_and_a_text_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_files, "MAX_TEXT_CHARACTERS", 1000)
+    monkeypatch.setattr(_columns, "MAX_TEXT_CHARACTERS", 1000)
     for name, data in {
         "a.txt": "x" * 1001,
         "b.txt": "line\n" * 201,
@@ -253,6 +254,36 @@ def test_a_line_and_a_text_without_end_are_refused(tmp_path: Path, monkeypatch: 
         refused(tmp_path / name, "longer than 1,000 characters", "line")
     (tmp_path / "c.txt").write_text("line\n" * 200 + "\n" + "line\n" * 200)
     assert list(map(len, texts_of(tmp_path / "c.txt"))) == [999, 999]
+
+
+@pytest.mark.parametrize("source", ["file", "dataset", "prompt"])
+def test_a_text_of_any_source_may_be_so_long(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_columns, "MAX_TEXT_CHARACTERS", 1000)
+    path = tmp_path / "train.parquet"
+    for size in (1000, 1001):
+        pq.write_table(pa.table({"text": ["short", "é" * size]}), path)
+        value = {"file": path, "dataset": tmp_path, "prompt": "é" * size}[source]
+        if size == 1000:
+            assert asked(source, value)[1][-1] == "é" * size
+        else:
+            with pytest.raises(InputError, match=r"longer than 1,000 characters"):
+                asked(source, value)
+
+
+@pytest.mark.parametrize("limit", ["rows", "bytes"])
+def test_a_row_group_that_unpacks_to_too_much_is_not_read(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A megabyte of one letter, packed to a few bytes; in `rows` more than one row may have."""
+    if limit == "rows":
+        monkeypatch.setattr(_columns, "MAX_TEXT_CHARACTERS", 1000)
+    else:
+        monkeypatch.setattr(_files, "MAX_CHUNK_BYTES", 1000)
+    path, few = tmp_path / "a.parquet", ["fine"] * 10
+    pq.write_table(pa.table({"other": ["x" * (1 << 20)] * 10, "text": few}), path, compression="zstd")
+    assert texts_of(path, "text") == few
+    pq.write_table(pa.table({"text": [*few, "x" * (1 << 20)]}), path, row_group_size=10, compression="zstd")
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *args, **kwargs: pytest.fail("it was read"))
+    refused(path, "a.parquet", "`text`", "one row group of 1 rows", "smaller row groups")
 
 
 @pytest.mark.slow
@@ -344,3 +375,76 @@ def test_the_demo_has_held_out_passages_with_their_sources():
     assert len(rows) >= 600
     assert {row["source"] for row in rows} == {"World English Bible", "Jargon File 4.4.7", "The Devil's Dictionary"}
     assert asked("demo", column="words")[1] == [row["text"] for row in rows]
+
+
+def described(data_files: str) -> str:
+    return f"---\nconfigs:\n- config_name: default\n  data_files: {data_files}\n---\n"
+
+
+OUTSIDE = {
+    "beside": described("../beside/secret.jsonl"),
+    "absolute": described("{root}/beside/secret.jsonl"),
+    "through the folder": described("{root}/own/../beside/*.jsonl"),
+    "a linked folder": described("linked/*.jsonl"),
+    "hidden": described(".hidden/*.jsonl"),
+    "one of a split": described("[{{split: train, path: fine.jsonl}}, {{split: test, path: ../beside/secret.jsonl}}]"),
+    "a folder": "---\nconfigs:\n- config_name: default\n  data_dir: ../beside\n---\n",
+    "an address": described("http://127.0.0.1:9/secret.jsonl"),
+    "an address in a list": described("[fine.jsonl, 'https://127.0.0.1:9/secret.jsonl']"),
+    "an archive elsewhere": described("zip://secret.jsonl::{root}/beside/secret.zip"),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("place", ["README.md", ".huggingface.yaml"])
+def test_a_folder_of_a_dataset_reads_no_file_elsewhere(
+    name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    own, beside = tmp_path / "own", tmp_path / "beside"
+    for folder in (own, beside, own / ".hidden"):
+        folder.mkdir()
+        jsonl(folder / "secret.jsonl", ["secret"]).rename(folder / ("fine.jsonl" if folder == own else "secret.jsonl"))
+    (own / "linked").symlink_to(beside)
+    opened: list[str] = []
+
+    def url_to_fs(url: str, **more: object) -> tuple[object, str]:
+        opened.append(url)
+        return fsspec.core.url_to_fs(url, **more)
+
+    monkeypatch.setattr("datasets.data_files.url_to_fs", url_to_fs)
+    said = OUTSIDE[name].format(root=tmp_path)
+    (own / place).write_text(said if place == "README.md" else said.replace("---\n", ""))
+    with pytest.raises(InputError, match="isn't in its folder"):
+        asked("dataset", own)
+    assert not [url for url in opened if "://" in url]
+    assert bool(opened) == ("://" not in said)
+
+
+def test_a_folder_of_a_dataset_may_say_which_files_it_reads(tmp_path: Path):
+    (tmp_path / "own/en").mkdir(parents=True)
+    jsonl(tmp_path / "own/en/a.jsonl", ["one"])
+    jsonl(tmp_path / "two.jsonl", ["two"])
+    (tmp_path / "own/en/b.jsonl").symlink_to(tmp_path / "two.jsonl")  # its content is in the identity
+    (tmp_path / "link").symlink_to(tmp_path / "own")
+    (tmp_path / "own/README.md").write_text(described("./en/*.jsonl"))
+    first = asked("dataset", tmp_path / "link")
+    assert first[1] == ["one", "two"]
+    jsonl(tmp_path / "two.jsonl", ["three"])
+    assert asked("dataset", tmp_path / "link")[0] != first[0]
+
+
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("said", ["configs: [a: b: c", "configs: {}\nx: [", "configs: 5", "configs: &a [*b]", "- a"])
+@pytest.mark.parametrize("config", ["", ":en"])
+def test_a_dataset_described_in_broken_yaml_is_refused_in_words(name: str, said: str, config: str, tmp_path: Path):
+    jsonl(tmp_path / "a.jsonl", ["one"])
+    (tmp_path / name).write_text(said if name != "README.md" else f"---\n{said}\n---\n")
+    with pytest.raises(InputError, match="can't be read"):
+        asked("dataset", f"{tmp_path}{config}")
+
+
+def test_the_help_says_how_many_rows_of_a_dataset_are_read():
+    from circuitcli.cli.options import documentation
+
+    (row,) = (line for line in documentation().splitlines() if line.startswith("| `--dataset`"))
+    assert f"first {dataset.MAX_DOCUMENTS:,} rows" in row

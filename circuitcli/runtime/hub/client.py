@@ -130,7 +130,7 @@ class Hub:
             sha256 = str(sibling.lfs.sha256) if sibling.lfs else None
             blob = sha256 or str(sibling.blob_id)
             known = COMMIT.fullmatch(commit) and (SHA256 if sha256 else COMMIT).fullmatch(blob)
-            if not known or type(size) is not int or size < 0 or not isinstance(path, str) or not stays_inside(path):
+            if not known or type(size) is not int or size < 0 or type(path) is not str or not stays_inside(path):
                 raise not_a_hub
             files.append(folder.now(RemoteFile(folder.repo, path, commit, size, sha256, None, blob, revision=revision)))
         return files
