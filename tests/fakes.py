@@ -27,6 +27,7 @@ class LinearModel:
     o: Tensor
     m: Tensor
     u: Tensor
+    resumes_at_places: bool = True
 
     @classmethod
     def random(cls, seed: int = 0) -> "LinearModel":

@@ -139,7 +139,8 @@ def ablate(
         downstream: Sites to read, all downstream of `site`.
     """
     batch = _Batch(rows, clean)
-    read = _at_places if bool((rows.pos >= 0).all()) else _over_sequences
+    local = model.resumes_at_places and bool((rows.pos >= 0).all())
+    read = _at_places if local else _over_sequences
     ablated, final = read(model, saes[site], clean, batch, downstream)
     before = {down: clean.run.sites[down][batch.context_seq, batch.context_pos] for down in downstream}
     changes = {down: changed(saes[down], before[down], ablated[down], batch.row_context) for down in downstream}
@@ -187,7 +188,7 @@ def _at_places(model: Model, sae: Sae, clean: Clean, batch: _Batch, downstream: 
 
 
 def _over_sequences(model: Model, sae: Sae, clean: Clean, batch: _Batch, downstream: Sequence[Site]) -> _Read:
-    """Every position of a row is edited, and computed again."""
+    """Whole sequences are computed again: where every position is edited, or the model allows nothing less."""
     site, sites = sae.site, clean.run.sites
     delta = edits(sae, sites[site][batch.seq], batch.rows, batch.lengths)
     base = {name: sites[name][batch.seq] for name in model.bases(site)}

@@ -88,6 +88,11 @@ class Model(Protocol):
         """Its sizes."""
         ...
 
+    @property
+    def resumes_at_places(self) -> bool:
+        """Whether `resume` takes `places`."""
+        ...
+
     def run(
         self,
         tokens: Int[Tensor, "b t"],

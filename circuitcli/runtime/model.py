@@ -114,6 +114,7 @@ class BridgeModel:
         self._bridge = bridge
         self._shape = shape
         self.runtime = runtime
+        self.resumes_at_places = False  # until it was seen to
 
     @property
     def shape(self) -> ModelShape:
@@ -262,6 +263,7 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
         parameter.requires_grad_(False)
     model = BridgeModel(bridge, checkpoint.shape, runtime)
     _check(model, checkpoint.name)
+    model.resumes_at_places = _understands_places(model)
     return model
 
 
@@ -327,6 +329,27 @@ def _check(model: BridgeModel, name: str) -> None:
         assert final is not None
         if not (final - clean.final).abs().max() <= tolerance:
             raise unfit
+
+
+def _understands_places(model: BridgeModel) -> bool:
+    """Whether a few positions, computed behind their sequence's clean keys and values, are as they were in it.
+
+    False of a model whose blocks keep no cache, or get arguments by position that aren't known here.
+    """
+    tokens = torch.arange(1, 9, device=model.runtime.device).unsqueeze(0)
+    places = Places(tokens.new_zeros(1), tokens.new_tensor([[2, 7, 5, 5]]))
+    site = Site(0, "resid_pre")
+    try:
+        clean = model.run(tokens, [site], final=True, keep=0)
+        x = clean.sites[site][0][places.pos]
+        again = model.resume(clean, {site: x}, Edit(site, torch.zeros_like(x)), [], final=True, places=places).final
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            raise
+        return False
+    assert clean.final is not None and again is not None
+    tolerance = (1e-4 if model.runtime.dtype == torch.float32 else 0.1) * clean.final.abs().max()
+    return bool((again - clean.final[0][places.pos]).abs().max() <= tolerance)
 
 
 def _recorder(calls: _Calls, layer: int) -> Callable[..., Any]:

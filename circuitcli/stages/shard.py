@@ -51,7 +51,13 @@ class Inputs:
 
     @cached_property
     def model(self) -> Model:
-        return self.job.load_model()
+        model = self.job.load_model()
+        if not model.resumes_at_places:
+            self.job.report.say(
+                f"{self.job.settings.model} can't be resumed at single positions: whole sequences are computed again, "
+                "which is slower."
+            )
+        return model
 
     @cached_property
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +147,8 @@ class ShardWork:
     def _row_bytes(self) -> int:
         """A generous estimate of what one row holds at once: streams, scores, encodings and logits."""
         shape, width = self.inputs.model.shape, int(self.inputs.sample[0].shape[1])
-        positions = width if self.settings.ablate.positions == "all" else 1
+        local = self.settings.ablate.positions == "top" and self.inputs.model.resumes_at_places
+        positions = 1 if local else width
         streams = positions * (30 * shape.d_model + 8 * width) + 4 * width * shape.d_z
         encodings = 6 * sum(self.inputs.widths[site] for site in self.downstream)
         edited = positions * self.inputs.widths[self.shard.site]

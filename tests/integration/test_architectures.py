@@ -107,6 +107,7 @@ def test_fast_path_plain_path_and_transformers_agree_on_an_edit(
 def test_a_few_places_are_computed_as_in_whole_sequences(models: Any, tokens: Tensor, family: str, name: str) -> None:
     """Each place on its own, behind its sequence's clean keys and values: as transformers has it, one at a time."""
     model, hf = models[family]
+    assert model.resumes_at_places
     site = Site(EDITED, name)
     beside = {Site(EDITED, "mlp_out")} if model.shape.parallel and name in ("z", "attn_out") else set()
     read = [s for s in all_sites(model, site) if s not in beside]

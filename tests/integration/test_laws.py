@@ -1,5 +1,7 @@
 """Laws 1 to 4 of DESIGN §6, and the law of centring, on the tiny model at every site."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -190,3 +192,23 @@ def test_centring_edits_do_the_same(
         one, other = (dense(r, down, rows, tiny.D_SAE) for r in (raw, processed))
         if mean_free or site.name == "z" or not down.name.startswith("resid"):
             assert (one - other).abs().max() <= 1e-4 * max(1, float(other.abs().max())), down
+
+
+def test_a_model_without_a_cache_is_computed_over_whole_sequences(
+    tiny_model: Path, bridge: Any, saes: Any, sequences: Text, tmp_path: Path
+) -> None:
+    """The same numbers, by the way that asks nothing of the model's blocks."""
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"use_cache": False}))
+    other = tiny.load_model(folder)
+    assert (bridge.resumes_at_places, other.resumes_at_places) == (True, False)
+    for site in EDITED:
+        rows, downstream = firing_rows(bridge, saes[site], sequences, whole=False), behind(site, saes)
+        clean = [read_clean(model, list(saes), *sequences, logits=True) for model in (bridge, other)]
+        fast = ablate(bridge, saes, site, rows, clean[0], downstream)
+        slow = ablate(other, saes, site, rows, clean[1], downstream)
+        torch.testing.assert_close(fast.logprob_effect, slow.logprob_effect, rtol=0, atol=1e-4)
+        for down in downstream:
+            one, two = (dense(result, down, rows, tiny.D_SAE) for result in (fast, slow))
+            assert ((one - two).abs() > 1e-4 * max(1, float(two.abs().max()))).float().mean() <= 0.001, down
