@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,89 +17,15 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.supported_models import MODEL_ALIASES
 from transformers import AutoModelForCausalLM
-from transformers.cache_utils import Cache
 
 from circuitcli.core.model import Activations, Edit, ModelShape, Pass, Places
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
+from circuitcli.runtime.calls import Calls, Kept, recorder
 from circuitcli.runtime.checkpoint import BROKEN, Checkpoint, unfit
 from circuitcli.runtime.device import Runtime, out_of_memory
-
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
-_CACHE = object()  # stands in a recorded call where the cache of keys and values was
-
-
-class _Kept:
-    """In place of a cache on a clean pass: keeps the keys and values of the blocks from `first` on, all positions."""
-
-    def __init__(self, first: int) -> None:
-        self._first = first
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def update(self, k: Tensor, v: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        if layer >= self._first:
-            self.layers[layer] = (k, v)
-        return k, v
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for pair in self.layers.values() for part in pair)
-
-
-class _Prefix:
-    """In place of a cache where a block runs at a few places: their sequences' clean keys and values go before."""
-
-    def __init__(self, kept: _Kept, seq: Int[Tensor, " g"]) -> None:
-        self._kept, self._seq = kept, seq
-
-    def update(self, k: Tensor, v: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        keys, values = self._kept.layers[layer]
-        return torch.cat([keys[self._seq], k], 2), torch.cat([values[self._seq], v], 2)
-
-
-@dataclass(frozen=True, eq=False)
-class _Calls:
-    """How a clean pass called its blocks, and what they kept."""
-
-    blocks: dict[int, _Call]
-    kept: _Kept
-    width: int  # positions of a sequence
-
-    def at(self, layer: int, places: Places | None) -> _Call:
-        """The arguments of a block behind the stream: for whole sequences, or for a few places of each."""
-        args, kwargs = self.blocks[layer]
-        if places is None:
-            return tuple(_without(a) for a in args), {key: _without(value) for key, value in kwargs.items()}
-        prefix = _Prefix(self.kept, places.seq)
-
-        def fitted(value: Any) -> Any:
-            if value is _CACHE:
-                return prefix
-            if isinstance(value, tuple):
-                return tuple(fitted(part) for part in value)
-            if isinstance(value, Tensor) and value.ndim == 4:
-                return _mask(value, places)
-            if isinstance(value, Tensor) and value.ndim >= 2 and value.shape[1] == self.width:
-                return value[0][places.pos]
-            return value
-
-        return tuple(fitted(a) for a in args), {key: fitted(value) for key, value in kwargs.items()}
-
-
-def _without(value: Any) -> Any:
-    return None if value is _CACHE else value
-
-
-def _mask(clean: Tensor, places: Places) -> Tensor:
-    """What each place sees: what it saw in its sequence, but itself as it is now. [g, 1, c, t + c]"""
-    groups, count = places.pos.shape
-    barred = clean.dtype == torch.bool
-    none = False if barred else torch.finfo(clean.dtype).min
-    before = clean[0, 0][places.pos].scatter(2, places.pos.unsqueeze(2), none)
-    own = torch.full((count, count), none, dtype=clean.dtype, device=clean.device)
-    own.fill_diagonal_(True if barred else 0.0)
-    return torch.cat([before, own.expand(groups, -1, -1)], 2).unsqueeze(1)
 
 
 class _Stop(Exception):
@@ -132,7 +57,7 @@ class BridgeModel:
     ) -> Pass:
         """One pass over whole sequences; see `core.model.Model.run`."""
         sites: Activations = {}
-        calls = _Calls({}, _Kept(self._shape.n_layers if keep is None else keep), tokens.shape[1])
+        calls = Calls({}, Kept(self._shape.n_layers if keep is None else keep), tokens.shape[1])
         ends: list[Tensor] = []
         last = self._shape.n_layers - 1 if final else max((s.layer for s in read), default=-1)
 
@@ -142,7 +67,7 @@ class BridgeModel:
 
         with ExitStack() as hooks:
             for layer, block in enumerate(self._bridge.blocks):
-                hooks.enter_context(_handle(block.register_forward_pre_hook(_recorder(calls, layer), with_kwargs=True)))
+                hooks.enter_context(_handle(block.register_forward_pre_hook(recorder(calls, layer), with_kwargs=True)))
             stops = [*self._bridge.blocks, self._bridge.ln_final]
             hooks.enter_context(_handle(stops[last + 1].register_forward_pre_hook(stop, prepend=True)))
             hooks.enter_context(self._bridge.hooks(fwd_hooks=_edits(edit) + _readers(sites, read)))
@@ -204,7 +129,7 @@ class BridgeModel:
         offset: Tensor = values.view(-1, self._bridge.cfg.d_head).repeat_interleave(groups, dim=0).flatten()
         return offset
 
-    def _block(self, layer: int, x: Tensor, calls: _Calls, places: Places | None) -> Tensor:
+    def _block(self, layer: int, x: Tensor, calls: Calls, places: Places | None) -> Tensor:
         args, kwargs = calls.at(layer, places)
         out = self._bridge.blocks[layer](x, *args, **kwargs)
         after: Tensor = out[0] if isinstance(out, tuple) else out
@@ -239,6 +164,11 @@ class BridgeModel:
     def _mlp_output(block: Any, mid: Tensor) -> Tensor:
         out: Tensor = block.mlp(block.ln2(mid))
         return block.ln2_post(out) if hasattr(block, "ln2_post") else out
+
+
+def official_name(name: str) -> str:
+    """What TransformerLens calls a model by that name, or the name itself."""
+    return next((known for known, aliases in MODEL_ALIASES.items() if name in aliases), name)
 
 
 def load(checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
@@ -350,29 +280,6 @@ def _understands_places(model: BridgeModel) -> bool:
     assert clean.final is not None and again is not None
     tolerance = (1e-4 if model.runtime.dtype == torch.float32 else 0.1) * clean.final.abs().max()
     return bool((again - clean.final[0][places.pos]).abs().max() <= tolerance)
-
-
-def _recorder(calls: _Calls, layer: int) -> Callable[..., Any]:
-    """Notes with what arguments the model calls a block, but for the stream, and keeps its keys and values."""
-
-    def record(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kept = {key: _one_row(value) for key, value in kwargs.items() if key not in ("use_cache", "hidden_states")}
-        calls.blocks[layer] = (tuple(_one_row(arg) for arg in args[1:]), kept)
-        swapped = {key: calls.kept if isinstance(value, Cache) else value for key, value in kwargs.items()}
-        return tuple(calls.kept if isinstance(arg, Cache) else arg for arg in args), swapped
-
-    return record
-
-
-def _one_row(value: Any) -> Any:
-    """An argument that serves any number of rows: sequences are causal and padded right, so all rows share masks."""
-    if isinstance(value, Cache):
-        return _CACHE
-    if isinstance(value, Tensor) and value.ndim:
-        return value[:1]
-    if isinstance(value, tuple):
-        return tuple(_one_row(part) for part in value)
-    return value
 
 
 def _readers(sites: Activations, read: Sequence[Site]) -> list[tuple[str, Callable[..., None]]]:

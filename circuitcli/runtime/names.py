@@ -11,7 +11,7 @@ def repository(name: str) -> str:
     """The repository of a model: of a name with an owner that itself, else what TransformerLens calls by that name."""
     if name in _KNOWN or "/" in name:
         return _KNOWN.get(name, name)
-    from transformer_lens.supported_models import MODEL_ALIASES
+    from circuitcli.runtime.model import official_name  # only now: it imports TransformerLens
 
-    official = next((known for known, aliases in MODEL_ALIASES.items() if name in aliases), name)
+    official = official_name(name)
     return _KNOWN.get(official, official)
