@@ -50,6 +50,10 @@ class Node:
         contexts: Its top contexts, strongest first.
         promoted: Next tokens that ablating it lowers, the most lowered first.
         suppressed: Next tokens that ablating it raises, the most raised first.
+        label: What it is called: an explanation, or the user's own words.
+        group: The name of the group of nodes that the user put it in.
+        pos: The position in a prompt that it stands for; None where it stands for all.
+        neuronpedia: Address of its page on Neuronpedia, if its SAE is known there.
     """
 
     id: str
@@ -65,13 +69,30 @@ class Node:
     contexts: tuple[Context, ...]
     promoted: tuple[TokenEffect, ...]
     suppressed: tuple[TokenEffect, ...]
+    label: str | None = None
+    group: str | None = None
+    pos: int | None = None
+    neuronpedia: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An earlier mean effect of an edge: what a later run measured anew. `run` and `created` say where and when."""
+
+    effect_mean: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    run: str
+    created: str
 
 
 @dataclass(frozen=True)
 class Edge:
     """Mean effect of ablating `source` on the activation of `target` (SAE units of the target), over n contexts.
 
-    `ci_low` and `ci_high` bound the 95% bootstrap interval; None when it has none.
+    `ci_low` and `ci_high` bound the 95% bootstrap interval; None when it has none. `older` are earlier measurements of
+    the same effect, the newest first.
     """
 
     source: str
@@ -80,6 +101,7 @@ class Edge:
     ci_low: float | None
     ci_high: float | None
     n: int
+    older: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True)
