@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitcli.core.model import Edit, ModelShape, Pass, Places
+from circuitcli.core.model import BlockSizes, Edit, ModelShape, Pass, Places
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
@@ -36,6 +36,14 @@ class LinearModel:
         return cls(*(torch.randn(shape, generator=generator) / 2 for shape in shapes))
 
     @property
+    def sizes(self) -> BlockSizes:
+        return BlockSizes(D * D, D * D, D * D)
+
+    @property
+    def device(self) -> torch.device:
+        return self.u.device
+
+    @property
     def shape(self) -> ModelShape:
         return ModelShape(LAYERS, D, D, VOCAB, 99)
 
@@ -47,6 +55,7 @@ class LinearModel:
         final: bool = False,
         edit: Edit | None = None,
         keep: int | None = None,
+        until: int | None = None,
     ) -> Pass:
         return self._from(self.embedding[tokens], read, edit)
 
@@ -85,8 +94,9 @@ class LinearModel:
             kept.append(own)
             if places is None:
                 return own.cumsum(1)
-            seq = places.seq.unsqueeze(1)
-            return values[layer].cumsum(1)[seq, places.pos] - values[layer][seq, places.pos] + own
+            seq, first = places.seq.unsqueeze(1), places.pos[:, :1] if places.chained else places.pos
+            before = values[layer].cumsum(1)[seq, first] - values[layer][seq, first]
+            return before + (own.cumsum(1) if places.chained else own)
 
         for layer in range(LAYERS):
             x = at(Site(layer, "resid_pre"), x)

@@ -39,6 +39,7 @@ def mean_effects(
     The interval is a 95% percentile bootstrap over sequences (not contexts, which share their sequence's text):
     Σ_s w_s·(sum of effects in s) / Σ_s w_s·(contexts in s), w multinomial, 1,000 times (Efron 1979; cluster bootstrap).
     It is NaN, as the standard deviation is, when there are fewer than two contexts, and when all lie in one sequence.
+    Of a context that was read at several positions the effects on one target add up.
 
     Args:
         context: Index into the contexts, one for each stored change.
@@ -50,6 +51,9 @@ def mean_effects(
         feature: The feature that was ablated.
     """
     n = len(sequences)
+    pairs, pair = np.unique(context.astype(np.int64) * max(n_targets, 1) + target, return_inverse=True)
+    context, target = np.divmod(pairs, max(n_targets, 1))
+    effect = np.bincount(pair, weights=effect, minlength=len(pairs))
     total = np.bincount(target, weights=effect, minlength=n_targets)
     mean = total / n
     nothing = np.full(n_targets, np.nan)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -37,6 +38,15 @@ class ModelShape:
         return self.d_z if site == "z" else self.d_model
 
 
+@dataclass(frozen=True)
+class BlockSizes:
+    """How many weights the matrices of one block have: to attention's queries, keys and values, from z, in the MLP."""
+
+    attention_in: int
+    attention_out: int
+    mlp: int
+
+
 @dataclass(frozen=True, eq=False)
 class Edit:
     """What is added to the activations of one site: δ, zero where nothing changes."""
@@ -49,11 +59,13 @@ class Edit:
 class Places:
     """A few positions of some sequences of a pass, at which to compute again: `pos[i, j]` of sequence `seq[i]`.
 
-    Each is computed on its own: it sees its sequence's earlier positions as they were on the clean pass.
+    They see their sequence's earlier positions as they were on the clean pass, and nothing of each other; but where
+    they are chained, `pos[i]` are positions that follow each other, and each sees those before it as they are now.
     """
 
     seq: Int[Tensor, " g"]
     pos: Int[Tensor, "g c"]
+    chained: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +101,16 @@ class Model(Protocol):
         ...
 
     @property
+    def sizes(self) -> BlockSizes:
+        """Those of its blocks."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is, and what it reads and gives."""
+        ...
+
+    @property
     def resumes_at_places(self) -> bool:
         """Whether `resume` takes `places`."""
         ...
@@ -101,11 +123,12 @@ class Model(Protocol):
         final: bool = False,
         edit: Edit | None = None,
         keep: int | None = None,
+        until: int | None = None,
     ) -> Pass:
         """One pass over whole sequences, edited by a hook if there is an edit.
 
-        It stops after the last site read unless `final` asks for the stream after the last block. Keys and values of
-        the blocks from `keep` on stay, for `resume` at places.
+        It stops after the last site read, or after the block `until`, unless `final` asks for the stream after the
+        last block. Keys and values of the blocks from `keep` on stay, for `resume` at places.
         """
         ...
 
@@ -132,7 +155,7 @@ class Model(Protocol):
             read: Sites downstream of the edit.
             final: Whether to go on to the stream after the last block.
             places: If given, `base` and the edit hold these positions only, [g, c, d], and so does the result: exact
-                where the edit is at one position, which is the one that is read, since attention looks back only.
+                where nothing before them is edited, since attention looks back only.
         """
         ...
 

@@ -1,11 +1,12 @@
 """The plainest ablation: whole sequences, one ablation at a time, by the model's own hooks.
 
-It shares nothing with `ablation` but the SAE's arithmetic, and is what tests compare the engine with.
+It shares nothing with `ablation` but the SAE's arithmetic. Tests compare the engine with it, and `bench` times it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,19 @@ from torch import Tensor
 from circuitcli.core.model import Edit, Model
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Plain:
+    """What one ablation did where it is read, clean first and ablated second.
+
+    Attributes:
+        activations: Of each downstream site.
+        logprob: Log-probabilities of the next token.
+    """
+
+    activations: dict[Site, Float[Tensor, "2 d"]]
+    logprob: Float[Tensor, "2 v"]
 
 
 def ablate_one(
@@ -25,14 +39,15 @@ def ablate_one(
     pos: int,
     replacement: float,
     downstream: Sequence[Site],
-) -> tuple[dict[Site, Float[Tensor, "2 d"]], Float[Tensor, "2 v"]]:
-    """Replace one feature at one position (−1: at every position ≥ 1), and read at it (−1: at the last).
+    *,
+    read: int | None = None,
+) -> Plain:
+    """Replace one feature at one position (−1: at every position ≥ 1), and read at it (−1: at the last), or at `read`.
 
-    Returns:
-        Clean and ablated activations of each downstream site, and clean and ablated log-probabilities.
+    Two full passes of the model, logits of every position included, as anybody would make them.
     """
     tokens = sequence.unsqueeze(0)
-    read = pos if pos >= 0 else len(sequence) - 1
+    read = read if read is not None else pos if pos >= 0 else len(sequence) - 1
     clean = model.run(tokens, [site, *downstream], final=True)
     x = clean.sites[site]
     places = [pos] if pos >= 0 else list(range(1, len(sequence)))
@@ -45,5 +60,5 @@ def ablate_one(
     ablated = model.run(tokens, downstream, final=True, edit=Edit(site, delta))
     pairs = {s: torch.stack([saes[s].encode(p.sites[s][0, read]) for p in (clean, ablated)]) for s in downstream}
     assert clean.final is not None and ablated.final is not None
-    finals = torch.stack([clean.final[0, read], ablated.final[0, read]])
-    return pairs, model.logits(finals).float().log_softmax(-1)
+    logits = [model.logits(p.final[0])[read] for p in (clean, ablated) if p.final is not None]
+    return Plain(pairs, torch.stack(logits).float().log_softmax(-1))

@@ -20,18 +20,20 @@ Conerly et al. 2024 (constant norm); conventions of SAELens. All arithmetic is f
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuitcli.core.active import Active, where
 from circuitcli.core.sites import Site
 
 Activation = Literal["relu", "topk", "jumprelu", "gated"]
 Normalisation = Literal["none", "layer_norm", "constant_norm"]
 LAYER_NORM_EPS = 1e-5
 _TINY = torch.finfo(torch.float32).tiny  # a zero activation has no direction, and stays zero
+_DENSE_BYTES = 2**26  # of the encodings that are held at once where only the active ones are wanted
 _TENSORS = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold", "b_gate", "r_mag", "offset")
 
 
@@ -102,23 +104,42 @@ class Sae:
             pre = self.pre_activations(x)
             top, index = pre.topk(self.k, dim=-1)
             return torch.zeros_like(pre).scatter_(-1, index, top.relu())
-        return self._activated(self._projections(x), slice(None))
+        return self._activated(self._projections(x))
 
-    def activation_of(self, x: Float[Tensor, "n d_in"], feature: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """One feature's activation at each x; the others aren't computed, but of a topk SAE, where they have a say."""
+    def active(self, x: Float[Tensor, "n d_in"]) -> Active:
+        """The activations that aren't 0, of each row; all of them are never held at once."""
+        size = max(1, _DENSE_BYTES // (4 * self.d_sae))
+        parts = [self._active(x[start : start + size], start) for start in range(0, len(x), size)]
+        if not parts:
+            none = torch.zeros(0, dtype=torch.long, device=x.device)
+            parts = [(none, none, torch.zeros(0, device=x.device))]
+        place, feature, value = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Active(place, feature, value, self.d_sae)
+
+    def _active(self, x: Float[Tensor, "n d_in"], start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Row (counted from `start`), feature and activation of some rows, in this order."""
         if self.activation == "topk":
-            return self.encode(x).gather(1, feature.unsqueeze(1)).squeeze(1)
-        return self._activated(torch.einsum("nd,dn->n", self._normal(x), self.w_enc[:, feature]), feature)
+            assert self.k is not None
+            top, index = self.pre_activations(x).topk(self.k, dim=-1)
+            index, order = index.sort(dim=-1)
+            fires = where((top := top.gather(-1, order)) > 0)
+            return fires // self.k + start, index.flatten()[fires], top.flatten()[fires]
+        if self.activation == "relu":  # the bias goes into the product, and nothing is written for what is silent
+            encoded = torch.addmm(self.b_enc, self._normal(x), self.w_enc)
+        else:
+            encoded = self.encode(x)
+        fires = where(encoded > 0)
+        return fires // self.d_sae + start, fires % self.d_sae, encoded.flatten()[fires]
 
-    def _activated(self, h: Float[Tensor, "*n"], which: Any) -> Float[Tensor, "*n"]:
-        """What some features make of their projections h; not of topk."""
+    def _activated(self, h: Float[Tensor, "*n d_sae"]) -> Float[Tensor, "*n d_sae"]:
+        """What the features make of their projections h; not of topk."""
         if self.activation == "gated":
             assert self.b_gate is not None and self.r_mag is not None
-            return (h * self.r_mag[which].exp() + self.b_enc[which]).relu() * (h + self.b_gate[which] > 0)
-        pre = h + self.b_enc[which]
+            return (h * self.r_mag.exp() + self.b_enc).relu() * (h + self.b_gate > 0)
+        pre = h + self.b_enc
         if self.activation == "jumprelu":
             assert self.threshold is not None
-            return pre.relu() * (pre > self.threshold[which])
+            return pre.relu() * (pre > self.threshold)
         return pre.relu()
 
     def _projections(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:

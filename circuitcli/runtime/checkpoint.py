@@ -68,16 +68,16 @@ def find(name: str, revision: str = "main", hub: Hub | None = None) -> Checkpoin
     if local is not None:
         if revision != "main" and not _SHA256.fullmatch(revision):  # a run asks by what it recorded
             raise InputError(f"The folder {name} has no revisions.", hint="Leave --model-revision out.")
-        return Checkpoint(name, local, _shape(name, local), None, ())
+        return Checkpoint(name, local, shape_of(name, local), None, ())
     repo, hub = repository(name), hub or Hub()
     if _COMMIT.fullmatch(revision):
         [config] = hub.files(repo, [_CONFIG], revision)
         if config.cached is not None and _complete(config.cached.parent):  # a commit doesn't change: no need to ask
-            return Checkpoint(name, config.cached.parent, _shape(name, config.cached.parent), revision, ())
+            return Checkpoint(name, config.cached.parent, shape_of(name, config.cached.parent), revision, ())
     files = _wanted(name, hub.listing(repo, revision), hub)
     [config] = [file for file in files if file.path == _CONFIG]
     folder = hub.fetch([config])[0].parent
-    return Checkpoint(name, folder, _shape(name, folder), config.commit, tuple(files))
+    return Checkpoint(name, folder, shape_of(name, folder), config.commit, tuple(files))
 
 
 def _local(name: str) -> Path | None:
@@ -128,7 +128,7 @@ def _complete(folder: Path) -> bool:
     )
 
 
-def _shape(name: str, folder: Path) -> ModelShape:
+def shape_of(name: str, folder: Path) -> ModelShape:
     """The sizes that a configuration states."""
     from transformers import AutoConfig
 

@@ -19,9 +19,9 @@ from circuitcli.errors import InputError, ResourceError, UsageError, nearest
 T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# The share of free memory that one batch may fill, and the largest batch that still gains speed.
+# The share of free memory that one batch may fill, and the largest batch that still gains speed, in positions.
 _MEMORY_SHARE = 0.25
-_MAX_BATCH = {"cpu": 128, "mps": 128, "cuda": 512}
+_MAX_BATCH = {"cpu": 512, "mps": 512, "cuda": 2048}
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,17 @@ class Runtime:
         torch.set_num_threads(threads)
         return replace(self, batch_size=batch_size, threads=threads)
 
-    def rows_at_once(self, row_bytes: int) -> int:
-        """The batch size: as set, or what a quarter of the free memory holds at `row_bytes` a row."""
+    def rows_at_once(self, row_bytes: int, positions: int = 1) -> int:
+        """The batch size: as set, or what a quarter of the free memory holds at `row_bytes` a row of some positions."""
         if self.batch_size is not None:
             return self.batch_size
         fitting = self.room() // max(row_bytes, 1)
-        return max(1, min(fitting, _MAX_BATCH[self.device.type]))
+        return max(1, min(fitting, -(-_MAX_BATCH[self.device.type] // positions)))
 
-    def room(self) -> int:
-        """Bytes that one thing may take: a quarter of the free memory."""
-        return int(free_memory(self.device) * _MEMORY_SHARE)
+    def room(self, on_cpu: int | None = None) -> int:
+        """Bytes that one thing may take: a quarter of the free memory, on a CPU at most `on_cpu`."""
+        room = int(free_memory(self.device) * _MEMORY_SHARE)
+        return room if on_cpu is None or self.device.type != "cpu" else min(room, on_cpu)
 
     def batches(self, total: int, size: int, work: Callable[[slice], T], *, say: Callable[[str], None]) -> Iterator[T]:
         """`work` over consecutive slices of at most `size` rows; out of memory, the size is halved and said.

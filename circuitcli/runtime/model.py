@@ -7,24 +7,22 @@ the arguments that the model itself gave them on the clean pass.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.supported_models import MODEL_ALIASES
-from transformers import AutoModelForCausalLM
 
-from circuitcli.core.model import Activations, Edit, ModelShape, Pass, Places
+from circuitcli.core.model import Activations, BlockSizes, Edit, ModelShape, Pass, Places
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
+from circuitcli.runtime import weights
 from circuitcli.runtime.calls import Calls, Kept, recorder
-from circuitcli.runtime.checkpoint import BROKEN, Checkpoint, unfit
+from circuitcli.runtime.checkpoint import Checkpoint, unfit
 from circuitcli.runtime.device import Runtime, out_of_memory
 
 
@@ -35,9 +33,10 @@ class _Stop(Exception):
 class BridgeModel:
     """A `core.model.Model` over a TransformerBridge."""
 
-    def __init__(self, bridge: Any, shape: ModelShape, runtime: Runtime) -> None:
+    def __init__(self, bridge: Any, shape: ModelShape, sizes: BlockSizes, runtime: Runtime) -> None:
         self._bridge = bridge
         self._shape = shape
+        self.sizes = sizes
         self.runtime = runtime
         self.resumes_at_places = False  # until it was seen to
 
@@ -45,6 +44,11 @@ class BridgeModel:
     def shape(self) -> ModelShape:
         """Its sizes."""
         return self._shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.runtime.device
 
     def run(
         self,
@@ -54,12 +58,14 @@ class BridgeModel:
         final: bool = False,
         edit: Edit | None = None,
         keep: int | None = None,
+        until: int | None = None,
     ) -> Pass:
         """One pass over whole sequences; see `core.model.Model.run`."""
         sites: Activations = {}
         calls = Calls({}, Kept(self._shape.n_layers if keep is None else keep), tokens.shape[1])
         ends: list[Tensor] = []
-        last = self._shape.n_layers - 1 if final else max((s.layer for s in read), default=-1)
+        furthest = max((*(s.layer for s in read), -1 if until is None else until), default=-1)
+        last = self._shape.n_layers - 1 if final else furthest
 
         def stop(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
             ends.append(args[0])
@@ -177,65 +183,33 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
     Raises:
         InputError: Its files don't make a model, or make one that TransformerLens can't bridge.
     """
-    weights = _weights(checkpoint, runtime)
+    return bridged(weights.load(checkpoint, runtime), checkpoint, runtime)
+
+
+def bridged(loaded: Any, checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
+    """A model of transformers, whose configuration lies in the checkpoint's folder, behind a bridge that was tried.
+
+    Raises:
+        InputError: TransformerLens can't bridge it.
+    """
+    sizes = weights.sizes(loaded)  # of its own modules, before the bridge takes their place
     try:
         bridge = TransformerBridge.boot_transformers(
             str(checkpoint.folder),
             device=str(runtime.device),
             dtype=runtime.dtype,
             trust_remote_code=False,
-            hf_model=weights,
+            hf_model=loaded,
         )
     except (OSError, ValueError) as error:
         raise unfit(checkpoint.name, error) from None
     bridge.eval()
     for parameter in bridge.parameters():
         parameter.requires_grad_(False)
-    model = BridgeModel(bridge, checkpoint.shape, runtime)
+    model = BridgeModel(bridge, checkpoint.shape, sizes, runtime)
     _check(model, checkpoint.name)
     model.resumes_at_places = _understands_places(model)
     return model
-
-
-def _weights(checkpoint: Checkpoint, runtime: Runtime) -> Any:
-    """The model in transformers; one that lacks a tensor, or has it in another shape, would be filled in at random."""
-    try:
-        model, said = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder,
-            dtype=runtime.dtype,
-            attn_implementation="eager",  # others give hooks no attention scores, and some drop Gemma's soft cap
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (*BROKEN, SafetensorError) as error:
-        raise unfit(checkpoint.name, error) from None
-    beyond = sorted(key for key in said["unexpected_keys"] if _layer(key) >= checkpoint.shape.n_layers)
-    if beyond:
-        raise unfit(
-            checkpoint.name,
-            f"its config.json says {checkpoint.shape.n_layers} layers, its weights go on: {_some(beyond)}",
-        )
-    missing = sorted(said["missing_keys"])
-    if missing:
-        raise unfit(checkpoint.name, f"its weights lack {_some(missing)}")
-    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in said["mismatched_keys"])
-    if mismatched:
-        raise unfit(checkpoint.name, f"its config.json gives other sizes than its weights to {_some(mismatched)}")
-    return model.to(runtime.device)
-
-
-def _layer(key: str) -> int:
-    """The block that a tensor belongs to by its name, −1 if none."""
-    found = re.search(r"(?:^|\.)(?:h|layers)\.(\d+)\.", key)
-    return int(found[1]) if found else -1
-
-
-def _some(names: Sequence[str], shown: int = 3) -> str:
-    """The first names, and how many there are beyond them."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{', '.join(names[:shown])}{more}"
 
 
 def _check(model: BridgeModel, name: str) -> None:
@@ -267,19 +241,23 @@ def _understands_places(model: BridgeModel) -> bool:
     False of a model whose blocks keep no cache, or get arguments by position that aren't known here.
     """
     tokens = torch.arange(1, 9, device=model.runtime.device).unsqueeze(0)
-    places = Places(tokens.new_zeros(1), tokens.new_tensor([[2, 7, 5, 5]]))
     site = Site(0, "resid_pre")
     try:
         clean = model.run(tokens, [site], final=True, keep=0)
-        x = clean.sites[site][0][places.pos]
-        again = model.resume(clean, {site: x}, Edit(site, torch.zeros_like(x)), [], final=True, places=places).final
+        assert clean.final is not None
+        tolerance = (1e-4 if model.runtime.dtype == torch.float32 else 0.1) * clean.final.abs().max()
+        for pos, chained in (([2, 7, 5, 5], False), ([3, 4, 5, 6, 7], True)):
+            places = Places(tokens.new_zeros(1), tokens.new_tensor([pos]), chained=chained)
+            x = clean.sites[site][0][places.pos]
+            again = model.resume(clean, {site: x}, Edit(site, torch.zeros_like(x)), [], final=True, places=places).final
+            assert again is not None
+            if not (again - clean.final[0][places.pos]).abs().max() <= tolerance:
+                return False
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if out_of_memory(error):
             raise
         return False
-    assert clean.final is not None and again is not None
-    tolerance = (1e-4 if model.runtime.dtype == torch.float32 else 0.1) * clean.final.abs().max()
-    return bool((again - clean.final[0][places.pos]).abs().max() <= tolerance)
+    return True
 
 
 def _readers(sites: Activations, read: Sequence[Site]) -> list[tuple[str, Callable[..., None]]]:

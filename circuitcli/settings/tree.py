@@ -157,13 +157,19 @@ class Ablate:
         str, Flag("--intervention", "What replaces an activation: zero, or the feature's mean.", "zero|mean")
     ] = "zero"
     positions: Annotated[
-        Literal["top", "all"],
+        Literal["top", "onward", "all"],
         Flag(
             "--positions",
-            "top: edit one context, read there. all: edit a whole sequence, read its last position.",
-            "top|all",
+            "top: edit one context, read there. onward: edit one context, read there and at every later position; "
+            "effects add up. all: edit a whole sequence, read its last position.",
+            "top|onward|all",
         ),
     ] = "top"
+    horizon: Annotated[
+        int,
+        Range(ge=0),
+        Flag("--horizon", "Positions behind the edited one that `onward` reads at most; 0: all of them."),
+    ] = 0
     logits: Annotated[bool, Flag("--logits", "Whether to measure the next token as well.")] = True
 
 

@@ -17,14 +17,15 @@ from circuitcli.core.contexts import Firings, choose_contexts
 from circuitcli.core.sites import FeatureId, Site, resolve_pins
 from circuitcli.errors import InputError
 from circuitcli.runtime.device import peak_memory
-from circuitcli.stages.shard import Inputs, ShardWork
+from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.shard import ShardWork
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import ablations, acts, tables
 from circuitcli.store.ablations import Shard
 
 NAME = "ablate"
 # Features of one shard: what an interruption may lose, and whose logit effects are held at once.
-SHARD_FEATURES = 8
+SHARD_FEATURES = 32
 
 
 def run(job: Job) -> Outcome:

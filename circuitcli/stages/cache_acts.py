@@ -36,6 +36,8 @@ NAME = "cache-acts"
 FIT = "acts/fit.json"
 # Sequences of one shard: what an interruption may lose, and what is held at once.
 SHARD_SEQUENCES = 32
+# Of SAEs that are in memory together on a CPU: a layer of three sites of 131,072 features, or res-jb's twelve.
+_SAE_BYTES = 5 * 2**29
 
 
 class _Shard(NamedTuple):
@@ -185,7 +187,7 @@ class _Inputs:
     def groups(self) -> list[list[SaeEntry]]:
         """The SAEs that are in memory together: all, or one after another those that fit."""
         groups: list[list[SaeEntry]] = []
-        room = self.job.runtime.room()
+        room = self.job.runtime.room(_SAE_BYTES)
         for entry in self.entries:
             size = 8 * entry.d_in * entry.d_sae
             taken = sum(8 * e.d_in * e.d_sae for e in groups[-1]) if groups else room
@@ -205,8 +207,7 @@ class _Inputs:
 def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shard]) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
     job, model, width = inputs.job, inputs.model, sample.tokens.shape[1]
-    most = max(sum(3 * entry.d_sae for entry in group) for group in inputs.groups)
-    runtime = todo.planned_batch(job.runtime.rows_at_once(4 * width * (most + 40 * model.shape.d_model)))
+    runtime = todo.planned_batch(job.runtime.rows_at_once(4 * width * 40 * model.shape.d_model, width))
 
     def encode(saes: Sequence[Sae], span: np.ndarray, part: slice) -> dict[Site, Firings]:
         rows = span[part]
@@ -233,12 +234,10 @@ def _firings(sae: Sae, x: torch.Tensor, rows: np.ndarray, lengths: np.ndarray) -
     each = torch.arange(x.shape[1], device=x.device)
     counted = (each >= 1) & (each < torch.as_tensor(lengths, device=x.device).unsqueeze(1))
     row, pos = counted.nonzero(as_tuple=True)
-    activations = sae.encode(x[row, pos])
-    place, feature = activations.nonzero(as_tuple=True)
-    value = activations[place, feature]
-    columns = (c.cpu().numpy() for c in (row[place], pos[place], feature))
+    active = sae.active(x[row, pos])
+    columns = (c.cpu().numpy() for c in (row[active.place], pos[active.place], active.feature))
     seq, position, index = (c.astype(np.int32) for c in columns)
-    return Firings(rows[seq].astype(np.int32), position, index, value.cpu().numpy())
+    return Firings(rows[seq].astype(np.int32), position, index, active.value.cpu().numpy())
 
 
 def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, shards: Mapping[str, _Shard]) -> None:

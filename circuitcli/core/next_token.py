@@ -1,0 +1,68 @@
+"""What ablations do to the next token: KL of each, and sums of the effects on every token.
+
+With l the logits, p = softmax(l_clean) and d = l_ablated − l_clean, whatever is common to all of d drops out:
+
+    s = d − max d        Z = Σ_v p·exp(s)        log p_ablated − log p_clean = s − log Z
+    KL(clean ‖ ablated) = log Z − Σ_v p·s        p_ablated − p_clean = p·(exp(s)/Z − 1)
+
+Written so, what didn't change is 0 exactly, and neither distribution is formed for its own sake. All float32; sums over
+ablations are wider.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+# Logits that are worked on at once: on a CPU what stays in its caches, on a GPU what fills it.
+_CHUNK_BYTES = {"cpu": 2**22, "mps": 2**28, "cuda": 2**28}
+
+
+class TokenSums:
+    """Sums of log p_ablated − log p_clean, and of p_ablated − p_clean, of every token, in slots: one a feature."""
+
+    def __init__(self, slots: int, d_vocab: int, device: torch.device) -> None:
+        wide = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+        self.logprob = torch.zeros(slots, d_vocab, dtype=wide, device=device)
+        self.prob = torch.zeros(slots, d_vocab, dtype=wide, device=device)
+
+    def add(
+        self,
+        slot: Int[Tensor, " n"],
+        context: Int[Tensor, " n"],
+        clean: Float[Tensor, "m v"],
+        ablated: Float[Tensor, "n v"],
+    ) -> Float[Tensor, " n"]:
+        """Add to the sums, and give KL(clean ‖ ablated) of each row, nats.
+
+        Args:
+            slot: Where each row is added; on the CPU, so that nobody waits for a device.
+            context: Each row's row of `clean`.
+            clean: Logits of each context.
+            ablated: Logits of each row.
+        """
+        p = clean.softmax(-1)
+        kl = torch.empty(len(slot), device=clean.device)
+        order = slot.argsort(stable=True)
+        size = max(1, _CHUNK_BYTES[clean.device.type] // (4 * clean.shape[1]))
+        for rows in order.split(size):
+            low, high = int(slot[rows[0]]), int(slot[rows[-1]])
+            of = functional.one_hot(slot[rows] - low, high - low + 1).T.float().to(clean.device)  # [slots, rows]
+            there = rows.to(clean.device)
+            at = context[there]
+            kl[there] = self._add(slice(low, high + 1), of, ablated[there].sub_(clean[at]), p[at])
+        return kl
+
+    def _add(self, slots: slice, of: Tensor, d: Float[Tensor, "c v"], p: Float[Tensor, "c v"]) -> Float[Tensor, " c"]:
+        """A chunk of rows: d = l_ablated − l_clean, which is overwritten, and clean probabilities."""
+        s = d.sub_(d.amax(-1, keepdim=True))
+        mean = torch.einsum("cv,cv->c", p, s)
+        logprob = of @ s
+        scaled = s.exp_().mul_(p)  # p·exp(s)
+        z = scaled.sum(-1)
+        log_z = z.log()
+        self.logprob[slots] += logprob.sub_((of @ log_z).unsqueeze(1))
+        self.prob[slots] += torch.addmm(of @ p, of / z, scaled, beta=-1)
+        return log_z - mean

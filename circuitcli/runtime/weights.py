@@ -1,0 +1,84 @@
+"""A model's weights in transformers: from its files, or random ones; and how many there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM
+
+from circuitcli.core.model import BlockSizes
+from circuitcli.runtime.checkpoint import BROKEN, Checkpoint, unfit
+from circuitcli.runtime.device import Runtime
+
+# Others give hooks no attention scores, and some drop Gemma's soft cap.
+ATTENTION = "eager"
+_ATTENTION_OUT = re.compile(r"\.(?:c_proj|o_proj|dense)\.")
+
+
+def load(checkpoint: Checkpoint, runtime: Runtime) -> Any:
+    """The model in transformers, with every weight from its files.
+
+    Raises:
+        InputError: They lack a tensor, or have it in another shape: transformers would fill it in at random.
+    """
+    try:
+        model, said = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            dtype=runtime.dtype,
+            attn_implementation=ATTENTION,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (*BROKEN, SafetensorError) as error:
+        raise unfit(checkpoint.name, error) from None
+    beyond = sorted(key for key in said["unexpected_keys"] if _layer(key) >= checkpoint.shape.n_layers)
+    if beyond:
+        raise unfit(
+            checkpoint.name,
+            f"its config.json says {checkpoint.shape.n_layers} layers, its weights go on: {_some(beyond)}",
+        )
+    missing = sorted(said["missing_keys"])
+    if missing:
+        raise unfit(checkpoint.name, f"its weights lack {_some(missing)}")
+    mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in said["mismatched_keys"])
+    if mismatched:
+        raise unfit(checkpoint.name, f"its config.json gives other sizes than its weights to {_some(mismatched)}")
+    return model.to(runtime.device)
+
+
+def _layer(key: str) -> int:
+    """The block that a tensor belongs to by its name, −1 if none."""
+    found = re.search(r"(?:^|\.)(?:h|layers)\.(\d+)\.", key)
+    return int(found[1]) if found else -1
+
+
+def _some(names: Sequence[str], shown: int = 3) -> str:
+    """The first names, and how many there are beyond them."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{', '.join(names[:shown])}{more}"
+
+
+def random(config: Any, runtime: Runtime) -> Any:
+    """A model of that configuration whose weights are drawn, as transformers draws them before training."""
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=runtime.dtype)
+    return model.to(runtime.device)
+
+
+def sizes(model: Any) -> BlockSizes:
+    """The weights of one block by what they do: matrices alone, each used once a position."""
+    found = {"attention_in": 0, "attention_out": 0, "mlp": 0}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or _layer(name) != 0:
+            continue
+        if "attn" not in name and "attention" not in name:
+            found["mlp"] += parameter.numel()
+        elif _ATTENTION_OUT.search(name):
+            found["attention_out"] += parameter.numel()
+        else:
+            found["attention_in"] += parameter.numel()
+    return BlockSizes(**found)

@@ -1,0 +1,125 @@
+"""What ablations read of a run, each loaded when it is first needed: SAEs, model, sequences and what fires in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from circuitcli.core import ablation
+from circuitcli.core.active import Active
+from circuitcli.core.contexts import Firings
+from circuitcli.core.model import Model
+from circuitcli.core.sae import Sae
+from circuitcli.core.sites import Site
+from circuitcli.stages.fetch_saes import entries_of, load_sae
+from circuitcli.stages.stage import Job
+from circuitcli.stages.workload import batch_size
+from circuitcli.store import acts, tables
+
+# Sequences that are run clean together, once for all ablations in them.
+CLEAN_SEQUENCES = 32
+# On a CPU clean passes are kept up to so many bytes; what goes beyond is run again for each shard.
+_CLEAN_BYTES = 2**30
+
+
+@dataclass
+class Inputs:
+    """What ablations read."""
+
+    job: Job
+    _clean: dict[int, ablation.Clean] = field(default_factory=dict)
+    _saes: dict[Site, Sae] = field(default_factory=dict)
+    _firings: dict[Site, Firings] = field(default_factory=dict)
+
+    @cached_property
+    def widths(self) -> dict[Site, int]:
+        return {entry.at: entry.d_sae for entry in entries_of(self.job.run)}
+
+    @cached_property
+    def horizon(self) -> int | None:
+        """How many positions behind an edited one are read; None: all of them."""
+        settings = self.job.settings.ablate
+        if settings.positions != "onward":
+            return 0 if settings.positions == "top" else None
+        return settings.horizon or None
+
+    def saes(self, sites: Sequence[Site]) -> dict[Site, Sae]:
+        """The SAEs at these sites. Those that were loaded for others go: only two layers' have to fit into memory."""
+        self._saes = {site: sae for site, sae in self._saes.items() if site in sites}
+        for entry in entries_of(self.job.run):
+            if entry.at in sites and entry.at not in self._saes:
+                self._saes[entry.at] = load_sae(self.job, entry, self.model)
+        return self._saes
+
+    @cached_property
+    def model(self) -> Model:
+        model = self.job.load_model()
+        if not model.resumes_at_places:
+            self.job.report.say(
+                f"{self.job.settings.model} can't be resumed at single positions: whole sequences are computed again, "
+                "which is slower."
+            )
+        return model
+
+    @cached_property
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """The sequences that count, and their lengths."""
+        tokens, lengths = acts.read_tokens(self.job.run.verified("cache-acts", acts.TOKENS))
+        count = self.job.settings.texts.num_sequences
+        return tokens[:count], lengths[:count]
+
+    def firings(self, site: Site) -> Firings:
+        """All that fires at a site in the sequences that count, in order of sequence and position."""
+        if site not in self._firings:
+            whole = Firings.concat(list(acts.shards(self.job.run, site)))
+            whole = whole.where(whole.seq < len(self.sample[1]))
+            self._firings[site] = whole.where(np.lexsort((whole.feature, whole.pos, whole.seq)))
+        return self._firings[site]
+
+    def clean(self, block: int, *, logits: bool) -> ablation.Clean:
+        """A block of sequences, unedited: run once for all features of all sites, as far as there is room to keep it."""
+        if block in self._clean:
+            return self._clean[block]
+        span = slice(block * CLEAN_SEQUENCES, (block + 1) * CLEAN_SEQUENCES)
+        tokens, lengths = (torch.as_tensor(part[span]).long() for part in self.sample)
+        sites = list(self.widths)
+        found = ablation.read_clean(
+            self.model,
+            sites,
+            tokens.to(self.job.runtime.device),
+            lengths,
+            {site: self._active(site, span.start, lengths) for site in sites},
+            logits=logits,
+            start=span.start,
+        )
+        room = self.job.runtime.room(_CLEAN_BYTES)
+        if found.run.nbytes + sum(kept.run.nbytes for kept in self._clean.values()) <= room:
+            self._clean[block] = found
+        return found
+
+    def _active(self, site: Site, start: int, lengths: torch.Tensor) -> Active:
+        """What fires at a site in a block of sequences, by place."""
+        whole = self.firings(site)
+        here = slice(*np.searchsorted(whole.seq, [start, start + len(lengths)]).tolist())
+        place = (whole.seq[here].astype(np.int64) - start) * int(lengths.max()) + whole.pos[here]
+        columns = (torch.as_tensor(part) for part in (place, whole.feature[here].astype(np.int64), whole.value[here]))
+        return Active(*(column.to(self.job.runtime.device) for column in columns), self.widths[site])
+
+    @cached_property
+    def statistics(self) -> dict[Site, dict[str, np.ndarray]]:
+        """The features' statistics, by site."""
+        table = tables.read(self.job.run.verified("cache-acts", acts.FEATURES))
+        by_site = {}
+        for site in self.widths:
+            mask = (table["layer"] == site.layer) & (table["site"] == site.name)
+            by_site[site] = {name: column[mask] for name, column in table.items()}
+        return by_site
+
+    @property
+    def batch_size(self) -> int:
+        """Rows at once."""
+        return batch_size(self.model, self.job.runtime, int(self.sample[0].shape[1]), self.horizon)
