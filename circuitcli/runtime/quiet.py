@@ -8,7 +8,8 @@ import warnings
 
 
 def hush() -> None:
-    """Silence transformers, huggingface_hub, datasets and TransformerLens."""
+    """Silence transformers, huggingface_hub, datasets and TransformerLens; let torch use large pages."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # fresh memory by 2 MiB at a time: large tensors are many
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # its errors are raised as well

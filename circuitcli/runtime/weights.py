@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
+from transformers.activations import NewGELUActivation
 
 from circuitcli.core.model import BlockSizes
 from circuitcli.runtime.checkpoint import BROKEN, Checkpoint, unfit
@@ -48,7 +50,7 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> Any:
     mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in said["mismatched_keys"])
     if mismatched:
         raise unfit(checkpoint.name, f"its config.json gives other sizes than its weights to {_some(mismatched)}")
-    return model.to(runtime.device)
+    return fused(model.to(runtime.device))
 
 
 def _layer(key: str) -> int:
@@ -66,7 +68,16 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
 def random(config: Any, runtime: Runtime) -> Any:
     """A model of that configuration whose weights are drawn, as transformers draws them before training."""
     model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=runtime.dtype)
-    return model.to(runtime.device)
+    return fused(model.to(runtime.device))
+
+
+def fused(model: Any) -> Any:
+    """The model with GPT-2's activation function in one pass over memory, in place of eight: the same tanh formula."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+    return model
 
 
 def sizes(model: Any) -> BlockSizes:
