@@ -35,9 +35,12 @@ class Read:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one ablation does: downstream latents where it is read, and the next token's distribution."""
+    """What one ablation does: downstream latents where it is read, and the next token's distribution.
 
-    reads: dict[Place, Read]
+    Reads are by place and position; KL and effects on tokens are summed over positions.
+    """
+
+    reads: dict[tuple[Place, int], Read]
     kl: float
     logprob_effect: Tensor
     prob_effect: Tensor
@@ -85,19 +88,30 @@ class Brute:
         last = min(later, default=place[0])
         return [p for p in self.saes if _order((p,)) > _order((place,)) and p[0] <= last]
 
-    def ablate(self, place: Place, feature: int, seq: int, pos: int, replacement: float) -> Outcome:
-        """Replace one feature at one position (−1: at every position from 1 on), and read there (−1: at the last)."""
+    def ablate(
+        self, place: Place, feature: int, seq: int, pos: int, replacement: float, horizon: int | None = 0
+    ) -> Outcome:
+        """Replace one feature at one position (−1: at every position from 1 on).
+
+        It is read there and at so many positions behind (None: all), or, edited everywhere, at the last.
+        """
         before, logp = self.clean[seq]
         x = before[place]
         where = torch.zeros(len(x), 1, dtype=torch.float64)
         where[slice(1, None) if pos < 0 else pos] = 1
         delta = self.saes[place].edit(x, feature, replacement) * where
         after, ablated_logp = self.model.run(self.sequences[seq], (place, delta))
-        at = pos if pos >= 0 else len(x) - 1
-        reads = {down: self._read(down, before[down][at], after[down][at]) for down in self.downstream(place)}
-        change = ablated_logp[at] - logp[at]
-        kl = -(logp[at].exp() * change).sum()
-        return Outcome(reads, float(kl), change, ablated_logp[at].exp() - logp[at].exp())
+        last = len(x) - 1
+        behind = last if horizon is None else min(last, pos + horizon)
+        positions = [last] if pos < 0 else list(range(pos, behind + 1))
+        downstream = self.downstream(place)
+        reads = {
+            (down, at): self._read(down, before[down][at], after[down][at]) for down in downstream for at in positions
+        }
+        change = ablated_logp[positions] - logp[positions]
+        kl = -(logp[positions].exp() * change).sum()
+        prob = ablated_logp[positions].exp() - logp[positions].exp()
+        return Outcome(reads, float(kl), change.sum(0), prob.sum(0))
 
     def _read(self, place: Place, before: Tensor, after: Tensor) -> Read:
         sae = self.saes[place]

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from circuitcli import __version__
-from circuitcli.cli import ablate, cache_acts, doctor, effects, fetch_saes, graph, profile, run_all
+from circuitcli.cli import ablate, bench, cache_acts, doctor, effects, fetch_saes, graph, profile, run_all
 from circuitcli.cli.console import show_error
 from circuitcli.cli.options import settings_command
 from circuitcli.cli.session import one_stage
@@ -36,6 +36,7 @@ for _name, _module in {
 }.items():
     settings_command(app, _name, _module.HELP)(partial(one_stage, show=_module.show))
 settings_command(app, "doctor", doctor.HELP, without=("force",))(doctor.command)
+settings_command(app, "bench", bench.HELP, without=("force",), more=bench.MORE)(bench.command)
 app.add_typer(profile.app, name="profile")
 
 

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
-from circuitcli.cli.session import existing, read_profile
+from circuitcli.cli.session import unrecorded
 from circuitcli.errors import CheckFailed
-from circuitcli.settings import resolve
 
 if TYPE_CHECKING:
     from circuitcli.core.fit import Fit, Numbers
-    from circuitcli.stages.doctor import Unrecorded
 
 HELP = "Check on a sample of text whether the SAEs fit the model, and try what else they could be."
 
@@ -31,7 +29,7 @@ def command(request: Request) -> None:
 
     hush()
     terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
-    job = _job(request, terminal)
+    job = unrecorded(request, terminal)
     from circuitcli.stages import doctor, fit
 
     fits = doctor.run(job)
@@ -49,16 +47,6 @@ def command(request: Request) -> None:
             document=document,
         )
     terminal.document(document)
-
-
-def _job(request: Request, terminal: Terminal) -> Unrecorded:
-    from circuitcli.stages.checks import check
-    from circuitcli.stages.doctor import NoRun, Unrecorded
-
-    run = existing(request.run) if request.run is not None else None
-    settings = resolve(run.settings() if run else {}, read_profile(request.profile), request.flags)
-    check(settings)
-    return Unrecorded(run or NoRun(), settings, terminal)
 
 
 def _show(fits: Sequence[Fit], terminal: Terminal) -> None:

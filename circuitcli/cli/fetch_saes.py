@@ -22,7 +22,7 @@ MORE: dict[str, tuple[Any, Any]] = {
 
 def command(request: Request) -> None:
     """The stage, or the list of releases, which needs no run."""
-    if request.listing:
+    if request.more["listing"]:
         _list(Terminal(as_json=request.as_json, quiet=False))
     else:
         one_stage(request, show)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ OWN = {
     "effects": ("effects.",),
     "graph": ("graph.",),
     "doctor": ("model", "saes.", "texts.", "seed", "runtime.dtype"),
+    "bench": ("model", "saes.", "texts.", "seed", "runtime.dtype"),
     "run-all": ("",),
 }
 _EVERYWHERE = ("runtime.device", "runtime.batch_size")
@@ -54,7 +55,7 @@ class Request:
     force: bool
     as_json: bool
     quiet: bool
-    listing: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)  # parameters of this command alone
 
 
 class _Command(TyperCommand):
@@ -93,19 +94,21 @@ def settings_command(
         help_text: What it does.
         flags_of: The command whose settings it takes; its own if not given.
         without: Parameters of every command that this one has no use for; they stay False.
-        more: Parameters of this command alone, by the field of `Request` that they fill.
+        more: Parameters of this command alone.
     """
     rows = rows_of(flags_of or name)
-    shared = {key: value for key, value in _COMMON.items() if key not in without} | dict(more or {})
+    common = {key: value for key, value in _COMMON.items() if key not in without}
+    own = dict(more or {})
 
     def register(body: Callable[[Request], None]) -> None:
         def command(**typed: Any) -> None:
-            common = dict.fromkeys(without, False) | {key: typed.pop(key) for key in shared}
+            shared = dict.fromkeys(without, False) | {key: typed.pop(key) for key in common}
+            mine = {key: typed.pop(key) for key in own}
             keys = {row.parameter: row.key for row in rows}
             flags = {keys[key]: _one(value) for key, value in typed.items() if value not in (None, [])}
-            body(Request(command=name, flags=nest(flags), **common))
+            body(Request(command=name, flags=nest(flags), more=mine, **shared))
 
-        parameters = {row.parameter: (_annotation(row), None) for row in rows} | shared
+        parameters = {row.parameter: (_annotation(row), None) for row in rows} | common | own
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -13,6 +13,7 @@ from circuitcli.errors import InputError, UsageError
 from circuitcli.settings import Layers, Settings, resolve, to_dict
 
 if TYPE_CHECKING:
+    from circuitcli.stages.doctor import Unrecorded
     from circuitcli.stages.stage import Job, Outcome
     from circuitcli.store.run import Run
 
@@ -65,6 +66,21 @@ def existing(path: Path) -> Run:
     if not run.settings_path.is_file():
         raise InputError(f"There is no run at {path}.", hint="Name the folder of a run, or leave --run out.")
     return run
+
+
+def unrecorded(request: Request, terminal: Terminal) -> Unrecorded:
+    """A job on what the settings choose, those of a run too if one is named; nothing of it is written.
+
+    Raises:
+        InputError: There is no run where one was named.
+    """
+    from circuitcli.stages.checks import check
+    from circuitcli.stages.doctor import NoRun, Unrecorded
+
+    run = existing(request.run) if request.run is not None else None
+    settings = resolve(run.settings() if run else {}, read_profile(request.profile), request.flags)
+    check(settings)
+    return Unrecorded(run or NoRun(), settings, terminal)
 
 
 def work(request: Request, body: Callable[[Job, Terminal], None]) -> None:

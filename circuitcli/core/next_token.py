@@ -43,7 +43,8 @@ class TokenSums:
             clean: Logits of each context.
             ablated: Logits of each row.
         """
-        p = clean.softmax(-1)
+        p = (clean - clean.amax(-1, keepdim=True)).exp_()
+        p /= p.sum(-1, keepdim=True)  # pairwise, unlike softmax's own sum: an error here would be one of every KL
         kl = torch.empty(len(slot), device=clean.device)
         order = slot.argsort(stable=True)
         size = max(1, _CHUNK_BYTES[clean.device.type] // (4 * clean.shape[1]))
@@ -58,7 +59,7 @@ class TokenSums:
     def _add(self, slots: slice, of: Tensor, d: Float[Tensor, "c v"], p: Float[Tensor, "c v"]) -> Float[Tensor, " c"]:
         """A chunk of rows: d = l_ablated − l_clean, which is overwritten, and clean probabilities."""
         s = d.sub_(d.amax(-1, keepdim=True))
-        mean = torch.einsum("cv,cv->c", p, s)
+        mean = (p * s).sum(-1)  # pairwise; a product would add 50,000 terms up one by one
         logprob = of @ s
         scaled = s.exp_().mul_(p)  # p·exp(s)
         z = scaled.sum(-1)

@@ -61,7 +61,8 @@ def chain(
 
     Args:
         seq: Of each row.
-        start, end: Positions.
+        start: The first position of each.
+        end: The position behind its last.
         edited: Which positions of the whole sequence are edited.
         every: Whether each place is read, or the last alone.
     """

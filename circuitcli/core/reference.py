@@ -44,21 +44,20 @@ def ablate_one(
 ) -> Plain:
     """Replace one feature at one position (−1: at every position ≥ 1), and read at it (−1: at the last), or at `read`.
 
-    Two full passes of the model, logits of every position included, as anybody would make them.
+    Two full passes of the model, with the edited SAE over all positions and all logits, as anybody would make them.
     """
     tokens = sequence.unsqueeze(0)
     read = read if read is not None else pos if pos >= 0 else len(sequence) - 1
     clean = model.run(tokens, [site, *downstream], final=True)
     x = clean.sites[site]
     places = [pos] if pos >= 0 else list(range(1, len(sequence)))
-    delta = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     sae = saes[site]
-    for place in places:
-        a = sae.encode(x[0, place])[feature]
-        change = sae.frame(x[0, place]).sigma * (replacement - a) * sae.w_dec[feature]
-        delta[0, place] = change - change.mean() if sae.centre else change
+    a = sae.encode(x[0])[:, feature, None]
+    change = sae.frame(x[0]).sigma * (replacement - a) * sae.w_dec[feature]
+    delta = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    delta[0, places] = (change - change.mean(-1, keepdim=True) if sae.centre else change)[places]
     ablated = model.run(tokens, downstream, final=True, edit=Edit(site, delta))
-    pairs = {s: torch.stack([saes[s].encode(p.sites[s][0, read]) for p in (clean, ablated)]) for s in downstream}
+    pairs = {s: saes[s].encode(torch.stack([p.sites[s][0, read] for p in (clean, ablated)])) for s in downstream}
     assert clean.final is not None and ablated.final is not None
     logits = [model.logits(p.final[0])[read] for p in (clean, ablated) if p.final is not None]
     return Plain(pairs, torch.stack(logits).float().log_softmax(-1))

@@ -95,7 +95,7 @@ class Sae:
 
     def pre_activations(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
         """What decides whether a feature fires: h + b_enc, of a gated SAE h + b_gate."""
-        return self._projections(x) + (self.b_enc if self.b_gate is None else self.b_gate)
+        return torch.matmul(self._normal(x), self.w_enc).add_(self.b_enc if self.b_gate is None else self.b_gate)
 
     def encode(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
         """Activations of all features, ≥ 0."""
@@ -124,10 +124,8 @@ class Sae:
             index, order = index.sort(dim=-1)
             fires = where((top := top.gather(-1, order)) > 0)
             return fires // self.k + start, index.flatten()[fires], top.flatten()[fires]
-        if self.activation == "relu":  # the bias goes into the product, and nothing is written for what is silent
-            encoded = torch.addmm(self.b_enc, self._normal(x), self.w_enc)
-        else:
-            encoded = self.encode(x)
+        # Of relu the pre-activations will do: where they are above 0 they are the activations.
+        encoded = self.pre_activations(x) if self.activation == "relu" else self.encode(x)
         fires = where(encoded > 0)
         return fires // self.d_sae + start, fires % self.d_sae, encoded.flatten()[fires]
 

@@ -25,7 +25,6 @@ from circuitcli.runtime.calls import Calls, Kept, recorder
 from circuitcli.runtime.checkpoint import Checkpoint, unfit
 from circuitcli.runtime.device import Runtime, out_of_memory
 
-
 _ALIGNED = 64
 
 

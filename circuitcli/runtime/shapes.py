@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuitcli.core.model import ModelShape
 from circuitcli.errors import UsageError, nearest
 from circuitcli.runtime.checkpoint import Checkpoint, shape_of
 from circuitcli.runtime.device import Runtime
@@ -50,16 +53,26 @@ def config_of(name: str) -> Any:
     return getattr(transformers, kind)(**sizes)
 
 
-def random_model(name: str, runtime: Runtime) -> BridgeModel:
-    """A model of a shape with random weights, seeded by the runtime.
+def shape_of_config(name: str, config: Any) -> ModelShape:
+    """The sizes of a model of a configuration."""
+    with _saved(config) as folder:
+        return shape_of(name, folder)
 
-    Raises:
-        UsageError: There is no such shape.
-    """
+
+def random_model(name: str, config: Any, runtime: Runtime) -> BridgeModel:
+    """A model of a configuration with random weights, seeded by the runtime."""
     from circuitcli.runtime import model, weights
 
-    config = config_of(name)
+    with _saved(config) as folder:
+        checkpoint = Checkpoint(name, folder, shape_of(name, folder), None, ())
+        return model.bridged(
+            weights.fused(weights.random(config, runtime, attention=weights.ATTENTION)), checkpoint, runtime
+        )
+
+
+@contextmanager
+def _saved(config: Any) -> Iterator[Path]:
+    """A folder with the configuration alone: what a checkpoint has without its weights."""
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
-        checkpoint = Checkpoint(name, Path(folder), shape_of(name, Path(folder)), None, ())
-        return model.bridged(weights.random(config, runtime), checkpoint, runtime)
+        yield Path(folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 
@@ -65,10 +67,30 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
     return f"{', '.join(names[:shown])}{more}"
 
 
-def random(config: Any, runtime: Runtime) -> Any:
+def random(config: Any, runtime: Runtime, *, attention: str | None = None) -> Any:
     """A model of that configuration whose weights are drawn, as transformers draws them before training."""
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=runtime.dtype)
-    return fused(model.to(runtime.device))
+    own = copy.deepcopy(config)  # it is the model's from here on: the kind of attention is written into it
+    model = AutoModelForCausalLM.from_config(own, attn_implementation=attention, dtype=runtime.dtype)
+    return model.to(runtime.device).eval()
+
+
+def bare(checkpoint: Checkpoint, runtime: Runtime) -> Callable[[Tensor], Tensor]:
+    """Transformers' own pass over a checkpoint, as it comes: from tokens to logits."""
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint.folder, dtype=runtime.dtype, trust_remote_code=False, local_files_only=True
+    )
+    return forward(model.to(runtime.device).eval())
+
+
+def forward(model: Any) -> Callable[[Tensor], Tensor]:
+    """The pass of a model of transformers, without gradients or a cache."""
+
+    def logits(tokens: Tensor) -> Tensor:
+        with torch.inference_mode():
+            found: Tensor = model(tokens, use_cache=False).logits
+            return found
+
+    return logits
 
 
 def fused(model: Any) -> Any:

@@ -4,8 +4,8 @@ Everything is measured in rounds of one run, each with the machine's own rate of
 that others use as well gives the same ratios. The workload is what a run has: some sequences, at a number of positions
 of each some of the features that fire there; clean passes are counted in.
 
-    plain    one clean and one ablated full pass of the model, all logits, by hooks, for each (feature, context); its
-             SAEs encode the one position that is read
+    plain    one clean and one ablated full pass of the model with its SAEs and all logits, by hooks, for each
+             (feature, context): `core.reference`
     engine   `core.ablation`, with KL and sums of the effects on tokens, or without logits
     share    operations by formula (`core.flops`), over the time times the rate of products
 """
@@ -19,41 +19,26 @@ from functools import cached_property, partial
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from circuitcli.core import flops
 from circuitcli.core.ablation import Ablated, Clean, Rows, ablate, read_clean
 from circuitcli.core.active import Active
-from circuitcli.core.model import Model
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.reference import Plain, ablate_one
-from circuitcli.core.sae import Sae
 from circuitcli.core.selection import downstream
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.runtime.device import Runtime, peak_memory
 from circuitcli.stages.report import Report
+from circuitcli.stages.subject import Subject
 from circuitcli.stages.workload import batch_size
 
-# Positions of a sequence at which features are ablated, features at each, and sequences.
-CONTEXTS, FEATURES, SEQUENCES = 32, 8, 8
+# Positions of a sequence at which features are ablated, features at each, and sums of their effects on tokens.
+CONTEXTS, FEATURES, SLOTS = 32, 16, 32
 # Ablations that are made the plain way in each round, and the side of the square matrices whose product is timed.
 _PLAIN, _SQUARE = 2, 2048
 # Latents whose plain activation is so near to 0 may flip; they are left out of the comparison, and counted.
 _FLIPS = 1e-4
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """What is timed: a model, SAEs of the edited site and those behind it, and text."""
-
-    name: str
-    model: Model
-    saes: dict[Site, Sae]
-    site: Site
-    tokens: Tensor  # [s, t] on the model's device, padded right
-    lengths: Tensor  # [s] on the CPU
-    raw_forward: Callable[[Tensor], Tensor]  # transformers' own pass: tokens to logits
 
 
 @dataclass(frozen=True)
@@ -166,26 +151,24 @@ class _Bench:
         place, feature = active.place.cpu(), active.feature.cpu()
         chosen = []
         for seq, length in enumerate(self.lengths.tolist()):
-            for pos in torch.linspace(1, length - 1, min(CONTEXTS, length - 1)).round().long().unique().tolist():
-                here = feature[place == seq * self.width + pos]
-                chosen += [(j, seq, pos) for j in here[torch.linspace(0, max(len(here) - 1, 0), FEATURES).long().unique()
-                                                       ].tolist()] if len(here) else []  # fmt: skip
+            for pos in _spread(1, length - 1, CONTEXTS):
+                here = feature[place == seq * self.width + pos].tolist()
+                chosen += [(here[k], seq, pos) for k in _spread(0, len(here) - 1, FEATURES)]
         if not chosen:
             raise InputError(
-                f"Nothing fires at {self.site} in the text.", hint="Give other SAEs or text, or look at `circuit doctor`."
+                f"Nothing fires at {self.site} in the text.",
+                hint="Give other SAEs or text, or look at `circuit doctor`.",
             )
         feature, seq, pos = torch.tensor(chosen).T
-        return Rows(feature, seq, pos, torch.zeros(len(chosen)), torch.arange(len(chosen)) % 32)
+        return Rows(feature, seq, pos, torch.zeros(len(chosen)), torch.arange(len(chosen)) % SLOTS)
 
     def clean(self, *, logits: bool) -> Clean:
-        return read_clean(
-            self.model, [self.site], self.subject.tokens, self.lengths, self.acts, logits=logits
-        )
+        return read_clean(self.model, [self.site], self.subject.tokens, self.lengths, self.acts, logits=logits)
 
     def engine(self, *, logits: bool) -> list[Ablated]:
         """All ablations, with the clean passes that they need."""
         clean = self.clean(logits=logits)
-        sums = TokenSums(32, self.model.shape.d_vocab, self.model.device) if logits else None
+        sums = TokenSums(SLOTS, self.model.shape.d_vocab, self.model.device) if logits else None
         return [self.ablate(clean, self.rows[part], sums) for part in _slices(len(self.rows), self.batch or 1)]
 
     def ablate(self, clean: Clean, rows: Rows, sums: TokenSums | None) -> Ablated:
@@ -200,7 +183,7 @@ class _Bench:
     @cached_property
     def sampled(self) -> list[int]:
         """The rows that are ablated the plain way as well, spread over all."""
-        return torch.linspace(0, len(self.rows) - 1, 4 * _PLAIN).long().unique().tolist()
+        return _spread(0, len(self.rows) - 1, 4 * _PLAIN)
 
     def round(self, times: _Times) -> None:
         """Each way once, one after another."""
@@ -215,7 +198,7 @@ class _Bench:
         times.note("engine", device, partial(self.engine, logits=False))
         times.note("gemm again", device, partial(torch.mm, a, b, out=out), count=8)
         times.note("clean with logits", device, partial(self.clean, logits=True))
-        times.note("engine with logits", device, partial(self.engine, logits=True))
+        times.note("with logits", device, partial(self.engine, logits=True))
         times.note("gemm at last", device, partial(torch.mm, a, b, out=out), count=8)
         times.note("cache", device, self._cached)
 
@@ -223,7 +206,9 @@ class _Bench:
         """The numbers of all rounds."""
         n, tokens = len(self.rows), int(self.lengths.sum())
         worst, compared, left_out = self.difference()
-        rate = 2.0 * _SQUARE**3 / median(t for name in ("gemm", "gemm again", "gemm at last") for t in times.seconds[name])
+        rate = (
+            2.0 * _SQUARE**3 / median(t for name in ("gemm", "gemm again", "gemm at last") for t in times.seconds[name])
+        )
         plain_ms = 1e3 * times.of("plain") / _PLAIN
         return Timings(
             subject=self.subject.name,
@@ -244,13 +229,13 @@ class _Bench:
             plain_ms=plain_ms,
             plain_over_raw=times.ratio("plain", "raw") / (2 * _PLAIN),
             engine_ms=1e3 * times.of("engine") / n,
-            engine_ms_with_logits=1e3 * times.of("engine with logits") / n,
+            engine_ms_with_logits=1e3 * times.of("with logits") / n,
             speedup=times.ratio("plain", "engine") * n / _PLAIN,
-            speedup_with_logits=times.ratio("plain", "engine with logits") * n / _PLAIN,
+            speedup_with_logits=times.ratio("plain", "with logits") * n / _PLAIN,
             gemm_gflops=rate / 1e9,
             gemm_share=self.share(times, "engine", "gemm", self.engine_flops(logits=False)),
-            gemm_share_with_logits=self.share(times, "engine with logits", "gemm again", self.engine_flops(logits=True)),
-            ablations_per_second=n / times.of("engine with logits"),
+            gemm_share_with_logits=self.share(times, "with logits", "gemm again", self.engine_flops(logits=True)),
+            ablations_per_second=n / times.of("with logits"),
             clean_ms_per_sequence=1e3 * times.of("clean") / len(self.lengths),
             clean_ms_per_sequence_with_logits=1e3 * times.of("clean with logits") / len(self.lengths),
             peak_memory_bytes=peak_memory(self.model.device),
@@ -269,7 +254,9 @@ class _Bench:
         last = max(site.layer for site in self.downstream or [self.site])
         whole = flops.block(self.model.sizes, self.model.shape, (self.width + 1) / 2)
         # A site at a block's input needs nothing of that block.
-        blocks = last if all(s.name == "resid_pre" for s in (self.site, *self.downstream) if s.layer == last) else last + 1
+        blocks = (
+            last if all(s.name == "resid_pre" for s in (self.site, *self.downstream) if s.layer == last) else last + 1
+        )
         counted = int(self.lengths.sum()) - len(self.lengths)
         encoders = sum(self.encoder(site) for site in (self.site, *self.downstream))
         return int(self.lengths.sum()) * blocks * whole + counted * encoders
@@ -308,7 +295,9 @@ class _Bench:
                 effect[changes.feature] = changes.ablated - changes.clean
                 difference = (effect - (after - before)).abs()
                 flips = (difference > 0) & (torch.minimum(before, after) <= 0) & (torch.maximum(before, after) < _FLIPS)
-                worst = max(worst, float(difference[~flips].max()) / max(float(torch.maximum(before, after).max()), 0.1))
+                worst = max(
+                    worst, float(difference[~flips].max()) / max(float(torch.maximum(before, after).max()), 0.1)
+                )
                 compared += len(before)
                 left_out += int(flips.sum())
         return worst, compared, left_out
@@ -317,6 +306,14 @@ class _Bench:
 def document(timings: Timings) -> dict[str, object]:
     """What --json prints."""
     return asdict(timings)
+
+
+def _spread(first: int, last: int, count: int) -> list[int]:
+    """At most so many whole numbers from `first` to `last`, evenly; none where there are none."""
+    if last < first:
+        return []
+    numbers: list[int] = torch.linspace(first, last, min(count, last - first + 1)).round().long().unique().tolist()
+    return numbers
 
 
 def _slices(total: int, size: int) -> Sequence[slice]:

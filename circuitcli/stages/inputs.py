@@ -80,8 +80,13 @@ class Inputs:
             self._firings[site] = whole.where(np.lexsort((whole.feature, whole.pos, whole.seq)))
         return self._firings[site]
 
+    @staticmethod
+    def block_of(seq: np.ndarray) -> np.ndarray:
+        """The block of sequences, run clean together, in which each sequence is."""
+        return np.asarray(seq // CLEAN_SEQUENCES)
+
     def clean(self, block: int, *, logits: bool) -> ablation.Clean:
-        """A block of sequences, unedited: run once for all features of all sites, as far as there is room to keep it."""
+        """A block of sequences, unedited: run once for all features of all sites, while there is room to keep it."""
         if block in self._clean:
             return self._clean[block]
         span = slice(block * CLEAN_SEQUENCES, (block + 1) * CLEAN_SEQUENCES)
@@ -106,8 +111,13 @@ class Inputs:
         whole = self.firings(site)
         here = slice(*np.searchsorted(whole.seq, [start, start + len(lengths)]).tolist())
         place = (whole.seq[here].astype(np.int64) - start) * int(lengths.max()) + whole.pos[here]
-        columns = (torch.as_tensor(part) for part in (place, whole.feature[here].astype(np.int64), whole.value[here]))
-        return Active(*(column.to(self.job.runtime.device) for column in columns), self.widths[site])
+        device = self.job.runtime.device
+        return Active(
+            torch.as_tensor(place, device=device),
+            torch.as_tensor(whole.feature[here], device=device).long(),
+            torch.as_tensor(whole.value[here], device=device),
+            self.widths[site],
+        )
 
     @cached_property
     def statistics(self) -> dict[Site, dict[str, np.ndarray]]:

@@ -15,7 +15,7 @@ from circuitcli.core.contexts import Firings
 from circuitcli.core.effects import extreme_tokens
 from circuitcli.core.next_token import TokenSums
 from circuitcli.interventions import Intervention
-from circuitcli.stages.inputs import CLEAN_SEQUENCES, Inputs
+from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.stage import Work
 from circuitcli.store import tables
 from circuitcli.store.ablations import Shard
@@ -44,7 +44,7 @@ class ShardWork:
         columns = (firings.feature, firings.pos, firings.seq)
         if self.horizon != 0:
             columns = (firings.feature, firings.seq, firings.pos)
-        return np.lexsort((*columns, firings.seq // CLEAN_SEQUENCES))
+        return np.lexsort((*columns, self.inputs.block_of(firings.seq)))
 
     def compute(self, done: Callable[[int], None]) -> dict[str, list[tables.Columns]]:
         """The shard's tables, in parts. What batches give stays on the device until all are done."""
@@ -52,7 +52,7 @@ class ShardWork:
         runtime = self.todo.planned_batch(inputs.batch_size)
         rows = self._rows()
         results: list[tuple[Firings, ablation.Ablated]] = []
-        blocks = self.firings.seq // CLEAN_SEQUENCES
+        blocks = inputs.block_of(self.firings.seq)
         for block in np.unique(blocks):
             here = slice(*np.searchsorted(blocks, [block, block + 1]).tolist())
             clean = inputs.clean(int(block), logits=self.logits)

@@ -21,7 +21,15 @@ WITHIN = 1e-4  # of the row's largest value
 STORED = 1e-5  # a change is stored where it is larger than this times max(1, |clean|)
 DOUBTFUL = 0.01  # the share of latents that may be left out
 FIVE, THREE = ["z", "attn_out", "resid_mid", "mlp_out", "resid_post"], ["resid_pre", "attn_out", "mlp_out"]
-CASES = [(FIVE, "top", "zero"), (FIVE, "all", "mean"), (THREE, "top", "mean"), (THREE, "all", "zero")]
+CASES = [
+    (FIVE, "top", "zero"),
+    (FIVE, "all", "mean"),
+    (THREE, "top", "mean"),
+    (THREE, "all", "zero"),
+    (FIVE, "onward", "zero"),
+    (THREE, "onward", "mean"),
+]
+HORIZON = {THREE[0]: 2, FIVE[0]: 0}  # 0: all later positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +39,7 @@ class Case:
     run: Path
     truth: Brute
     positions: str
+    horizon: int | None
     intervention: str
     cap: int
     chosen: list[tuple[Any, int]]
@@ -47,7 +56,7 @@ def case(request: Any, measure: Any, plain_model: Any, plain_saes: Any) -> Case:
     sites, positions, intervention = request.param
     changes = {
         "saes": {"sites": sites},
-        "ablate": {"positions": positions, "intervention": intervention},
+        "ablate": {"positions": positions, "intervention": intervention, "horizon": HORIZON[sites[0]]},
         "contexts": {"num_sequences": 15, "top_k": 4},
     }
     job = measure(changes)
@@ -55,7 +64,8 @@ def case(request: Any, measure: Any, plain_model: Any, plain_saes: Any) -> Case:
     truth = Brute(job.run.root, plain_model, plain_saes, sites, counted)
     names = [name.split(".") for name in job.run.require("ablate").facts["features"]]
     chosen = [((int(layer), site), int(index)) for layer, site, index in names]
-    return Case(job.run.root, truth, positions, intervention, job.settings.features.seq_cap, chosen)
+    horizon = (HORIZON[sites[0]] or None) if positions == "onward" else 0
+    return Case(job.run.root, truth, positions, horizon, intervention, job.settings.features.seq_cap, chosen)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +77,7 @@ def outcomes(case: Case) -> dict[tuple[Any, ...], Outcome]:
         edited = slice(1, None) if pos < 0 else pos
         if not case.truth.doubtful(place, seq)[edited, ..., feature].any():
             replacement = case.replacement(place, feature)
-            found[place, feature, seq, pos] = case.truth.ablate(place, feature, seq, pos, replacement)
+            found[place, feature, seq, pos] = case.truth.ablate(place, feature, seq, pos, replacement, case.horizon)
     assert len(found) >= 0.9 * len(case.contexts())
     return found
 
@@ -150,12 +160,13 @@ def test_every_stored_effect_and_every_change_that_is_not_stored(case: Case, out
         up = (row["up_layer"], row["up_site"]), row["up_feature"], row["seq"], row["pos"]
         down = (row["down_layer"], row["down_site"])
         assert down in case.truth.downstream(up[0])
-        assert row["down_pos"] == (row["pos"] if row["pos"] >= 0 else len(case.truth.sequences[row["seq"]]) - 1)
-        stored[up, down][row["down_feature"]] = (row["clean"], row["ablated"])
-    doubtful = total = 0
+        assert up not in outcomes or (down, row["down_pos"]) in outcomes[up].reads
+        stored[up, down, row["down_pos"]][row["down_feature"]] = (row["clean"], row["ablated"])
+    doubtful = total = later = 0
     for up, outcome in outcomes.items():
-        for down, read in outcome.reads.items():
-            ours = stored[up, down]
+        for (down, at), read in outcome.reads.items():
+            ours = stored[up, down, at]
+            later += len(ours) if at > up[3] >= 0 else 0
             change, bar = (read.ablated - read.clean).abs(), STORED * read.clean.clamp(min=1)
             slack = 2e-6 * read.largest
             for feature in np.flatnonzero(~read.doubtful.numpy()).tolist():
@@ -168,6 +179,7 @@ def test_every_stored_effect_and_every_change_that_is_not_stored(case: Case, out
                     assert change[feature] <= bar[feature] + slack, (up, down, feature)
             doubtful, total = doubtful + int(read.doubtful.sum()), total + len(read.doubtful)
     assert total > 1000
+    assert (later > 100) == (case.positions == "onward"), "attention carries effects to later positions"
     assert doubtful <= DOUBTFUL * total
 
 

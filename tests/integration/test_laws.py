@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from engine import Result, ablated, clean_of, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuitcli.core.ablation import Ablated, Rows, ablate, read_clean
+from circuitcli.core.ablation import Rows
 from circuitcli.core.model import Edit
 from circuitcli.core.reference import ablate_one
 from circuitcli.core.sites import SITES, Site
@@ -34,14 +35,13 @@ def firing_rows(model: Any, sae: Any, text: Text, *, whole: bool, c: float = 0.0
         for pos in [-1] if whole else [1, length - 1]:
             here = a[seq, 1:length].amax(0) if whole else a[seq, pos]
             found += [(feature, seq, pos) for feature in torch.nonzero((here > 0) == fires).flatten().tolist()[:2]]
-    feature, seq, pos = torch.tensor(found).T
-    return Rows(feature, seq, pos, torch.full((len(found),), c))
+    return rows(*torch.tensor(found).T, c)
 
 
-def dense(result: Ablated, down: Site, rows: Rows, d_sae: int) -> torch.Tensor:
+def dense(result: Result, down: Site, which: Rows, d_sae: int) -> torch.Tensor:
     """ablated − clean of every latent of a site, those that aren't stored as 0."""
     changes = result.changes[down]
-    table = torch.zeros(len(rows), d_sae)
+    table = torch.zeros(len(which), d_sae)
     table[changes.row, changes.feature] = changes.ablated - changes.clean
     return table
 
@@ -81,10 +81,8 @@ def test_law_1_an_edit_is_decoding_without_the_feature_and_the_error_kept(
 def test_law_2_zero_ablating_a_silent_feature_changes_nothing(
     bridge: Any, saes: Any, sequences: Text, site: Site, whole: bool
 ) -> None:
-    rows = firing_rows(bridge, saes[site], sequences, whole=whole, fires=False)
-    result = ablate(
-        bridge, saes, site, rows, read_clean(bridge, list(saes), *sequences, logits=True), behind(site, saes)
-    )
+    which = firing_rows(bridge, saes[site], sequences, whole=whole, fires=False)
+    result = ablated(bridge, saes, site, which, sequences, behind(site, saes))
     assert [len(changes.row) for changes in result.changes.values()] == [0] * len(behind(site, saes))
     assert result.kl.abs().max() <= 1e-5
     assert result.logprob_effect.abs().max() <= 1e-5
@@ -96,19 +94,20 @@ def test_law_3_the_fast_path_is_the_plain_path(
     bridge: Any, saes: Any, sequences: Text, site: Site, whole: bool
 ) -> None:
     tokens, lengths = sequences
-    rows = firing_rows(bridge, saes[site], sequences, whole=whole, c=0.1)
+    which = firing_rows(bridge, saes[site], sequences, whole=whole, c=0.1)
     downstream = behind(site, saes)
-    result = ablate(bridge, saes, site, rows, read_clean(bridge, list(saes), tokens, lengths, logits=True), downstream)
+    result = ablated(bridge, saes, site, which, sequences, downstream)
     moved = 0.0
-    for i, (feature, seq, pos) in enumerate(torch.stack([rows.feature, rows.seq, rows.pos], 1).tolist()):
+    for i, (feature, seq, pos) in enumerate(torch.stack([which.feature, which.seq, which.pos], 1).tolist()):
         sequence = tokens[seq, : lengths[seq]]
-        pairs, logp = ablate_one(bridge, saes, site, feature, sequence, pos, 0.1, downstream)
-        assert result.read_pos[i] == (pos if pos >= 0 else len(sequence) - 1)
-        for down, (clean, ablated) in pairs.items():
-            fast = dense(result, down, rows, saes[down].d_sae)[i]
-            bound = 1e-4 * float(torch.stack([clean, ablated]).max().clamp(min=0.1))
-            assert (fast - (ablated - clean)).abs().max() <= bound, (i, down)
+        plain = ablate_one(bridge, saes, site, feature, sequence, pos, 0.1, downstream)
+        assert result.pos[i] == (pos if pos >= 0 else len(sequence) - 1)
+        for down, (clean, after) in plain.activations.items():
+            fast = dense(result, down, which, saes[down].d_sae)[i]
+            bound = 1e-4 * float(torch.stack([clean, after]).max().clamp(min=0.1))
+            assert (fast - (after - clean)).abs().max() <= bound, (i, down)
             moved = max(moved, float(fast.abs().max()))
+        logp = plain.logprob
         effect = logp[1] - logp[0]
         torch.testing.assert_close(result.logprob_effect[i], effect, rtol=0, atol=1e-5)
         torch.testing.assert_close(result.prob_effect[i], logp[1].exp() - logp[0].exp(), rtol=0, atol=1e-5)
@@ -122,19 +121,17 @@ def test_law_3_the_fast_path_is_the_plain_path(
 def test_law_4_batch_size_and_order_change_nothing(
     bridge: Any, saes: Any, sequences: Text, size: int, seed: int, site: Site, whole: bool
 ) -> None:
-    rows, downstream = firing_rows(bridge, saes[site], sequences, whole=whole), behind(site, saes)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:10]
+    which, downstream = firing_rows(bridge, saes[site], sequences, whole=whole), behind(site, saes)
+    order = torch.randperm(len(which), generator=torch.Generator().manual_seed(seed))[:10]
     clean = bridge.run(sequences[0], downstream).sites
-    together = ablate(bridge, saes, site, rows, read_clean(bridge, list(saes), *sequences, logits=True), downstream)
+    together = ablated(bridge, saes, site, which, sequences, downstream)
     for part in order.split(size):
-        apart = ablate(
-            bridge, saes, site, rows[part], read_clean(bridge, list(saes), *sequences, logits=True), downstream
-        )
+        apart = ablated(bridge, saes, site, which[part], sequences, downstream)
         torch.testing.assert_close(apart.logprob_effect, together.logprob_effect[part], rtol=0, atol=1e-5)
         torch.testing.assert_close(apart.kl, together.kl[part], rtol=0, atol=1e-5)
         for down in downstream:
             largest = float(saes[down].encode(clean[down]).max())
-            one, other = dense(apart, down, rows[part], tiny.D_SAE), dense(together, down, rows, tiny.D_SAE)[part]
+            one, other = dense(apart, down, which[part], tiny.D_SAE), dense(together, down, which, tiny.D_SAE)[part]
             assert (one - other).abs().max() <= 1e-5 * max(1, largest)
 
 
@@ -173,23 +170,23 @@ def test_centring_activations_agree_at_every_site(bridge: Any, centred: Any, sae
 def test_centring_edits_do_the_same(
     bridge: Any, centred: Any, saes: Any, sequences: Text, site: Site, mean_free: bool
 ) -> None:
-    """To the logits always; to streams behind if the decoder's rows have no mean, as after training they nearly do."""
+    """To the logits always; to streams behind if the decoder's which have no mean, as after training they nearly do."""
     model, told = centred
     pair = [dict(saes), dict(told)]
     if mean_free:
         w = saes[site].w_dec
         w = w if site.name == "z" else w - w.mean(-1, keepdim=True)
         pair = [{**group, site: replace(group[site], w_dec=w)} for group in pair]
-    rows = firing_rows(bridge, told[site], sequences, whole=False)
+    which = firing_rows(bridge, told[site], sequences, whole=False)
     downstream = behind(site, saes)
-    processed = ablate(model, pair[0], site, rows, read_clean(model, list(saes), *sequences, logits=True), downstream)
-    raw = ablate(bridge, pair[1], site, rows, read_clean(bridge, list(saes), *sequences, logits=True), downstream)
+    processed = ablated(model, pair[0], site, which, sequences, downstream)
+    raw = ablated(bridge, pair[1], site, which, sequences, downstream)
     assert raw.logprob_effect.abs().max() > 0.1
     torch.testing.assert_close(
         raw.logprob_effect, processed.logprob_effect, rtol=0, atol=1e-4 * float(raw.logprob_effect.abs().max())
     )
     for down in downstream:
-        one, other = (dense(r, down, rows, tiny.D_SAE) for r in (raw, processed))
+        one, other = (dense(r, down, which, tiny.D_SAE) for r in (raw, processed))
         if mean_free or site.name == "z" or not down.name.startswith("resid"):
             assert (one - other).abs().max() <= 1e-4 * max(1, float(other.abs().max())), down
 
@@ -204,11 +201,11 @@ def test_a_model_without_a_cache_is_computed_over_whole_sequences(
     other = tiny.load_model(folder)
     assert (bridge.resumes_at_places, other.resumes_at_places) == (True, False)
     for site in EDITED:
-        rows, downstream = firing_rows(bridge, saes[site], sequences, whole=False), behind(site, saes)
-        clean = [read_clean(model, list(saes), *sequences, logits=True) for model in (bridge, other)]
-        fast = ablate(bridge, saes, site, rows, clean[0], downstream)
-        slow = ablate(other, saes, site, rows, clean[1], downstream)
+        which, downstream = firing_rows(bridge, saes[site], sequences, whole=False), behind(site, saes)
+        clean = [clean_of(model, saes, sequences) for model in (bridge, other)]
+        fast = ablated(bridge, saes, site, which, clean[0], downstream)
+        slow = ablated(other, saes, site, which, clean[1], downstream)
         torch.testing.assert_close(fast.logprob_effect, slow.logprob_effect, rtol=0, atol=1e-4)
         for down in downstream:
-            one, two = (dense(result, down, rows, tiny.D_SAE) for result in (fast, slow))
+            one, two = (dense(result, down, which, tiny.D_SAE) for result in (fast, slow))
             assert ((one - two).abs() > 1e-4 * max(1, float(two.abs().max()))).float().mean() <= 0.001, down

@@ -10,7 +10,7 @@ from brute import rows
 
 from circuitcli.core.sites import SITES
 from circuitcli.runtime.device import Runtime
-from circuitcli.stages import ablate, cache_acts, shard
+from circuitcli.stages import ablate, cache_acts, inputs
 from circuitcli.stages.stage import Job
 
 UP, DOWN = ("up_layer", "up_site", "up_feature"), ("down_layer", "down_site", "down_feature")
@@ -25,7 +25,7 @@ def keyed(job: Job, pattern: str, keys: tuple[str, ...]) -> dict[tuple[Any, ...]
     return found
 
 
-@pytest.fixture(scope="module", params=["top", "all"])
+@pytest.fixture(scope="module", params=["top", "onward", "all"])
 def job(request: Any, measure: Any) -> Job:
     return measure({**SMALL, "ablate": {"positions": request.param}})
 
@@ -42,10 +42,12 @@ def largest(job: Job) -> dict[tuple[int, str], float]:
 def test_law_4_batch_size_and_shard_size_change_nothing(
     job: Job, measure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, sequences, features = {"top": (2, 5, 1), "all": (3, 1, 2)}[job.settings.ablate.positions]
+    batch, sequences, features = {"top": (2, 5, 1), "onward": (2, 4, 1), "all": (3, 1, 2)}[
+        job.settings.ablate.positions
+    ]
     monkeypatch.setattr(cache_acts, "SHARD_SEQUENCES", sequences)
     monkeypatch.setattr(ablate, "SHARD_FEATURES", features)
-    monkeypatch.setattr(shard, "CLEAN_SEQUENCES", 5)
+    monkeypatch.setattr(inputs, "CLEAN_SEQUENCES", 5)
     # No room: clean passes are thrown away and made again, and SAEs are read one at a time.
     monkeypatch.setattr(Runtime, "room", lambda *_: 0)
     runtime = {"device": "cpu", "batch_size": batch}
@@ -92,7 +94,8 @@ def test_law_8_mean_effects_are_those_of_the_ablations(job: Job) -> None:
         contexts[row["layer"], row["site"], row["feature"]].append((row["seq"], row["pos"]))
     for row in rows(job.run.root, "ablations/effects-*.parquet"):
         key = (*(row[k] for k in UP), *(row[k] for k in DOWN))
-        changes[key][row["seq"], row["pos"]] = row["ablated"] - row["clean"]
+        context = row["seq"], row["pos"]  # read at several positions, its effects add up
+        changes[key][context] = changes[key].get(context, 0.0) + row["ablated"] - row["clean"]
     found = keyed(job, "effects/effects.parquet", (*UP, *DOWN))
     assert found.keys() == changes.keys()
     intervals = 0

@@ -2,6 +2,7 @@
 
 from math import log
 
+import engine
 import pytest
 import torch
 from fakes import LinearModel, linear_sae
@@ -9,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from circuitcli.core.ablation import Rows, ablate, changed, edited_positions, pack, read_clean, token_effects
+from circuitcli.core.ablation import Rows
+from circuitcli.core.active import changes
 from circuitcli.core.model import Model
+from circuitcli.core.next_token import TokenSums
+from circuitcli.core.places import edited_positions, pack
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
@@ -22,8 +26,8 @@ LENGTHS = torch.tensor([5, 3, 4])
 
 
 def rows(*entries: tuple[int, int, int, float]) -> Rows:
-    feature, seq, pos = (torch.tensor(column) for column in list(zip(*entries, strict=True))[:3])
-    return Rows(feature, seq, pos, torch.tensor([entry[3] for entry in entries]))
+    feature, seq, pos, c = zip(*entries, strict=True)
+    return engine.rows(feature, seq, pos, torch.tensor(c))
 
 
 def shift(feature: int, seq: int, pos: int, replacement: float) -> Tensor:
@@ -48,19 +52,19 @@ def test_effects_are_those_of_the_closed_form(pos: int) -> None:
     assert isinstance(MODEL, Model)
     entries = [(0, 0, 0.0), (5, 2, 1.5), (3, 0, 0.0), (5, 1, 0.0), (5, 1, -2.0)]
     batch = rows(*((feature, seq, pos, c) for feature, seq, c in entries))
-    result = ablate(MODEL, SAES, UP, batch, read_clean(MODEL, list(SAES), TOKENS, LENGTHS, logits=True), [MID, LAST])
+    result = engine.ablated(MODEL, SAES, UP, batch, (TOKENS, LENGTHS), [MID, LAST])
     for i, (feature, seq, c) in enumerate(entries):
         sites, last = expected(feature, seq, pos, c)
         read = pos if pos >= 0 else int(LENGTHS[seq]) - 1
-        assert result.read_pos[i] == read
+        assert result.pos[i] == read
         for site, moved in sites.items():
-            changes = result.changes[site]
-            mine = changes.row == i
+            found = result.changes[site]
+            mine = found.row == i
             before = MODEL.run(TOKENS[seq : seq + 1], [site]).sites[site][0, read] @ SAES[site].w_enc + 50
             after = (before + moved @ SAES[site].w_enc).relu()
-            assert changes.feature[mine].tolist() == list(range(6))
-            torch.testing.assert_close(changes.clean[mine], before, rtol=1e-5, atol=1e-4)
-            torch.testing.assert_close(changes.ablated[mine], after, rtol=1e-4, atol=1e-3)
+            assert found.feature[mine].tolist() == list(range(6))
+            torch.testing.assert_close(found.clean[mine], before, rtol=1e-5, atol=1e-4)
+            torch.testing.assert_close(found.ablated[mine], after, rtol=1e-4, atol=1e-3)
         final = MODEL.run(TOKENS[seq : seq + 1], [], final=True).final[0, read]
         p, q = ((x @ MODEL.u).log_softmax(-1) for x in (final, final + last))
         torch.testing.assert_close(result.logprob_effect[i], q - p, rtol=1e-4, atol=1e-3)
@@ -68,9 +72,8 @@ def test_effects_are_those_of_the_closed_form(pos: int) -> None:
 
 
 def test_without_logits_nothing_is_said_of_tokens() -> None:
-    result = ablate(
-        MODEL, SAES, UP, rows((0, 0, 1, 0.0)), read_clean(MODEL, [UP, LAST], TOKENS, LENGTHS, logits=False), [LAST]
-    )
+    clean = engine.clean_of(MODEL, SAES, (TOKENS, LENGTHS), logits=False)
+    result = engine.ablated(MODEL, SAES, UP, rows((0, 0, 1, 0.0)), clean, [LAST])
     assert (result.kl, result.logprob_effect, result.prob_effect) == (None, None, None)
     assert set(result.changes) == {LAST}
 
@@ -96,7 +99,7 @@ def test_what_is_edited() -> None:
 def test_what_counts_as_a_change(clean: float, ablated: float, stored: bool) -> None:
     eye = Sae(UP, "relu", torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
     contexts = torch.tensor([[9.0, 9.0], [7.0, clean]])
-    found = changed(eye, contexts, torch.tensor([[7.0, ablated]]), torch.tensor([1]))
+    found = changes(eye.active(contexts).at(torch.tensor([1])), eye.active(torch.tensor([[7.0, ablated]])))
     assert list(zip(found.row.tolist(), found.feature.tolist(), strict=True)) == ([(0, 1)] if stored else [])
     if stored:
         assert (found.clean.item(), found.ablated.item()) == pytest.approx((clean, max(ablated, 0)))
@@ -105,10 +108,43 @@ def test_what_counts_as_a_change(clean: float, ablated: float, stored: bool) -> 
 def test_tokens_by_hand() -> None:
     clean = torch.tensor([[log(0.2), log(0.3), log(0.5)], [log(0.5), log(0.25), log(0.25)]])
     ablated = torch.tensor([[log(0.25), log(0.25), log(0.5)]])
-    kl, logprob, prob = token_effects(clean, ablated + 3, torch.tensor([1]))
+    sums = TokenSums(3, 3, torch.device("cpu"))
+    kl = sums.add(torch.tensor([1]), torch.tensor([1]), clean, ablated + 3)
     assert kl.item() == pytest.approx(0.5 * log(2) - 0.25 * log(2))
-    assert logprob[0].tolist() == pytest.approx([-log(2), 0, log(2)], abs=1e-6)
-    assert prob[0].tolist() == pytest.approx([-0.25, 0, 0.25], abs=1e-6)
+    assert sums.logprob[1].tolist() == pytest.approx([-log(2), 0, log(2)], abs=1e-6)
+    assert sums.prob[1].tolist() == pytest.approx([-0.25, 0, 0.25], abs=1e-6)
+    assert not sums.prob[[0, 2]].any()
+
+
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(1, 40),
+    v=st.sampled_from([3, 50, 70_000]),
+    scale=st.sampled_from([1e-3, 1.0, 60.0, 300.0]),
+)
+def test_sums_over_tokens_are_those_of_two_softmaxes(seed: int, n: int, v: int, scale: float) -> None:
+    """Against log_softmax in float64, however far ablation moves the logits, and whatever it adds to all of them."""
+    draw = torch.Generator().manual_seed(seed)
+    clean = torch.randn(3, v, generator=draw) * 4
+    context, slot = (torch.randint(0, top, (n,), generator=draw) for top in (3, 5))
+    ablated = clean[context] + torch.randn(n, v, generator=draw) * scale + torch.randn(n, 1, generator=draw) * 100
+    sums = TokenSums(5, v, torch.device("cpu"))
+    kl = sums.add(slot, context, clean, ablated)
+    before, after = clean.double().log_softmax(-1)[context], ablated.double().log_softmax(-1)
+    effect, prob = after - before, after.exp() - before.exp()
+    tolerance = 2e-6 * (100 + scale)  # what float32 makes of the logits themselves
+    torch.testing.assert_close(kl.double(), -(before.exp() * effect).sum(-1), rtol=1e-5, atol=tolerance)
+    logprob = torch.zeros(5, v, dtype=torch.float64).index_add_(0, slot, effect)
+    torch.testing.assert_close(sums.logprob, logprob, rtol=1e-5, atol=n * tolerance)
+    torch.testing.assert_close(sums.prob, torch.zeros_like(logprob).index_add_(0, slot, prob), rtol=1e-4, atol=1e-5 * n)
+
+
+def test_what_is_not_changed_has_no_kl_at_all() -> None:
+    logits = torch.randn(4, 999, generator=torch.Generator().manual_seed(0)) * 50
+    sums = TokenSums(1, 999, torch.device("cpu"))
+    kl = sums.add(torch.zeros(4).long(), torch.arange(4), logits, logits.clone())
+    assert kl.abs().max() < 1e-6
+    assert sums.logprob.abs().max() < 1e-5
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=40))

@@ -8,8 +8,11 @@ from math import sqrt
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from circuitcli.core.active import Active
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
@@ -192,11 +195,37 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("normalisation", ["none", "layer_norm", "constant_norm"])
 @pytest.mark.parametrize("offset", [None, torch.tensor([0.25, -1.5])], ids=["", "offset"])
-def test_one_features_activation_is_that_among_all(kind: str, normalisation: str, offset: Tensor | None) -> None:
+def test_what_is_active_is_what_encoding_gives(
+    kind: str, normalisation: str, offset: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where dense encodings of all rows at once would be too many."""
+    monkeypatch.setattr("circuitcli.core.sae._DENSE_BYTES", 100)
     sae = replace(KINDS[kind], normalisation=normalisation, offset=offset)
     x = torch.randn(60, 2, generator=torch.Generator().manual_seed(1)) * 3
-    feature = torch.arange(60) % 3
-    among_all = sae.encode(x)[torch.arange(60), feature]
-    torch.testing.assert_close(sae.activation_of(x, feature), among_all)
-    assert (among_all > 0).any()
-    assert (among_all == 0).any()
+    dense = sae.encode(x)
+    active = sae.active(x)
+    place, feature = dense.nonzero(as_tuple=True)
+    assert 0 < len(place) < dense.numel()
+    assert (active.place.tolist(), active.feature.tolist()) == (place.tolist(), feature.tolist())
+    torch.testing.assert_close(active.value, dense[place, feature])
+    everywhere = torch.arange(60).repeat_interleave(3), torch.arange(3).repeat(60)
+    torch.testing.assert_close(active.lookup(*everywhere), dense.flatten())
+
+
+def test_nothing_active_is_an_empty_list() -> None:
+    silent = replace(RELU, b_enc=torch.full((3,), -1e9))
+    active = silent.active(torch.ones(4, 2))
+    assert len(active.value) == len(active.at(torch.tensor([2, 0])).value) == 0
+    assert active.lookup(torch.tensor([0, 3]), torch.tensor([1, 2])).tolist() == [0, 0]
+    assert len(silent.active(torch.ones(0, 2)).value) == 0
+
+
+@given(seed=st.integers(0, 999), n=st.integers(1, 12))
+def test_the_active_at_some_places_are_theirs(seed: int, n: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    dense = torch.randn(9, 6, generator=draw).relu()
+    place, feature = dense.nonzero(as_tuple=True)
+    places = torch.randint(0, 9, (n,), generator=draw)
+    found = Active(place, feature, dense[place, feature], 6).at(places)
+    again = torch.zeros(n, 6).index_put((found.place, found.feature), found.value)
+    assert torch.equal(again, dense[places])

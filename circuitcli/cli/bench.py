@@ -1,0 +1,97 @@
+"""`circuit bench`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitcli.cli.console import Terminal
+from circuitcli.cli.options import Request
+from circuitcli.cli.session import unrecorded
+from circuitcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from circuitcli.stages.bench import Timings
+
+HELP = "Time the engine here: against plain passes of the model, and against the machine's own rate of products."
+D_SAE, TOKENS, ROUNDS = 24_576, 50, 5
+MORE: dict[str, tuple[Any, Any]] = {
+    "shape": (
+        Annotated[
+            str | None,
+            typer.Option("--shape", help="Time random weights of this shape; nothing is fetched.", metavar="NAME"),
+        ],
+        None,
+    ),
+    "d_sae": (
+        Annotated[int | None, typer.Option("--d-sae", min=64, help=f"Features of random SAEs. [default: {D_SAE}]")],
+        None,
+    ),
+    "tokens": (
+        Annotated[
+            int | None, typer.Option("--tokens", min=2, help=f"Tokens of a random sequence. [default: {TOKENS}]")
+        ],
+        None,
+    ),
+    "rounds": (Annotated[int, typer.Option("--rounds", min=1, help="How often all is timed.")], ROUNDS),
+}
+
+
+def command(request: Request) -> None:
+    """Show what was timed.
+
+    Raises:
+        UsageError: Sizes of random weights where none were asked for.
+    """
+    from circuitcli.runtime.quiet import hush
+
+    hush()
+    terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
+    options = request.more
+    if options["shape"] is None and (options["d_sae"], options["tokens"]) != (None, None):
+        raise UsageError(
+            "--d-sae and --tokens are for random weights.", hint="Name a --shape, such as gpt2, or leave them out."
+        )
+    job = unrecorded(request, terminal)
+    from circuitcli.stages import bench, subject
+
+    if options["shape"] is None:
+        timed = subject.chosen(job)
+    else:
+        timed = subject.synthetic(job, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS)
+    found = bench.run(timed, job.runtime, job.report, options["rounds"])
+    terminal.table("Where time goes", ("what", "value", ""), _rows(found))
+    terminal.document(bench.document(found))
+
+
+def _rows(t: Timings) -> list[tuple[str, str, str]]:
+    downstream = ", ".join(t.downstream) or "nothing"
+    return [
+        ("subject", t.subject, f"{t.site} → {downstream}"),
+        ("device", t.device, f"{t.dtype}, {t.threads} CPU threads"),
+        ("workload", f"{t.ablations} ablations", f"{t.contexts} contexts, {t.sequences} sequences of {t.tokens} tokens"),
+        ("mean L0", f"{t.mean_l0:.1f}", f"at {t.site}"),
+        ("products", f"{t.gemm_gflops:.0f} GFLOP/s", "the machine's rate, measured in between"),
+        ("raw forward", f"{t.raw_forward_ms:.1f} ms", "one pass of transformers over a sequence"),
+        ("plain", f"{t.plain_ms:.1f} ms", f"an ablation in two passes, {t.plain_over_raw:.2f} times two raw ones"),
+        ("engine", f"{t.engine_ms:.3f} ms", f"no logits: {t.speedup:.0f} times faster, {t.gemm_share:.0%} of products"),
+        (
+            "engine with logits",
+            f"{t.engine_ms_with_logits:.3f} ms",
+            f"{t.speedup_with_logits:.0f} times faster, {t.gemm_share_with_logits:.0%} of products, "
+            f"{t.ablations_per_second:.0f} ablations/s",
+        ),
+        (
+            "clean pass",
+            f"{t.clean_ms_per_sequence:.1f} ms",
+            f"a sequence, counted in; {t.clean_ms_per_sequence_with_logits:.1f} ms with logits",
+        ),
+        ("cache-acts", f"{t.cache_tokens_per_second:.0f} tokens/s", f"{t.cache_gemm_share:.0%} of products"),
+        ("peak memory", f"{t.peak_memory_bytes / 2**30:.2f} GiB", "of this process"),
+        (
+            "agreement",
+            f"{t.worst_relative_difference:.1e}",
+            f"of a row's largest value, engine and plain, {t.latents_compared} latents, {t.latents_left_out} left out",
+        ),
+    ]  # fmt: skip
