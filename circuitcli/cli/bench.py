@@ -70,7 +70,7 @@ def _rows(t: Timings) -> list[tuple[str, str, str]]:
     return [
         ("subject", t.subject, f"{t.site} → {downstream}"),
         ("device", t.device, f"{t.dtype}, {t.threads} CPU threads"),
-        ("workload", f"{t.ablations} ablations", f"{t.contexts} contexts, {t.sequences} sequences of {t.tokens} tokens"),
+        ("workload", f"{t.ablations} ablations", f"at {t.contexts} contexts in {t.sequences} × {t.tokens} tokens"),
         ("mean L0", f"{t.mean_l0:.1f}", f"at {t.site}"),
         ("products", f"{t.gemm_gflops:.0f} GFLOP/s", "the machine's rate, measured in between"),
         ("raw forward", f"{t.raw_forward_ms:.1f} ms", "one pass of transformers over a sequence"),

@@ -238,11 +238,11 @@ def _next_token(
 ) -> Float[Tensor, " r"]:  # fmt: skip
     """KL of each reading, so many at once that their logits stay small; a context's clean logits serve all of them."""
     size = max(1, _LOGIT_BYTES // (4 * model.shape.d_vocab))
-    order = context.argsort(stable=True)
     kl = torch.empty(len(context), device=final.device)
-    for part in order.split(size):
+    for part in context.argsort(stable=True).split(size):
         first, last = int(context[part[0]]), int(context[part[-1]])
+        part = part[slot[part].argsort(stable=True)]
+        there, at = part.to(final.device), (context[part] - first).to(final.device)
         clean = model.logits(before[first : last + 1])
-        there = part.to(final.device)
-        kl[there] = sums.add(slot[part], (context[part] - first).to(final.device), clean, model.logits(final[there]))
+        kl[there] = sums.add(slot[part], at, clean, model.logits(final[there]))
     return kl

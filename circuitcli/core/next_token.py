@@ -38,30 +38,37 @@ class TokenSums:
         """Add to the sums, and give KL(clean ‖ ablated) of each row, nats.
 
         Args:
-            slot: Where each row is added; on the CPU, so that nobody waits for a device.
+            slot: Where each row is added, in ascending order; on the CPU, so that nobody waits for a device.
             context: Each row's row of `clean`.
             clean: Logits of each context.
-            ablated: Logits of each row.
+            ablated: Logits of each row; overwritten.
         """
         p = (clean - clean.amax(-1, keepdim=True)).exp_()
         p /= p.sum(-1, keepdim=True)  # pairwise, unlike softmax's own sum: an error here would be one of every KL
-        kl = torch.empty(len(slot), device=clean.device)
-        order = slot.argsort(stable=True)
         size = max(1, _CHUNK_BYTES[clean.device.type] // (4 * clean.shape[1]))
-        for rows in order.split(size):
-            low, high = int(slot[rows[0]]), int(slot[rows[-1]])
-            of = functional.one_hot(slot[rows] - low, high - low + 1).T.float().to(clean.device)  # [slots, rows]
-            there = rows.to(clean.device)
-            at = context[there]
-            kl[there] = self._add(slice(low, high + 1), of, ablated[there].sub_(clean[at]), p[at])
-        return kl
+        kl = []
+        for start in range(0, len(slot), size):
+            part = slice(start, start + size)
+            slots, at = slot[part], context[part]
+            low, high = int(slots[0]), int(slots[-1])
+            of = functional.one_hot(slots - low, high - low + 1).T.float().to(clean.device)  # [slots, rows]
+            kl.append(self._add(slice(low, high + 1), of, ablated[part], clean[at], p[at]))
+        return torch.cat(kl)
 
-    def _add(self, slots: slice, of: Tensor, d: Float[Tensor, "c v"], p: Float[Tensor, "c v"]) -> Float[Tensor, " c"]:
-        """A chunk of rows: d = l_ablated − l_clean, which is overwritten, and clean probabilities."""
-        s = d.sub_(d.amax(-1, keepdim=True))
-        mean = (p * s).sum(-1)  # pairwise; a product would add 50,000 terms up one by one
+    def _add(
+        self,
+        slots: slice,
+        of: Float[Tensor, "s c"],
+        ablated: Float[Tensor, "c v"],
+        clean: Float[Tensor, "c v"],
+        p: Float[Tensor, "c v"],
+    ) -> Float[Tensor, " c"]:
+        """A chunk of rows, with their contexts' logits and probabilities. No more memory is taken: it would be cold."""
+        s = ablated.sub_(clean)
+        s.sub_(s.amax(-1, keepdim=True))
+        mean = torch.mul(p, s, out=clean).sum(-1)  # pairwise; a product would add 50,000 terms up one by one
         logprob = of @ s
-        scaled = s.exp_().mul_(p)  # p·exp(s)
+        scaled = s.exp_().mul_(p)
         z = scaled.sum(-1)
         log_z = z.log()
         self.logprob[slots] += logprob.sub_((of @ log_z).unsqueeze(1))
