@@ -17,7 +17,7 @@ from circuitcli.settings import Layers, Setting, nest, table
 OWN = {
     "fetch-saes": ("model", "saes."),
     "cache-acts": ("texts.", "contexts.", "seed", "runtime.dtype", "allow_misfit"),
-    "ablate": ("features.", "ablate."),
+    "ablate": ("features.", "ablate.", "runtime.allow_over_memory"),
     "effects": ("effects.",),
     "graph": ("graph.",),
     "doctor": ("model", "saes.", "texts.", "seed", "runtime.dtype"),

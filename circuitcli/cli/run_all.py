@@ -5,19 +5,31 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from circuitcli.cli import session
+from circuitcli.cli import dry_run, session
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 
 if TYPE_CHECKING:
+    from circuitcli.stages.estimate import Estimate
+    from circuitcli.stages.preview import Preview
     from circuitcli.stages.stage import Job, Outcome
 
 HELP = "Do all stages: from SAEs and text to a drawn circuit. Without --model it runs the embedded demo."
+MORE = dry_run.MORE
 
 
 def command(request: Request) -> None:
-    """Do every stage that isn't done, and show each one's tables."""
-    session.work(request, _run)
+    """Do every stage that isn't done, and show each one's tables; or say what that would take."""
+    if request.more["dry_run"]:
+        dry_run.show(request, _expect)
+    else:
+        session.work(request, _run)
+
+
+def _expect(job: Job) -> tuple[Preview | None, Estimate | None]:
+    from circuitcli.stages import run_all
+
+    return run_all.dry_run(job)
 
 
 def _run(job: Job, terminal: Terminal) -> None:

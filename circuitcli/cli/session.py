@@ -83,8 +83,8 @@ def unrecorded(request: Request, terminal: Terminal) -> Unrecorded:
     return Unrecorded(run or NoRun(), settings, terminal)
 
 
-def work(request: Request, body: Callable[[Job, Terminal], None]) -> None:
-    """Resolve the settings, lock the run, and do the body."""
+def work(request: Request, body: Callable[[Job, Terminal], None], *, writes: bool = True) -> None:
+    """Resolve the settings, lock the run, and do the body; where it writes, the settings are kept."""
     from circuitcli.runtime.quiet import hush
 
     hush()
@@ -100,7 +100,8 @@ def work(request: Request, body: Callable[[Job, Terminal], None]) -> None:
         settings = resolve(run.settings(), profile, request.flags)
         check(settings)
         body(Job(run, settings, terminal, request.force), terminal)
-        run.save_settings(to_dict(settings))  # a done stage saves none, though its flags may say how to draw
+        if writes:  # a done stage saves no settings, though its flags may say how to draw
+            run.save_settings(to_dict(settings))
 
 
 def _unnamed(request: Request, settings: Settings) -> Run:

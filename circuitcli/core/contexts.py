@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,15 @@ class Firings:
             return cls(none, none, none, np.zeros(0, np.float32))
         columns = ([getattr(p, name) for p in parts] for name in ("seq", "pos", "feature", "value"))
         return cls(*(np.concatenate(column) for column in columns))
+
+
+def by_feature(firings: Firings, features: Sequence[int]) -> dict[int, Firings]:
+    """The firings of some features of one site, in order of (seq, pos)."""
+    wanted = np.asarray(sorted(features), np.int32)
+    whole = firings.where(np.flatnonzero(np.isin(firings.feature, wanted)))
+    whole = whole.where(np.lexsort((whole.pos, whole.seq, whole.feature)))
+    bounds = np.searchsorted(whole.feature, [*wanted, np.iinfo(np.int32).max])
+    return {int(f): whole.where(np.arange(bounds[i], bounds[i + 1])) for i, f in enumerate(wanted)}
 
 
 def top_contexts(firings: Firings, k: int) -> tuple[Firings, Ints]:

@@ -89,9 +89,10 @@ class Sae:
         """Number of its features."""
         return self.w_enc.shape[1]
 
-    def to(self, device: torch.device) -> Sae:
-        """The same SAE on another device."""
-        return replace(self, **{name: t.to(device) for name in _TENSORS if (t := getattr(self, name)) is not None})
+    def to(self, device: torch.device, *, decoder: bool = True) -> Sae:
+        """The same SAE on another device; without its decoder where only some of its rows will be asked for."""
+        names = [name for name in _TENSORS if getattr(self, name) is not None and (decoder or name != "w_dec")]
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def pre_activations(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
         """What decides whether a feature fires: h + b_enc, of a gated SAE h + b_gate."""
@@ -173,7 +174,8 @@ class Sae:
             activation: Its clean activation a_j.
             replacement: What it becomes, c.
         """
-        delta = (replacement - activation).unsqueeze(-1) * self.w_dec[feature] * self.frame(x).sigma
+        rows = self.w_dec[feature.to(self.w_dec.device)].to(x.device)
+        delta = (replacement - activation).unsqueeze(-1) * rows * self.frame(x).sigma
         return delta - delta.mean(-1, keepdim=True) if self.centre else delta
 
     def frame(self, x: Float[Tensor, "*n d_in"]) -> Frame:

@@ -109,16 +109,19 @@ def facts(files: Files) -> Facts:
     Raises:
         InputError: The files are missing, corrupt, don't belong together, or are of a kind that isn't supported.
     """
-    return replace(_read(files)[0], sha256=digest(files))
+    return replace(_read(files, thorough=True)[0], sha256=digest(files))
 
 
 def sae(files: Files) -> Sae:
     """The SAE, in float32 on the CPU. Its offset, which is the model's to give, is left out.
 
+    Weights stay in the mapped file as far as they are float32 and nothing is folded into them: what isn't used is never
+    read. So NaNs are looked for by `facts` alone.
+
     Raises:
-        InputError: As `facts`.
+        InputError: As `facts`, but for weights that aren't finite.
     """
-    return _read(files)[1]
+    return _read(files, thorough=False)[1]
 
 
 def digest(files: Files) -> str:
@@ -139,9 +142,9 @@ def digest(files: Files) -> str:
 
 
 def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, where: str) -> tuple[Facts, Sae]:
-    """Facts, without sha256, and SAE; `where` is the file of the weights."""
+    """Facts, without sha256, and SAE, of weights that were checked; `where` is their file."""
     site = _site(spec, stated, where)
-    w = _weights.folded(_weights.checked(weights, spec, where), spec, stated.scaling_factor, where)
+    w = _weights.folded(weights, spec, stated.scaling_factor, where)
     if spec.k is not None and spec.k > w["W_enc"].shape[1]:
         raise InputError(f"{where} has k = {spec.k}.", hint="A topk SAE needs k between 1 and d_sae.")
     centred = _first(stated.center_writing_weights, spec.center_writing_weights)
@@ -178,7 +181,7 @@ def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, wh
     return known, made
 
 
-def _read(files: Files) -> tuple[Facts, Sae]:
+def _read(files: Files, *, thorough: bool) -> tuple[Facts, Sae]:
     given = None if files.config is None else _saelens.read_config(files.config)
     inside: Mapping[str, Any] | None = None
     if files.weights.suffix == ".pt":
@@ -189,7 +192,8 @@ def _read(files: Files) -> tuple[Facts, Sae]:
     if config is None:
         raise InputError(f"{files.weights} has no configuration.", hint="It needs a cfg.json beside it.")
     spec = _saelens.spec(config, str(files.config or files.weights))
-    return _made(spec, weights, files.stated, str(files.weights))
+    where = str(files.weights)
+    return _made(spec, _weights.checked(weights, spec, where, finite=thorough), files.stated, where)
 
 
 def _site(spec: _saelens.Spec, stated: Stated, where: str) -> Site:

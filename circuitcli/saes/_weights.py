@@ -44,8 +44,8 @@ def read(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} can't be read: {error}.", hint="Get the SAE again.") from None
 
 
-def checked(weights: Mapping[str, Tensor], spec: Spec, where: str) -> dict[str, Tensor]:
-    """The tensors that the architecture has and no others, in float32, of matching shapes and finite.
+def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bool) -> dict[str, Tensor]:
+    """The tensors that the architecture has and no others, in float32, of matching shapes and, if asked, finite.
 
     Raises:
         InputError: They aren't.
@@ -67,7 +67,7 @@ def checked(weights: Mapping[str, Tensor], spec: Spec, where: str) -> dict[str, 
             raise InputError(f"{where}: {name} isn't a plain tensor of floats.", hint="Get the SAE again.")
         if tuple(tensor.shape) != shapes[name]:
             raise InputError(f"{where}: {name} has shape {tuple(tensor.shape)}.", hint=f"It should be {shapes[name]}.")
-        if not torch.isfinite(tensor).all():
+        if finite and not torch.isfinite(tensor).all():
             raise InputError(f"{where}: {name} has NaN or infinite values.", hint="Get the SAE again.")
     return {name: tensor.float().contiguous() for name, tensor in ours.items()}
 

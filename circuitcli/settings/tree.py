@@ -48,6 +48,10 @@ class Runtime:
         Literal["auto"] | Annotated[int, Range(ge=1)],
         Flag("--batch-size", "Rows computed at once; auto picks from free memory.", "N|auto"),
     ] = "auto"
+    allow_over_memory: Annotated[
+        bool,
+        Flag("--allow-over-memory", "Whether to ablate although more memory is expected to be taken than is free."),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ whole features, and only shards that don't exist yet are computed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,11 @@ from circuitcli.core.contexts import Firings, choose_contexts
 from circuitcli.core.sites import FeatureId, Site, resolve_pins
 from circuitcli.errors import InputError
 from circuitcli.runtime.device import peak_memory
+from circuitcli.stages.estimate import Estimate, Named, count, estimate
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.shard import ShardWork
-from circuitcli.stages.stage import Job, Outcome, Work, stage
-from circuitcli.store import ablations, acts, tables
+from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
+from circuitcli.store import ablations, tables
 from circuitcli.store.ablations import Shard
 
 NAME = "ablate"
@@ -29,9 +31,20 @@ SHARD_FEATURES = 32
 
 
 def run(job: Job) -> Outcome:
-    """Ablate the chosen features at their contexts."""
+    """Ablate the chosen features at their contexts.
+
+    Raises:
+        ResourceError: They would take more memory or disk than there is.
+    """
     parent = job.parent("cache-acts")
     return stage(job, NAME, {"cache-acts": parent.result}, lambda todo: _Ablations(job, todo).work())
+
+
+def preview(job: Job) -> Estimate | None:
+    """What `run` would take; None where there is nothing to do. Nothing is written."""
+    parent = job.parent("cache-acts")
+    todo = unstarted(job, NAME, {"cache-acts": parent.result})
+    return None if todo is None else _Ablations(job, todo).estimate()
 
 
 @dataclass
@@ -46,20 +59,54 @@ class _Ablations:
         """What is read, loaded when it is needed."""
         return Inputs(self.job)
 
+    @cached_property
+    def named(self) -> dict[int, list[FeatureId]]:
+        """The features of the layers where they don't follow from effects: the pinned, and the first layer's."""
+        settings = self.job.settings
+        pins = resolve_pins(settings.features.pinned, self.inputs.widths)
+        self._require_firing(pins)
+        by_layer: dict[int, list[FeatureId]] = {}
+        for pin in pins:
+            by_layer.setdefault(pin.site.layer, []).append(pin)
+        first = min(site.layer for site in self.inputs.widths)
+        if first not in by_layer:
+            by_layer[first] = selection.thin(self._firing(first), settings.features.thinning, settings.seed)
+        return by_layer
+
+    def estimate(self) -> Estimate | None:
+        """What is still to do; None if that is nothing."""
+        logits = self.job.settings.ablate.logits
+        there = [
+            FeatureId(shard.site, index)
+            for shard in ablations.shards(self.todo.plan.shards)
+            if all(self.job.run.path(name).is_file() for name in shard.names(logits=logits).values())
+            for index in shard.features
+        ]
+        named = {}
+        for layer, features in self.named.items():
+            counts: dict[Site, list[int]] = {}
+            for site in {feature.site for feature in features}:
+                new = [f.index for f in features if f.site == site and f not in set(there)]
+                counts[site] = [len(found) for found in self._contexts(site, new).values()]
+            named[layer] = Named(len(features), counts)
+        done = Counter(feature.site for feature in there)
+        planned = count(self.inputs, named, done, exact=True)
+        return estimate(self.inputs, planned) if sum(planned.contexts.values()) else None
+
     def work(self) -> None:
         """All layers, first to last."""
         settings = self.job.settings.features
-        pins = resolve_pins(settings.pinned, self.inputs.widths)
-        self._require_firing(pins)
+        expected = self.estimate()
+        if expected is not None:
+            self.job.report.say(expected.words)
+            expected.check(allow_over_memory=self.job.settings.runtime.allow_over_memory)
         layers = sorted({site.layer for site in self.inputs.widths})
         effects: list[tuple[FeatureId, FeatureId, float]] = []
         chosen: list[FeatureId] = []
         contexts = 0
         for layer in layers:
-            features = [pin for pin in pins if pin.site.layer == layer]
-            if not features and layer == layers[0]:
-                features = selection.thin(self._firing(layer), settings.thinning, self.job.settings.seed)
-            elif not features:
+            features = self.named.get(layer)
+            if features is None:
                 features = selection.branch(
                     effects, layer, branching=settings.branching, max_features=settings.max_features
                 )
@@ -114,7 +161,7 @@ class _Ablations:
             if all(self.todo.found(name) for name in paths):
                 self.todo.files.update({n: self.job.run.entry(p, tables.rows(p)) for n, p in paths.items()})
             else:
-                missing.append((shard, self._contexts(shard)))
+                missing.append((shard, self._contexts(shard.site, shard.features)))
         total = sum(len(found) for _, contexts in missing for found in contexts.values())
         if not missing:
             return
@@ -123,19 +170,18 @@ class _Ablations:
                 parts = ShardWork(self.inputs, self.todo, shard, contexts).compute(done)
                 self.todo.files.update(ablations.write(self.job.run, shard, parts))
 
-    def _contexts(self, shard: Shard) -> dict[int, Firings]:
-        """The contexts at which each feature of a shard is ablated."""
+    def _contexts(self, site: Site, features: Sequence[int]) -> dict[int, Firings]:
+        """The contexts at which each feature is ablated."""
         settings = self.job.settings
-        firings = acts.firings_of(self.job.run, shard.site, shard.features)
         return {
             index: choose_contexts(
-                found.where(found.seq < settings.texts.num_sequences),
-                FeatureId(shard.site, index),
+                found,
+                FeatureId(site, index),
                 cap=settings.features.seq_cap,
                 seed=settings.seed,
                 whole=settings.ablate.positions == "all",
             )
-            for index, found in firings.items()
+            for index, found in self.inputs.firings_of(site, features).items()
         }
 
     def _results(self, shards: Sequence[Shard], features: Sequence[FeatureId]) -> Iterator[ablations.FeatureAblations]:

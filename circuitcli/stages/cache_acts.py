@@ -181,7 +181,7 @@ class _Inputs:
 
     @cached_property
     def model(self) -> Model:
-        return self.job.load_model()
+        return self.job.model
 
     @cached_property
     def groups(self) -> list[list[SaeEntry]]:
@@ -214,7 +214,7 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shar
         length = int(sample.lengths[rows].max())
         tokens = torch.as_tensor(sample.tokens[rows, :length], device=runtime.device).long()
         read = model.run(tokens, [sae.site for sae in saes])
-        return {sae.site: _firings(sae, read.sites[sae.site], rows, sample.lengths[rows]) for sae in saes}
+        return {sae.site: firings_in(sae, read.sites[sae.site], rows, sample.lengths[rows]) for sae in saes}
 
     with job.report.track("Caching activations", sum(s.stop - s.start for s in missing), "sequences") as done:
         for group in inputs.groups:
@@ -229,7 +229,7 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shar
                 done((stop - start) * len([s for s in missing if s.site in sites and s.start == start]))
 
 
-def _firings(sae: Sae, x: torch.Tensor, rows: np.ndarray, lengths: np.ndarray) -> Firings:
+def firings_in(sae: Sae, x: torch.Tensor, rows: np.ndarray, lengths: np.ndarray) -> Firings:
     """The non-zero activations at the counted positions: 1 to the last of each sequence."""
     each = torch.arange(x.shape[1], device=x.device)
     counted = (each >= 1) & (each < torch.as_tensor(lengths, device=x.device).unsqueeze(1))

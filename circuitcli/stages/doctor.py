@@ -47,7 +47,8 @@ class Unrecorded(Job):
         """The model; none is loaded."""
         return self.choice[0]
 
-    def load_model(self) -> Model:
+    @cached_property
+    def model(self) -> Model:
         """The model with its weights."""
         with self.report.track(f"Loading {self.checkpoint.name}", 0, ""):
             from circuitcli.runtime import model
@@ -60,8 +61,7 @@ def run(job: Unrecorded) -> list[Fit]:
     entries = job.choice[1]
     sample = read_sample(job, entries)
     bos = prepend_bos(job, entries)
-    model = job.load_model()
     found = []
     for entry in entries:  # one at a time: together they may not fit into memory
-        found += fit.examine(job, model, [load_sae(job, entry, model)], sample, bos=bos, full=True)
+        found += fit.examine(job, job.model, [load_sae(job, entry, job.model)], sample, bos=bos, full=True)
     return found

@@ -154,10 +154,13 @@ def entries_of(run: Run) -> list[SaeEntry]:
         ) from None
 
 
-def load_sae(job: Job, recorded: SaeEntry, model: Model) -> Sae:
-    """The SAE of an entry on the run's device, told how this model differs from the one that it was trained on."""
+def load_sae(job: Job, recorded: SaeEntry, model: Model, *, decoder: bool = True) -> Sae:
+    """The SAE of an entry on the run's device, told how this model differs from the one that it was trained on.
+
+    Without `decoder` that stays where its file is mapped, for single rows of it.
+    """
     sae = load(recorded, job.hub)
     sae = replace(sae, centre=recorded.centre)
     if recorded.fold_value_biases and recorded.site == "z":
         sae = replace(sae, offset=model.z_offset(recorded.layer))
-    return sae.to(job.runtime.device)
+    return sae.to(job.runtime.device, decoder=decoder)

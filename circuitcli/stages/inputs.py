@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,19 +11,51 @@ import torch
 
 from circuitcli.core import ablation
 from circuitcli.core.active import Active
-from circuitcli.core.contexts import Firings
+from circuitcli.core.contexts import Firings, by_feature
 from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
+from circuitcli.saes import SaeEntry
 from circuitcli.stages.fetch_saes import entries_of, load_sae
 from circuitcli.stages.stage import Job
-from circuitcli.stages.workload import batch_size
+from circuitcli.stages.workload import batch_size, row_bytes
 from circuitcli.store import acts, tables
 
 # Sequences that are run clean together, once for all ablations in them.
 CLEAN_SEQUENCES = 32
 # On a CPU clean passes are kept up to so many bytes; what goes beyond is run again for each shard.
-_CLEAN_BYTES = 2**30
+CLEAN_BYTES = 2**30
+
+
+class _Acts(Mapping[Site, Active]):
+    """What fires in a block of sequences, by site: put together when it is asked for."""
+
+    def __init__(self, inputs: Inputs, start: int, lengths: torch.Tensor) -> None:
+        self._inputs, self._start, self._lengths = inputs, start, lengths
+        self._found: dict[Site, Active] = {}
+
+    def __getitem__(self, site: Site) -> Active:
+        if site not in self._found:
+            self._found[site] = self._active(site)
+        return self._found[site]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._inputs.widths)
+
+    def __len__(self) -> int:
+        return len(self._inputs.widths)
+
+    def _active(self, site: Site) -> Active:
+        whole = self._inputs.firings(site)
+        here = slice(*np.searchsorted(whole.seq, [self._start, self._start + len(self._lengths)]).tolist())
+        place = (whole.seq[here].astype(np.int64) - self._start) * int(self._lengths.max()) + whole.pos[here]
+        device = self._inputs.job.runtime.device
+        return Active(
+            torch.as_tensor(place, device=device),
+            torch.as_tensor(whole.feature[here], device=device).long(),
+            torch.as_tensor(whole.value[here], device=device),
+            self._inputs.widths[site],
+        )
 
 
 @dataclass
@@ -36,8 +68,14 @@ class Inputs:
     _firings: dict[Site, Firings] = field(default_factory=dict)
 
     @cached_property
+    def entries(self) -> list[SaeEntry]:
+        """The SAEs of the run."""
+        return entries_of(self.job.run)
+
+    @cached_property
     def widths(self) -> dict[Site, int]:
-        return {entry.at: entry.d_sae for entry in entries_of(self.job.run)}
+        """d_sae at each site."""
+        return {entry.at: entry.d_sae for entry in self.entries}
 
     @cached_property
     def horizon(self) -> int | None:
@@ -50,14 +88,14 @@ class Inputs:
     def saes(self, sites: Sequence[Site]) -> dict[Site, Sae]:
         """The SAEs at these sites. Those that were loaded for others go: only two layers' have to fit into memory."""
         self._saes = {site: sae for site, sae in self._saes.items() if site in sites}
-        for entry in entries_of(self.job.run):
+        for entry in self.entries:
             if entry.at in sites and entry.at not in self._saes:
-                self._saes[entry.at] = load_sae(self.job, entry, self.model)
+                self._saes[entry.at] = load_sae(self.job, entry, self.model, decoder=False)
         return self._saes
 
     @cached_property
     def model(self) -> Model:
-        model = self.job.load_model()
+        model = self.job.model
         if not model.resumes_at_places:
             self.job.report.say(
                 f"{self.job.settings.model} can't be resumed at single positions: whole sequences are computed again, "
@@ -91,33 +129,19 @@ class Inputs:
             return self._clean[block]
         span = slice(block * CLEAN_SEQUENCES, (block + 1) * CLEAN_SEQUENCES)
         tokens, lengths = (torch.as_tensor(part[span]).long() for part in self.sample)
-        sites = list(self.widths)
         found = ablation.read_clean(
             self.model,
-            sites,
+            list(self.widths),
             tokens.to(self.job.runtime.device),
             lengths,
-            {site: self._active(site, span.start, lengths) for site in sites},
+            _Acts(self, span.start, lengths),
             logits=logits,
             start=span.start,
         )
-        room = self.job.runtime.room(_CLEAN_BYTES)
+        room = self.job.runtime.room(CLEAN_BYTES)
         if found.run.nbytes + sum(kept.run.nbytes for kept in self._clean.values()) <= room:
             self._clean[block] = found
         return found
-
-    def _active(self, site: Site, start: int, lengths: torch.Tensor) -> Active:
-        """What fires at a site in a block of sequences, by place."""
-        whole = self.firings(site)
-        here = slice(*np.searchsorted(whole.seq, [start, start + len(lengths)]).tolist())
-        place = (whole.seq[here].astype(np.int64) - start) * int(lengths.max()) + whole.pos[here]
-        device = self.job.runtime.device
-        return Active(
-            torch.as_tensor(place, device=device),
-            torch.as_tensor(whole.feature[here], device=device).long(),
-            torch.as_tensor(whole.value[here], device=device),
-            self.widths[site],
-        )
 
     @cached_property
     def statistics(self) -> dict[Site, dict[str, np.ndarray]]:
@@ -129,7 +153,16 @@ class Inputs:
             by_site[site] = {name: column[mask] for name, column in table.items()}
         return by_site
 
+    def firings_of(self, site: Site, features: Sequence[int]) -> dict[int, Firings]:
+        """All firings of some features of a site in the sequences that count, in order of (seq, pos)."""
+        return by_feature(self.firings(site), features)
+
+    @property
+    def row_bytes(self) -> int:
+        """What one ablation holds."""
+        return row_bytes(self.model, int(self.sample[0].shape[1]), self.horizon)
+
     @property
     def batch_size(self) -> int:
-        """Rows at once."""
+        """Ablations at once."""
         return batch_size(self.model, self.job.runtime, int(self.sample[0].shape[1]), self.horizon)

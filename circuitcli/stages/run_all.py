@@ -6,21 +6,48 @@ from collections.abc import Callable
 from importlib import import_module
 
 from circuitcli.settings import Settings, to_dict
-from circuitcli.stages import cache_acts
+from circuitcli.stages import ablate, cache_acts, preview
+from circuitcli.stages.estimate import Estimate
+from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job, Outcome
 from circuitcli.store import records
 from circuitcli.store.run import STAGES
 
 
 def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
-    """Do every stage that isn't done; `show` is called after each. Text is tried first, before anything is written."""
+    """Do every stage that isn't done; `show` is called after each. Text is tried first, before anything is written.
+
+    Before activations are cached it says what that and the ablations will take.
+
+    Raises:
+        ResourceError: They would take more memory or disk than there is.
+    """
     cache_acts.text_identity(job)
     outcomes = []
     for name in STAGES:
+        if name == cache_acts.NAME and (job.force or job.run.record(name) is None):
+            _announce(job)
         module = import_module(f"circuitcli.stages.{name.replace('-', '_')}")
         outcomes.append(module.run(job))
         show(outcomes[-1])
     return outcomes
+
+
+def _announce(job: Job) -> None:
+    expected = preview.preview(job, entries_of(job.run))
+    if expected is not None:
+        for line in expected.words:
+            job.report.say(line)
+        expected.ablate.check(allow_over_memory=job.settings.runtime.allow_over_memory)
+
+
+def dry_run(job: Job) -> tuple[preview.Preview | None, Estimate | None]:
+    """What is still to do would take: of a run whose activations are cached the ablations, else both."""
+    record = job.run.record(cache_acts.NAME)
+    if record is None or job.force:
+        found = preview.of_settings(job)
+        return found, found.ablate
+    return None, ablate.preview(job)
 
 
 def default_name(settings: Settings) -> str:

@@ -14,6 +14,7 @@ from circuitcli.core import ablation, selection
 from circuitcli.core.contexts import Firings
 from circuitcli.core.effects import extreme_tokens
 from circuitcli.core.next_token import TokenSums
+from circuitcli.core.sites import Site
 from circuitcli.interventions import Intervention
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.stage import Work
@@ -48,7 +49,7 @@ class ShardWork:
 
     def compute(self, done: Callable[[int], None]) -> dict[str, list[tables.Columns]]:
         """The shard's tables, in parts. What batches give stays on the device until all are done."""
-        inputs = self.inputs
+        inputs, shard = self.inputs, self.shard
         runtime = self.todo.planned_batch(inputs.batch_size)
         rows = self._rows()
         results: list[tuple[Firings, ablation.Ablated]] = []
@@ -62,7 +63,9 @@ class ShardWork:
                 results.append((self.firings.where(np.arange(here.start, here.stop)[part]), result))
                 done(part.stop - part.start)
         parts: dict[str, list[tables.Columns]] = {
-            "effects": [columns for firings, result in results for columns in self._effects(firings, result)],
+            "effects": [
+                columns for firings, result in results for columns in effect_columns(shard.site, firings, result)
+            ],
             "contexts": [self._context_rows(firings, result) for firings, result in results],
         }
         if self.logits:
@@ -88,26 +91,6 @@ class ShardWork:
             slot=torch.as_tensor(np.searchsorted(self.shard.features, self.firings.feature)).long(),
         )
 
-    def _effects(self, here: Firings, result: ablation.Ablated) -> Iterator[tables.Columns]:
-        site, row, pos = self.shard.site, result.row.numpy(), result.pos.numpy()
-        for down, changes in result.changes.items():
-            reading = _numpy(changes.row)
-            if len(reading):
-                of = row[reading]
-                yield {
-                    "up_layer": site.layer,
-                    "up_site": site.name,
-                    "up_feature": here.feature[of],
-                    "seq": here.seq[of],
-                    "pos": here.pos[of],
-                    "down_layer": down.layer,
-                    "down_site": down.name,
-                    "down_feature": _numpy(changes.feature).astype(np.int32),
-                    "down_pos": pos[reading].astype(np.int32),
-                    "clean": _numpy(changes.clean),
-                    "ablated": _numpy(changes.ablated),
-                }
-
     def _context_rows(self, here: Firings, result: ablation.Ablated) -> tables.Columns:
         """A row for each ablation; its KL is the sum over all positions at which it was read."""
         kl = np.full(len(here), np.nan, np.float32)
@@ -127,6 +110,28 @@ class ShardWork:
                 "token_id": kept.astype(np.int32),
                 "effect_mean": mean[kept].astype(np.float32),
                 "prob_effect_mean": prob_mean[kept].astype(np.float32),
+            }
+
+
+def effect_columns(site: Site, here: Firings, result: ablation.Ablated) -> Iterator[tables.Columns]:
+    """What a batch of ablations at a site changed, as the table of effects has it; a part for each downstream site."""
+    row, pos = result.row.numpy(), result.pos.numpy()
+    for down, changes in result.changes.items():
+        reading = _numpy(changes.row)
+        if len(reading):
+            of = row[reading]
+            yield {
+                "up_layer": site.layer,
+                "up_site": site.name,
+                "up_feature": here.feature[of],
+                "seq": here.seq[of],
+                "pos": here.pos[of],
+                "down_layer": down.layer,
+                "down_site": down.name,
+                "down_feature": _numpy(changes.feature).astype(np.int32),
+                "down_pos": pos[reading].astype(np.int32),
+                "clean": _numpy(changes.clean),
+                "ablated": _numpy(changes.ablated),
             }
 
 

@@ -87,8 +87,9 @@ class Job:
         """The model's tokenizer."""
         return Tokenizer(self.checkpoint)
 
-    def load_model(self) -> Model:
-        """The model with its weights; TransformerLens is imported only now, which takes seconds.
+    @cached_property
+    def model(self) -> Model:
+        """The model with its weights, loaded once; TransformerLens is imported only now, which takes seconds.
 
         Raises:
             InputError: Its files aren't those that fetch-saes recorded.
@@ -217,35 +218,20 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
     Raises:
         InputError: The stage was made, or begun, from other inputs, and needs --force.
     """
-    inputs = {**job.chosen(DECIDES[name]), **facts_of_inputs}
-    choice = job.chosen(CHOOSES.get(name, ()))
-    fingerprint = records.fingerprint(inputs)
-    record, plan = job.run.record(name), job.run.plan(name)
-    if job.force:
-        plan = None
-    elif record and (record.fingerprint, record.choice) == (fingerprint, choice) and _all_there(job.run, record):
+    todo = unstarted(job, name, facts_of_inputs)
+    if todo is None:
         job.report.say(f"{name}: already done.")
-        return Outcome(name, "skipped", record)
-    elif plan and plan.fingerprint != fingerprint:
-        _changed(job, name, records.changes(plan.inputs, inputs))
-        plan = None
-    elif plan and record is None:
+        return Outcome(name, "skipped", job.run.require(name))
+    if not todo.anew and job.run.record(name) is None:
         job.report.say(f"{name}: going on from where it stopped.")
     started = time.monotonic()
     device = str(job.runtime.device)
-    todo = Work(
-        job,
-        name,
-        plan or Plan(fingerprint, inputs, 0, job.runtime.threads),
-        anew=plan is None,
-        known=record.files if plan and record else {},
-    )
     work(todo)
     todo.begin()
     done = Record(
-        fingerprint=fingerprint,
-        inputs=inputs,
-        choice=choice,
+        fingerprint=todo.plan.fingerprint,
+        inputs=todo.plan.inputs,
+        choice=job.chosen(CHOOSES.get(name, ())),
         files=todo.files,
         facts=todo.facts,
         versions={"circuitcli": __version__, **{lib: importlib.metadata.version(lib) for lib in _LIBRARIES}},
@@ -254,6 +240,33 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
     )
     job.run.save_record(name, done)
     return Outcome(name, "done", done)
+
+
+def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any]) -> Work | None:
+    """What a stage has to work on, before anything is changed; None if it is done.
+
+    Raises:
+        InputError: The stage was made, or begun, from other inputs, and needs --force.
+    """
+    inputs = {**job.chosen(DECIDES[name]), **facts_of_inputs}
+    fingerprint = records.fingerprint(inputs)
+    record, plan = job.run.record(name), None if job.force else job.run.plan(name)
+    same = record is not None and (record.fingerprint, record.choice) == (
+        fingerprint,
+        job.chosen(CHOOSES.get(name, ())),
+    )
+    if same and not job.force and record is not None and _all_there(job.run, record):
+        return None
+    if plan and plan.fingerprint != fingerprint:
+        _changed(job, name, records.changes(plan.inputs, inputs))
+        plan = None
+    return Work(
+        job,
+        name,
+        plan or Plan(fingerprint, inputs, 0, job.runtime.threads),
+        anew=plan is None,
+        known=record.files if plan and record else {},
+    )
 
 
 def _changed(job: Job, name: str, what: list[str]) -> None:

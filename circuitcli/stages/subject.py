@@ -50,7 +50,7 @@ def chosen(job: Unrecorded) -> Subject:
 
     entries = job.choice[1]
     sample = read_sample(job, entries)
-    model = job.load_model()
+    model = job.model
     sites = [entry.at for entry in entries]
     used = [sites[0], *downstream(sites[0], sites, model.shape)]
     lengths = torch.as_tensor(sample.lengths[:SEQUENCES]).long()

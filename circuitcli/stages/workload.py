@@ -6,17 +6,24 @@ from circuitcli.core.model import Model
 from circuitcli.runtime.device import Runtime
 
 
-def batch_size(model: Model, runtime: Runtime, width: int, horizon: int | None) -> int:
-    """Rows at once, by a generous estimate of what one holds: streams, keys and values, scores.
+def places(model: Model, width: int, horizon: int | None) -> int:
+    """Positions that are computed again for one ablation in a sequence of `width`, at most.
 
-    Args:
-        model: The model.
-        runtime: Its memory, and the batch size if one is set.
-        width: Positions of a sequence.
-        horizon: How many positions behind an edited one are read; None: all.
+    `horizon` is how many behind the edited one are read; None: all.
     """
-    alone = horizon == 0 and model.resumes_at_places
-    places = 1 if alone else width if horizon is None or not model.resumes_at_places else min(width, horizon + 1)
-    streams = places * (30 * model.shape.d_model + 8 * width)
-    keys = (4 if alone else 8) * (width + places) * model.shape.d_z
-    return runtime.rows_at_once(4 * (streams + keys), places)
+    if not model.resumes_at_places or horizon is None:
+        return width
+    return min(width, horizon + 1)
+
+
+def row_bytes(model: Model, width: int, horizon: int | None) -> int:
+    """A generous estimate of what one ablation holds: streams, keys and values, scores."""
+    count = places(model, width, horizon)
+    streams = count * (30 * model.shape.d_model + 8 * width)
+    keys = (4 if count == 1 else 8) * (width + count) * model.shape.d_z
+    return 4 * (streams + keys)
+
+
+def batch_size(model: Model, runtime: Runtime, width: int, horizon: int | None) -> int:
+    """Ablations at once."""
+    return runtime.rows_at_once(row_bytes(model, width, horizon), places(model, width, horizon))

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from circuitcli.core.contexts import Firings
+from circuitcli.core.contexts import Firings, by_feature
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.store import files
@@ -62,12 +62,8 @@ def shards(run: Run, site: Site) -> Iterator[Firings]:
 
 def firings_of(run: Run, site: Site, features: Sequence[int]) -> dict[int, Firings]:
     """All firings of some features of a site, in order of (seq, pos)."""
-    wanted = np.asarray(sorted(features), np.int32)
-    parts = [shard.where(np.isin(shard.feature, wanted)) for shard in shards(run, site)]
-    whole = Firings.concat(parts)
-    whole = whole.where(np.lexsort((whole.pos, whole.seq, whole.feature)))
-    bounds = np.searchsorted(whole.feature, [*wanted, np.iinfo(np.int32).max])
-    return {int(f): whole.where(np.arange(bounds[i], bounds[i + 1])) for i, f in enumerate(wanted)}
+    parts = [shard.where(np.isin(shard.feature, list(features))) for shard in shards(run, site)]
+    return by_feature(Firings.concat(parts), features)
 
 
 def _load(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:

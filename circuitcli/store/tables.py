@@ -14,6 +14,7 @@ from circuitcli.store import files
 
 Columns = dict[str, Any]
 
+_COMPRESSION = "zstd"
 _SITE = pa.dictionary(pa.int32(), pa.string())
 _TYPES: dict[str, Any] = {
     "layer": pa.int16(),
@@ -46,11 +47,23 @@ def schema(table: str) -> pa.Schema:
 
 def write(path: Path, table: str, parts: list[Columns]) -> int:
     """Write the parts, one after another, as one table; returns its rows. NaN becomes null."""
+    whole = _whole(table, parts)
+    with files.complete(path) as part:
+        pq.write_table(whole, part, compression=_COMPRESSION)
+    return int(whole.num_rows)
+
+
+def size(table: str, parts: list[Columns]) -> tuple[int, int]:
+    """How many rows the parts have as one table, and how many bytes it would take on disk; nothing is written."""
+    whole, written = _whole(table, parts), pa.BufferOutputStream()
+    pq.write_table(whole, written, compression=_COMPRESSION)
+    return int(whole.num_rows), int(written.getvalue().size)
+
+
+def _whole(table: str, parts: list[Columns]) -> pa.Table:
     fields = schema(table)
     whole = pa.concat_tables([_table(part, fields) for part in parts]) if parts else fields.empty_table()
-    with files.complete(path) as part:
-        pq.write_table(whole.combine_chunks(), part, compression="zstd")
-    return int(whole.num_rows)
+    return whole.combine_chunks()
 
 
 def _table(part: Mapping[str, Any], fields: pa.Schema) -> pa.Table:

@@ -1,0 +1,80 @@
+"""`--dry-run`: what a command would take, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitcli.cli.console import Terminal
+from circuitcli.cli.options import Request
+from circuitcli.cli.session import work
+
+if TYPE_CHECKING:
+    from circuitcli.stages.estimate import Estimate
+    from circuitcli.stages.preview import Preview
+    from circuitcli.stages.stage import Job
+
+MORE: dict[str, tuple[Any, Any]] = {
+    "dry_run": (
+        Annotated[bool, typer.Option("--dry-run", help="Say what it would take (ablations, time, memory), and stop.")],
+        False,
+    )
+}
+
+
+def show(request: Request, expect: Callable[[Job], tuple[Preview | None, Estimate | None]]) -> None:
+    """The table of what is expected; nothing is written, not even settings.
+
+    Raises:
+        ResourceError: It is more than there is.
+    """
+
+    def body(job: Job, terminal: Terminal) -> None:
+        whole, ablate = expect(job)
+        if ablate is None:
+            terminal.say("Nothing is to be done.")
+        rows = [] if whole is None else _cache_rows(whole)
+        terminal.table(
+            "What it would take", ("what", "value", "free"), rows + ([] if ablate is None else _rows(ablate))
+        )
+        terminal.document(
+            {
+                "run": str(job.run.root),
+                "dry_run": True,
+                "cache_acts": None
+                if whole is None
+                else {"sequences": whole.sequences, "tokens": whole.tokens, "seconds": round(whole.cache_seconds, 1)},
+                "ablate": None if ablate is None else asdict(ablate),
+            }
+        )
+        if ablate is not None:
+            ablate.check(allow_over_memory=job.settings.runtime.allow_over_memory)
+
+    work(request, body, writes=False)
+
+
+def _cache_rows(expected: Preview) -> list[tuple[str, str, str]]:
+    from circuitcli.stages.estimate import duration
+
+    return [
+        ("sequences", f"{expected.sequences:,}", ""),
+        ("tokens", f"{expected.tokens:,}", ""),
+        ("time of cache-acts", duration(expected.cache_seconds), ""),
+    ]
+
+
+def _rows(e: Estimate) -> list[tuple[str, str, str]]:
+    from circuitcli.stages.estimate import duration, quantity
+
+    most = "" if e.exact else "at most "
+    return [
+        ("features", f"{most}{e.features:,}", ""),
+        ("ablations", f"{most}{e.ablations:,}", ""),
+        ("rows", f"{most}{e.rows:,}", ""),
+        ("disk", f"{most}{quantity(e.disk_bytes)}", quantity(e.free_disk_bytes)),
+        ("time of ablate", f"{most}{duration(e.seconds)}", ""),
+        ("memory", quantity(e.memory_bytes), quantity(e.free_memory_bytes)),
+    ]

@@ -1,0 +1,255 @@
+"""What a run of ablations will take, before it starts: from how many there are, and from a few made here and now.
+
+    seconds    clean passes, and ablations by what one takes at the first site, times the operations of one at its own
+    memory     what this process holds after the trial, and what comes on top: SAEs of the widest two layers, clean
+               passes that are kept, a full batch, the sums over tokens
+    disk       rows and bytes of what the trial would have written
+
+Layers behind the first are counted at most: which features are ablated there follows from the effects.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from circuitcli.core import ablation, flops, selection
+from circuitcli.core.contexts import Firings
+from circuitcli.core.next_token import TokenSums
+from circuitcli.core.sites import Site
+from circuitcli.errors import ResourceError
+from circuitcli.runtime.device import free_memory, held_memory
+from circuitcli.stages.inputs import CLEAN_BYTES, CLEAN_SEQUENCES, Inputs
+from circuitcli.stages.shard import LOGIT_TOKENS, effect_columns
+from circuitcli.store import tables
+
+# Ablations of the trial at most, and bytes of a row of contexts, and of one of the stored tokens, on disk.
+_TRIAL, _CONTEXT_BYTES, _TOKEN_BYTES = 64, 24, 12
+# What torch takes beside its tensors, and what batches hold for a moment: encodings and logits, some times over.
+_OVERHEAD = 2**29
+_HINT = (
+    "Lower --max-features, --branching or --seq-cap (time, disk) or --batch-size, --max-tokens or the number of sites "
+    "(memory), or add --no-logits; --allow-over-memory goes on all the same."
+)
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """How many ablations there are at each site, and of how many features; `exact` if not at most."""
+
+    features: Mapping[Site, int]
+    contexts: Mapping[Site, int]
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Named:
+    """The features of a layer, where they are known: how many, and the contexts of those that aren't done."""
+
+    total: int
+    contexts: Mapping[Site, Sequence[int]]
+
+
+def count(inputs: Inputs, named: Mapping[int, Named], done: Mapping[Site, int], *, exact: bool) -> Ablations:
+    """All ablations: of layers whose features are named as they are, of the others as many as may follow.
+
+    Each feature of the layer before leads to `branching` at each site, together to `max_features` at most.
+
+    Args:
+        inputs: The run.
+        named: Layers whose features are known; the first is one.
+        done: Features that were ablated already, by site.
+        exact: Whether the contexts of named features are counted, and not bounded.
+    """
+    settings, sequences = inputs.job.settings, len(inputs.sample[1])
+    most = (
+        min(settings.features.seq_cap, sequences) if settings.ablate.positions == "all" else settings.features.seq_cap
+    )
+    features, contexts, before = {}, {}, 0
+    for layer in sorted({site.layer for site in inputs.widths}):
+        sites = [site for site in inputs.widths if site.layer == layer]
+        if layer in named:
+            for site, counts in named[layer].contexts.items():
+                features[site], contexts[site] = len(counts), sum(counts)
+            before = named[layer].total
+            continue
+        exact = False
+        each = min(before * settings.features.branching, settings.features.max_features)
+        before = min(each * len(sites), settings.features.max_features)
+        left = before
+        for site in sites:
+            features[site] = max(0, min(each, left, inputs.widths[site]) - done.get(site, 0))
+            contexts[site] = features[site] * most
+            left -= features[site]
+    return Ablations(features, contexts, exact)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is expected. Counts are upper bounds unless `exact`; `free_*` is what there is."""
+
+    exact: bool
+    features: int
+    ablations: int
+    rows: int
+    disk_bytes: int
+    free_disk_bytes: int
+    seconds: float
+    memory_bytes: int
+    free_memory_bytes: int
+
+    @property
+    def words(self) -> str:
+        """All of it on one line."""
+        most = "" if self.exact else "at most "
+        return (
+            f"ablate: {most}{self.ablations:,} ablations of {most}{self.features:,} features, about "
+            f"{duration(self.seconds)}; {self.rows:,} rows, {quantity(self.disk_bytes)} on disk "
+            f"({quantity(self.free_disk_bytes)} free); {quantity(self.memory_bytes)} of memory "
+            f"({quantity(self.free_memory_bytes)} free)."
+        )
+
+    def check(self, *, allow_over_memory: bool) -> None:
+        """Refuse what doesn't fit.
+
+        Raises:
+            ResourceError: Memory or disk would run out.
+        """
+        if allow_over_memory:
+            return
+        needed = None
+        if self.memory_bytes > self.free_memory_bytes:
+            needed = f"about {quantity(self.memory_bytes)} of memory, and {quantity(self.free_memory_bytes)} are there"
+        if self.disk_bytes > self.free_disk_bytes:
+            needed = f"about {quantity(self.disk_bytes)} on disk, and {quantity(self.free_disk_bytes)} are free"
+        if needed:
+            raise ResourceError(f"The ablations would take {needed}.", hint=_HINT)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What a few ablations at one site took."""
+
+    site: Site
+    row_seconds: float
+    clean_seconds: float  # of one block of sequences
+    clean_bytes: int
+    changes: float  # rows of effects, of one ablation
+    change_bytes: float  # of each of them
+
+
+def estimate(inputs: Inputs, planned: Ablations) -> Estimate:
+    """What the planned ablations take."""
+    trial = _trial(inputs, next(site for site, count in planned.contexts.items() if count))
+    ablations, features = sum(planned.contexts.values()), sum(planned.features.values())
+    blocks = -(-len(inputs.sample[1]) // CLEAN_SEQUENCES)
+    kept = min(blocks * trial.clean_bytes, inputs.job.runtime.room(CLEAN_BYTES))
+    passes = blocks if blocks * trial.clean_bytes <= kept else blocks * len(planned.contexts)
+    own = _operations(inputs, trial.site)
+    seconds = passes * trial.clean_seconds + trial.row_seconds * sum(
+        count * _operations(inputs, site) / own for site, count in planned.contexts.items()
+    )
+    rows = round(ablations * trial.changes)
+    logits = features * 2 * LOGIT_TOKENS if inputs.job.settings.ablate.logits else 0
+    held = held_memory(inputs.job.runtime.device)
+    return Estimate(
+        exact=planned.exact,
+        features=features,
+        ablations=ablations,
+        rows=rows + ablations + logits,
+        disk_bytes=round(rows * trial.change_bytes + ablations * _CONTEXT_BYTES + logits * _TOKEN_BYTES),
+        free_disk_bytes=inputs.job.run.free_disk(),
+        seconds=seconds,
+        memory_bytes=held + kept + _more(inputs, trial.site, planned),
+        free_memory_bytes=held + free_memory(inputs.job.runtime.device),
+    )
+
+
+def _more(inputs: Inputs, loaded: Site, planned: Ablations) -> int:
+    """Bytes that come on top of the trial's: SAEs of wider layers, a full batch, sums, and what torch takes."""
+    widest = max(_sae_bytes(inputs, site) for site in planned.contexts)
+    batch = inputs.batch_size * inputs.row_bytes
+    sums = 32 * 16 * inputs.model.shape.d_vocab if inputs.job.settings.ablate.logits else 0
+    return max(0, widest - _sae_bytes(inputs, loaded)) + batch + sums + _OVERHEAD
+
+
+def _sae_bytes(inputs: Inputs, site: Site) -> int:
+    """Encoders of the sites behind one."""
+    shape = inputs.model.shape
+    return sum(
+        4 * shape.width(s.name) * inputs.widths[s] for s in selection.downstream(site, list(inputs.widths), shape)
+    )
+
+
+def _operations(inputs: Inputs, site: Site) -> float:
+    """Floating-point operations of one ablation at a site, the same constant factors left out at all of them."""
+    model, shape, logits = inputs.model, inputs.model.shape, inputs.job.settings.ablate.logits
+    downstream = selection.downstream(site, list(inputs.widths), shape)
+    last = shape.n_layers - 1 if logits else max((down.layer for down in downstream), default=site.layer)
+    encoders = sum(flops.encode(shape.width(down.name), inputs.widths[down]) for down in downstream)
+    tokens = flops.unembed(shape) if logits else 0.0
+    # Never nothing: rows are gathered and written even where no product is made.
+    return flops.resumed(site, last, model.sizes, shape, 1.0) + encoders + tokens + flops.unembed(shape) / 10
+
+
+def _trial(inputs: Inputs, site: Site) -> _Trial:
+    """A few ablations at a site, in the first block of sequences, timed once all is warm."""
+    logits, device = inputs.job.settings.ablate.logits, inputs.job.runtime.device
+    with inputs.job.report.track("Estimating", 0, ""):
+        one = torch.as_tensor(inputs.sample[0][:1], device=device).long()
+        inputs.model.run(one, [], final=logits)  # whatever is slow the first time only
+        started = time.perf_counter()
+        clean = inputs.clean(0, logits=logits)
+        clean_seconds = time.perf_counter() - started
+        firings = _few(inputs.firings(site), len(clean.lengths), whole=inputs.job.settings.ablate.positions == "all")
+        feature, seq, pos = (torch.as_tensor(part).long() for part in (firings.feature, firings.seq, firings.pos))
+        rows = ablation.Rows(feature, seq, pos, torch.zeros(len(feature)), torch.zeros_like(feature))
+        downstream = selection.downstream(site, list(inputs.widths), inputs.model.shape)
+        sums = TokenSums(1, inputs.model.shape.d_vocab, device) if logits else None
+        saes = inputs.saes([site, *downstream])
+
+        def ablate(part: slice) -> ablation.Ablated:
+            return ablation.ablate(
+                inputs.model, saes, site, rows[part], clean, downstream, horizon=inputs.horizon, sums=sums
+            )
+
+        ablate(slice(0, max(1, len(rows) // 8)))
+        started = time.perf_counter()
+        result = ablate(slice(None))
+        parts = list(effect_columns(site, firings, result))  # waits for the device
+        seconds = time.perf_counter() - started
+    changes, size = tables.size("ablations/effects", parts)
+    return _Trial(
+        site=site,
+        row_seconds=seconds / len(rows),
+        clean_seconds=clean_seconds,
+        clean_bytes=clean.run.nbytes,
+        changes=changes / len(rows),
+        change_bytes=size / max(changes, 1),
+    )
+
+
+def _few(firings: Firings, sequences: int, *, whole: bool) -> Firings:
+    """Some of a site's firings in the first sequences, spread over them."""
+    here = firings.where(np.flatnonzero(firings.seq < sequences))
+    picked = here.where(np.unique(np.linspace(0, len(here) - 1, _TRIAL).round().astype(np.int64)))
+    return Firings(picked.seq, np.full_like(picked.pos, -1), picked.feature, picked.value) if whole else picked
+
+
+def quantity(count: int) -> str:
+    """Bytes in the unit that reads best."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,119 @@
+"""What a whole run would take, before anything of it is there: the model and SAEs are loaded, a little is computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from circuitcli.core import flops
+from circuitcli.core.contexts import Firings
+from circuitcli.core.sites import Site, resolve_pins
+from circuitcli.errors import InputError
+from circuitcli.saes import SaeEntry
+from circuitcli.stages.cache_acts import firings_in, read_sample
+from circuitcli.stages.doctor import Unrecorded
+from circuitcli.stages.estimate import Estimate, Named, count, estimate
+from circuitcli.stages.inputs import CLEAN_SEQUENCES, Inputs
+from circuitcli.stages.stage import Job
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What caching activations and ablating would take."""
+
+    sequences: int
+    tokens: int
+    cache_seconds: float
+    ablate: Estimate
+
+    @property
+    def words(self) -> Sequence[str]:
+        """A line for each stage."""
+        return (
+            f"cache-acts: {self.sequences:,} sequences of together {self.tokens:,} tokens, about "
+            f"{self.cache_seconds:.0f} s.",
+            self.ablate.words,
+        )
+
+
+@dataclass
+class _Unread(Inputs):
+    """A run before its activations are cached: what fires is computed, in the first block of sequences."""
+
+    chosen: list[SaeEntry] = field(default_factory=list)
+    seconds: dict[Site, float] = field(default_factory=dict)  # that caching a token of a site took, the model with it
+
+    @cached_property
+    def entries(self) -> list[SaeEntry]:
+        return self.chosen
+
+    @cached_property
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        found = read_sample(self.job, self.entries)
+        counted = self.job.settings.texts.num_sequences
+        return found.tokens[:counted], found.lengths[:counted]
+
+    def firings(self, site: Site) -> Firings:
+        if site not in self._firings:
+            tokens, lengths = (part[:CLEAN_SEQUENCES] for part in self.sample)
+            sae = self.saes([site])[site]
+            started = time.perf_counter()
+            x = self.model.run(torch.as_tensor(tokens, device=self.model.device).long(), [site]).sites[site]
+            self._firings[site] = firings_in(sae, x, np.arange(len(lengths)), lengths)
+            self.seconds[site] = (time.perf_counter() - started) / int(lengths.sum())
+        return self._firings[site]
+
+
+def preview(job: Job, entries: Sequence[SaeEntry]) -> Preview | None:
+    """What cache-acts and ablate would take with these SAEs; None where nothing fires in the first sequences."""
+    inputs = _Unread(job, chosen=list(entries))
+    settings, widths = job.settings, inputs.widths
+    first = min(widths, key=lambda site: site.order)
+    if not len(inputs.firings(first)):
+        return None
+    named: dict[int, Named] = {}
+    pins = resolve_pins(settings.features.pinned, widths)
+    for layer in {pin.site.layer for pin in pins} | {first.layer}:
+        there = [pin.site for pin in pins if pin.site.layer == layer]
+        share = settings.features.thinning
+        features = there or [s for s in widths if s.layer == layer for _ in range(max(1, round(share * widths[s])))]
+        counts = {site: [settings.features.seq_cap] * features.count(site) for site in set(features)}
+        named[layer] = Named(len(features), counts)
+    ablations = estimate(inputs, count(inputs, named, {}, exact=False))
+    sequences = settings.texts.num_sequences if len(inputs.sample[1]) == settings.texts.num_sequences else 0
+    extra = max(0, settings.contexts.num_sequences - settings.texts.num_sequences) if sequences else 0
+    tokens = int(inputs.sample[1].sum() * (1 + extra / max(sequences, 1)))
+    return Preview(len(inputs.sample[1]) + extra, tokens, tokens * _token_seconds(inputs, first), ablations)
+
+
+def _token_seconds(inputs: _Unread, site: Site) -> float:
+    """Of one token at all sites, from what it took at one."""
+    model, shape = inputs.model, inputs.model.shape
+    block = flops.block(model.sizes, shape, inputs.sample[0].shape[1] / 2)
+
+    def operations(sites: Sequence[Site]) -> float:
+        encoders = sum(flops.encode(shape.width(s.name), inputs.widths[s]) for s in sites)
+        return (max(s.layer for s in sites) + 1) * block + encoders
+
+    return inputs.seconds[site] * operations(list(inputs.widths)) / operations([site])
+
+
+def of_settings(job: Job) -> Preview:
+    """What a run with these settings would take, whether its SAEs are recorded yet or not; nothing is written.
+
+    Raises:
+        InputError: Nothing fires in the first sequences.
+    """
+    unrecorded = Unrecorded(job.run, job.settings, job.report, job.force)
+    found = preview(unrecorded, unrecorded.choice[1])
+    if found is None:
+        raise InputError(
+            "Nothing fires at the first site in the first sequences.",
+            hint="Give other text or SAEs, or see what `circuit doctor` says of them.",
+        )
+    return found
