@@ -12,15 +12,15 @@ from circuitcli.core.sites import Site
 
 def block(sizes: BlockSizes, shape: ModelShape, keys: float) -> float:
     """One whole block at one position that sees so many keys."""
-    return 2 * (sizes.attention_in + sizes.attention_out + sizes.mlp) + 4 * shape.d_z * keys
+    return 2.0 * (sizes.attention_in + sizes.attention_out + sizes.mlp) + 4 * shape.d_z * keys
 
 
 def rest_of_block(site: Site, sizes: BlockSizes, shape: ModelShape, keys: float) -> float:
     """What of a block is behind an edit at one of its sites."""
-    mlp = 0 if shape.parallel else 2 * sizes.mlp
+    mlp = 0.0 if shape.parallel else 2.0 * sizes.mlp
     return {
         "resid_pre": block(sizes, shape, keys),
-        "z": 2 * sizes.attention_out + mlp,
+        "z": 2.0 * sizes.attention_out + mlp,
         "attn_out": mlp,
         "resid_mid": mlp,
     }.get(site.name, 0.0)

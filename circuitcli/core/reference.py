@@ -22,11 +22,13 @@ class Plain:
     """What one ablation did where it is read, clean first and ablated second.
 
     Attributes:
-        activations: Of each downstream site.
+        read: What the SAE of each downstream site sees.
+        activations: What it makes of that.
         logprob: Log-probabilities of the next token.
     """
 
-    activations: dict[Site, Float[Tensor, "2 d"]]
+    read: dict[Site, Float[Tensor, "2 d_in"]]
+    activations: dict[Site, Float[Tensor, "2 d_sae"]]
     logprob: Float[Tensor, "2 v"]
 
 
@@ -57,7 +59,7 @@ def ablate_one(
     delta = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     delta[0, places] = (change - change.mean(-1, keepdim=True) if sae.centre else change)[places]
     ablated = model.run(tokens, downstream, final=True, edit=Edit(site, delta))
-    pairs = {s: saes[s].encode(torch.stack([p.sites[s][0, read] for p in (clean, ablated)])) for s in downstream}
+    seen = {s: torch.stack([p.sites[s][0, read] for p in (clean, ablated)]) for s in downstream}
     assert clean.final is not None and ablated.final is not None
     logits = [model.logits(p.final[0])[read] for p in (clean, ablated) if p.final is not None]
-    return Plain(pairs, torch.stack(logits).float().log_softmax(-1))
+    return Plain(seen, {s: saes[s].encode(x) for s, x in seen.items()}, torch.stack(logits).float().log_softmax(-1))

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.active import Active, where
@@ -129,6 +129,17 @@ class Sae:
         encoded = self.pre_activations(x) if self.activation == "relu" else self.encode(x)
         fires = where(encoded > 0)
         return fires // self.d_sae + start, fires % self.d_sae, encoded.flatten()[fires]
+
+    def doubtful(self, x: Float[Tensor, "*n d_in"], within: float) -> Bool[Tensor, "*n d_sae"]:
+        """Features so near to where they begin to fire, or to the k-th largest, that rounding may decide."""
+        pre = self.pre_activations(x)
+        if self.activation == "topk":
+            assert self.k is not None
+            top = pre.topk(min(self.k + 1, self.d_sae), dim=-1).values
+            last, next_one = top[..., self.k - 1, None], top[..., -1:]
+            rival = torch.where(pre >= last, next_one, last)
+            return ((pre - rival).abs() < within) & (pre > -within)
+        return (pre - (0.0 if self.threshold is None else self.threshold.clamp(min=0))).abs() < within
 
     def _activated(self, h: Float[Tensor, "*n d_sae"]) -> Float[Tensor, "*n d_sae"]:
         """What the features make of their projections h; not of topk."""

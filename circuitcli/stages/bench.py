@@ -37,7 +37,7 @@ from circuitcli.stages.workload import batch_size
 CONTEXTS, FEATURES, SLOTS = 32, 16, 32
 # Ablations that are made the plain way in each round, and the side of the square matrices whose product is timed.
 _PLAIN, _SQUARE = 2, 2048
-# Latents whose plain activation is so near to 0 may flip; they are left out of the comparison, and counted.
+# Latents so near to where they begin to fire may flip; they are left out of the comparison, and counted.
 _FLIPS = 1e-4
 
 
@@ -293,11 +293,9 @@ class _Bench:
                 effect = torch.zeros_like(before)
                 changes = result.changes[site]
                 effect[changes.feature] = changes.ablated - changes.clean
-                difference = (effect - (after - before)).abs()
-                flips = (difference > 0) & (torch.minimum(before, after) <= 0) & (torch.maximum(before, after) < _FLIPS)
-                worst = max(
-                    worst, float(difference[~flips].max()) / max(float(torch.maximum(before, after).max()), 0.1)
-                )
+                flips = self.subject.saes[site].doubtful(plain.read[site], _FLIPS).any(0)
+                largest = max(float(torch.maximum(before, after).max()), 0.1)
+                worst = max(worst, float((effect - (after - before)).abs()[~flips].max()) / largest)
                 compared += len(before)
                 left_out += int(flips.sum())
         return worst, compared, left_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from circuitcli import plugins
 from circuitcli.core.sites import parse_layers, parse_pin, parse_site
+from circuitcli.errors import UsageError
 from circuitcli.runtime.device import check_device_name
 from circuitcli.settings import Settings
 
@@ -11,7 +12,7 @@ _ANY_DEPTH = 10_000
 
 
 def check(settings: Settings) -> None:
-    """Refuse unknown sites, formats, interventions and devices, and what is no slice or pin.
+    """Refuse unknown sites, formats, interventions and devices, what is no slice or pin, and a horizon for nothing.
 
     Raises:
         UsageError: With the nearest known name.
@@ -24,4 +25,9 @@ def check(settings: Settings) -> None:
     plugins.check("interventions", settings.ablate.intervention)
     for pin in settings.features.pinned:
         parse_pin(pin)
+    if settings.ablate.horizon and settings.ablate.positions != "onward":
+        raise UsageError(
+            f"A horizon of {settings.ablate.horizon} is for --positions onward, not {settings.ablate.positions}.",
+            hint="Leave --horizon out, or give --positions onward.",
+        )
     parse_layers(settings.saes.layers, _ANY_DEPTH)

@@ -217,10 +217,14 @@ def _trial(inputs: Inputs, site: Site) -> _Trial:
                 inputs.model, saes, site, rows[part], clean, downstream, horizon=inputs.horizon, sums=sums
             )
 
-        ablate(slice(0, max(1, len(rows) // 8)))
+        def all_rows() -> list[tables.Columns]:
+            runtime, report = inputs.job.runtime, inputs.job.report
+            size = min(len(rows), inputs.batch_size)
+            done = runtime.batches(len(rows), size, lambda part: (part, ablate(part)), say=report.say)
+            return [columns for part, result in done for columns in effect_columns(site, _part(firings, part), result)]
+
         started = time.perf_counter()
-        result = ablate(slice(None))
-        parts = list(effect_columns(site, firings, result))  # waits for the device
+        parts = all_rows()  # as numbers on the host, so that a device has finished
         seconds = time.perf_counter() - started
     changes, size = tables.size("ablations/effects", parts)
     return _Trial(
@@ -231,6 +235,10 @@ def _trial(inputs: Inputs, site: Site) -> _Trial:
         changes=changes / len(rows),
         change_bytes=size / max(changes, 1),
     )
+
+
+def _part(firings: Firings, part: slice) -> Firings:
+    return firings.where(np.arange(len(firings))[part])
 
 
 def _few(firings: Firings, sequences: int, *, whole: bool) -> Firings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
+from circuitcli.runtime.device import out_of_memory
 from circuitcli.settings import Settings, to_dict
 from circuitcli.stages import ablate, cache_acts, preview
 from circuitcli.stages.estimate import Estimate
@@ -34,7 +35,12 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
 
 
 def _announce(job: Job) -> None:
-    expected = preview.preview(job, entries_of(job.run))
+    try:
+        expected = preview.preview(job, entries_of(job.run))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return  # with smaller batches the stages may still get by
     if expected is not None:
         for line in expected.words:
             job.report.say(line)

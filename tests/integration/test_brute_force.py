@@ -56,7 +56,11 @@ def case(request: Any, measure: Any, plain_model: Any, plain_saes: Any) -> Case:
     sites, positions, intervention = request.param
     changes = {
         "saes": {"sites": sites},
-        "ablate": {"positions": positions, "intervention": intervention, "horizon": HORIZON[sites[0]]},
+        "ablate": {
+            "positions": positions,
+            "intervention": intervention,
+            "horizon": HORIZON[sites[0]] if positions == "onward" else 0,
+        },
         "contexts": {"num_sequences": 15, "top_k": 4},
     }
     job = measure(changes)

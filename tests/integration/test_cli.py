@@ -23,7 +23,8 @@ FLAGS = {
     "fetch-saes": "--model --model-revision --release --revision --layers --site --list",
     "cache-acts": "--seed --dtype --prompt --text --dataset --num-sequences --max-tokens --prepend-bos "
     "--column --allow-misfit --no-allow-misfit --top-k --view --context-sequences",
-    "ablate": "--pin --thinning --branching --max-features --seq-cap --intervention --positions --logits --no-logits",
+    "ablate": "--pin --thinning --branching --max-features --seq-cap --intervention --positions --logits --no-logits "
+    "--horizon --allow-over-memory --no-allow-over-memory --dry-run",
     "effects": "--logit-tokens",
     "graph": "--min-effect --max-edges --format",
 }
@@ -62,7 +63,8 @@ def test_six_commands_are_run_all(circuit: Circuit, profile: Path, finished: Pat
     assert circuit("fetch-saes", "--profile", profile).code == 0
     for name in ("cache-acts", "ablate", "effects", "graph"):
         result = circuit(name)
-        assert (result.code, result.err) == (0, "")
+        assert result.code == 0
+        assert [line.partition(":")[0] for line in result.err.splitlines()] == (["ablate"] if name == "ablate" else [])
     assert tables_of(tmp_path / "run") == tables_of(finished)
     assert circuit("run-all").err.count("already done") == 5
 
@@ -193,7 +195,7 @@ def test_doctor_takes_the_flags_of_saes_and_text_and_none_that_write():
 
 
 def test_commands_take_the_flags_of_their_tables():
-    assert set(COMMANDS) == {*FLAGS, "run-all", "profile", "doctor"}
+    assert set(COMMANDS) == {*FLAGS, "run-all", "profile", "doctor", "bench"}
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
     assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - {"--help", "--list"}

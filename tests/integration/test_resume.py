@@ -11,11 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
 from commands import Result, command, contents, environment, tables_of
 from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
 
 from circuitcli.settings import resolve
 from circuitcli.stages import run_all
@@ -38,7 +41,7 @@ def long(tiny_model: Path, tiny_saes: Path, tiny_text: Path, tmp_path_factory: p
         "runtime": {"device": "cpu", "batch_size": 16},
         "saes": {"release": str(tiny_saes), "layers": "0:2", "sites": ["resid_post"]},
         "texts": {"file": str(tiny_text), "num_sequences": 70, "max_tokens": 6},
-        "features": {"thinning": 0.3, "branching": 1, "seq_cap": 3},
+        "features": {"thinning": 1.0, "branching": 1, "seq_cap": 3},  # more features than one shard has
         "graph": {"formats": ["json"]},
     }
     path = tmp_path_factory.mktemp("long") / "profile.toml"
@@ -108,6 +111,21 @@ def test_killed_between_any_two_changes(circuit: Circuit, long: Path, whole: Pat
         assert circuit(*args, root).code == 0
         assert tables_of(root) == tables_of(whole), everything[moment]
         assert not list(root.rglob("*.part"))
+
+
+@given(moments=st.lists(st.integers(0, 70), min_size=1, max_size=3), batch=st.sampled_from([5, 16]))
+@hypothesis.settings(max_examples=5, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+def test_killed_at_any_moments_and_at_any_batch_size(
+    moments: list[int], batch: int, circuit: Circuit, long: Path, tmp_path_factory: pytest.TempPathFactory
+):
+    """Each next attempt goes on at the batch size of the first, whatever it is told."""
+    folder = tmp_path_factory.mktemp("moments")
+    args = ["run-all", "--profile", long, "--batch-size", str(batch), "--run"]
+    assert circuit(*args, folder / "whole").code == 0
+    for moment in moments:
+        run_killed(circuit, moment, *args, folder / "run")
+    assert circuit(*args, folder / "run").code == 0
+    assert tables_of(folder / "run") == tables_of(folder / "whole")
 
 
 def test_killed_twice_and_while_redoing(circuit: Circuit, long: Path, whole: Path, tmp_path: Path):

@@ -1,0 +1,147 @@
+"""`circuit bench`: what it says is there, adds up, and agrees with counts made by torch itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import engine
+import pytest
+import tiny
+import torch
+from commands import Result
+from families import CONFIGS
+from torch.utils.flop_counter import FlopCounterMode
+
+from circuitcli.core import flops
+from circuitcli.core.ablation import ablate
+from circuitcli.core.next_token import TokenSums
+from circuitcli.core.sae import Sae
+from circuitcli.core.sites import SITES, Site
+from circuitcli.runtime import device, shapes
+
+Circuit = Callable[..., Result]
+KEYS = {
+    "cache_tokens_per_second", "cache_gemm_share", "plain_ms", "raw_forward_ms", "engine_ms", "engine_ms_with_logits",
+    "speedup", "speedup_with_logits", "gemm_gflops", "gemm_share", "gemm_share_with_logits", "ablations_per_second",
+    "peak_memory_bytes", "worst_relative_difference",
+}  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape that is timed in a second."""
+    sizes = {"n_layer": 4, "n_embd": 64, "n_head": 4, "vocab_size": 500, "n_positions": 64}
+    monkeypatch.setitem(shapes.SHAPES, "small", ("GPT2Config", sizes))
+
+
+def test_a_shape(circuit: Circuit, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = circuit("bench", "--shape", "small", "--d-sae", "512", "--tokens", "12", "--rounds", "2", "--json")
+    found = result.document
+    assert set(found) >= KEYS
+    assert 20 <= found["mean_l0"] <= 60
+    assert (found["site"], found["downstream"], found["tokens"]) == ("1.resid_pre", ["2.resid_pre"], 12)
+    assert found["ablations"] > found["contexts"] > 0
+    assert 0 < found["worst_relative_difference"] <= 1e-4
+    assert found["latents_left_out"] <= 0.01 * found["latents_compared"]
+    assert all(found[key] > 0 for key in KEYS)
+    assert found["ablations_per_second"] == pytest.approx(1e3 / found["engine_ms_with_logits"])
+    assert not list(tmp_path.iterdir()), "it writes nothing"
+
+
+def test_the_table(circuit: Circuit, small: None) -> None:
+    result = circuit("bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--rounds", "1")
+    rows = dict(line.split("\t")[:2] for line in result.out.splitlines())
+    assert rows["subject"] == "small, random weights, d_sae 256"
+    assert set(rows) >= {"products", "raw forward", "plain", "engine", "engine with logits", "cache-acts", "agreement"}
+
+
+def test_the_chosen_model(circuit: Circuit, profile: Path) -> None:
+    result = circuit("bench", "--profile", profile, "--rounds", "1", "--json")
+    assert result.document["subject"].startswith(tiny.__name__) or "model" in result.document["subject"]
+    assert result.document["site"] == "0.resid_post"
+    assert result.document["worst_relative_difference"] <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--shape", "gpt3"], 2, ("Unknown shape `gpt3`", "gpt2")),
+        (["--d-sae", "512"], 2, ("--shape",)),
+        (["--tokens", "9"], 2, ("--shape",)),
+        (["--shape", "small", "--tokens", "65"], 2, ("reads 64 tokens",)),
+        (["--shape", "small", "--d-sae", "3"], 2, ("64",)),
+        (["--shape", "small", "--layers", "7:9"], 2, ("4 layers",)),
+        (["--shape", "small", "--rounds", "0"], 2, ("1",)),
+        (["--run", "nowhere"], 3, ("no run",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_input(args: list[str], code: int, words: tuple[str, ...], circuit: Circuit, small: None) -> None:
+    circuit("bench", *args).refused(code, *words)
+
+
+@pytest.mark.parametrize("name", sorted(shapes.SHAPES))
+def test_shapes_are_those_of_their_models(name: str) -> None:
+    """By the number of parameters that their makers state."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shapes.config_of(name))
+    stated = {
+        "gpt2": 124_439_808,
+        "gpt2-medium": 354_823_168,
+        "pythia-160m": 162_322_944,
+        "llama-3.2-1b": 1_235_814_400,
+        "gemma-2-2b": 2_614_341_888,
+    }
+    assert model.num_parameters() == stated[name]
+
+
+def counted(work: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_operations_by_formula_are_those_that_torch_counts(family: str, tmp_path: Path) -> None:
+    """The model's passes, encoders and logits, clean and ablated, at every site."""
+    from families import save_checkpoint
+
+    model = tiny.load_model(save_checkpoint(family, tmp_path / family))
+    shape, t = model.shape, 9
+    tokens, lengths = torch.randint(1, shape.d_vocab, (2, t)), torch.tensor([t, t])
+    names = [name for name in SITES if not (shape.parallel and name == "resid_mid")]
+    last = Site(shape.n_layers - 1, "resid_post")
+
+    def sae(site: Site) -> Sae:
+        d_in = shape.width(site.name)
+        return Sae(site, "relu", torch.randn(d_in, 50), torch.zeros(50), torch.randn(50, d_in), torch.zeros(d_in))
+
+    whole = counted(lambda: model.run(tokens, [last]))
+    assert whole == pytest.approx(2 * t * shape.n_layers * flops.block(model.sizes, shape, float(t)), rel=1e-6)
+    assert counted(lambda: model.logits(torch.randn(5, shape.d_model))) == 5 * flops.unembed(shape)
+    for name in names:
+        site = Site(1, name)
+        saes = {s: sae(s) for s in (site, last)}
+        clean = engine.clean_of(model, saes, (tokens, lengths))
+        rows = engine.rows([0, 1, 2, 3], [1] * 4, [4, 4, 7, 2])  # one group, at three contexts
+        sums = TokenSums(1, shape.d_vocab, torch.device("cpu"))
+        rows = replace(rows, slot=rows.slot * 0)
+        done = counted(partial(ablate, model, saes, site, rows, clean, [last], sums=sums))
+        row = flops.resumed(site, last.layer, model.sizes, shape, t + 4.0) + flops.encode(shape.d_model, 50)
+        adding = 2 * 4 * 3 * shape.d_vocab  # effects on tokens are added up by products, which no formula counts
+        assert done == 4 * row + (4 + 3) * flops.unembed(shape) + adding, name
+
+
+def test_the_document_is_plain_json(circuit: Circuit, small: None) -> None:
+    result = circuit("bench", "--shape", "small", "--d-sae", "128", "--tokens", "6", "--rounds", "1", "--json")
+    assert json.loads(json.dumps(result.document)) == result.document
+    assert result.document["device"] == "cpu"
+    assert device.peak_memory(torch.device("cpu")) >= result.document["peak_memory_bytes"]

@@ -1,0 +1,131 @@
+"""What a run will take, before it starts: against what it then takes, and against limits that aren't there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from commands import Result, contents
+
+from circuitcli.stages import estimate
+from circuitcli.store.run import Run
+
+Circuit = Callable[..., Result]
+
+
+def rows_of(run: Path, kind: str) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in run.glob(f"ablations/{kind}-*"))
+
+
+@pytest.fixture
+def cached(circuit: Circuit, profile: Path, tmp_path: Path) -> Path:
+    """A run whose activations are cached."""
+    root = tmp_path / "cached"
+    for stage in ("fetch-saes", "cache-acts"):
+        assert circuit(stage, "--run", root, "--profile", profile).code == 0
+    return root
+
+
+def pins(run: Path) -> list[str]:
+    """Two features of every layer."""
+    table = pq.read_table(run / "acts" / "features.parquet").to_pylist()
+    firing = [(row["layer"], row["feature"]) for row in table if row["n_active"] > 3]
+    chosen = [pair for layer in (0, 1, 2) for pair in [p for p in firing if p[0] == layer][:2]]
+    return [flag for layer, feature in chosen for flag in ("--pin", f"{layer}:{feature}")]
+
+
+def test_pinned_features_are_counted_exactly(circuit: Circuit, cached: Path) -> None:
+    flags = pins(cached)
+    before = contents(cached)
+    expected = circuit("ablate", "--run", cached, *flags, "--dry-run", "--json").document["ablate"]
+    assert contents(cached) == before, "nothing is written, not even settings"
+    assert circuit("ablate", "--run", cached, *flags).code == 0
+    assert expected["exact"]
+    assert expected["features"] == 6
+    assert expected["ablations"] == rows_of(cached, "contexts")
+    actual = sum(path.stat().st_size for path in cached.glob("ablations/*.parquet"))
+    rows = sum(rows_of(cached, kind) for kind in ("contexts", "effects", "logits"))
+    assert rows / 3 <= expected["rows"] <= 3 * rows  # what changes at other features' contexts is guessed
+    assert actual / 6 <= expected["disk_bytes"] <= 6 * actual
+    assert 0 < expected["memory_bytes"] <= expected["free_memory_bytes"]
+    assert expected["seconds"] > 0
+
+
+def test_layers_that_follow_are_counted_at_most(circuit: Circuit, cached: Path) -> None:
+    expected = circuit("ablate", "--run", cached, "--dry-run", "--json").document["ablate"]
+    said = circuit("ablate", "--run", cached).err
+    assert not expected["exact"]
+    assert f"at most {expected['ablations']:,} ablations" in said
+    assert expected["ablations"] >= rows_of(cached, "contexts") > 0
+
+
+def test_only_what_is_left_is_counted(circuit: Circuit, cached: Path) -> None:
+    flags = pins(cached)
+    assert circuit("ablate", "--run", cached, *flags[:10]).code == 0
+    done = rows_of(cached, "contexts")
+    left = circuit("ablate", "--run", cached, *flags, "--dry-run", "--json").document["ablate"]
+    assert (left["features"], left["exact"]) == (1, True)
+    assert circuit("ablate", "--run", cached, *flags).code == 0
+    assert rows_of(cached, "contexts") == done + left["ablations"]
+    again = circuit("ablate", "--run", cached, *flags, "--dry-run", "--json")
+    assert again.document["ablate"] is None
+    assert "Nothing is to be done." in again.err
+
+
+def test_run_all_says_what_it_will_take_and_a_dry_run_leaves_no_trace(
+    circuit: Circuit, profile: Path, tmp_path: Path
+) -> None:
+    args = ["run-all", "--profile", profile, "--run", tmp_path / "new"]
+    result = circuit(*args, "--dry-run", "--json")
+    assert result.code == 0
+    assert not (tmp_path / "new").exists()
+    expected = result.document
+    assert expected["cache_acts"]["sequences"] == 12
+    said = circuit(*args)
+    assert f"cache-acts: 12 sequences of together {expected['cache_acts']['tokens']} tokens" in said.err
+    assert expected["ablate"]["ablations"] >= rows_of(tmp_path / "new", "contexts")
+    table = circuit(*args, "--dry-run").out
+    assert table == ""
+    assert "Nothing is to be done." in circuit(*args, "--dry-run").err
+
+
+def test_a_dry_run_is_a_table(circuit: Circuit, cached: Path) -> None:
+    rows = [line.split("\t") for line in circuit("ablate", "--run", cached, "--dry-run").out.splitlines()]
+    assert [row[0] for row in rows] == ["what", "features", "ablations", "rows", "disk", "time of ablate", "memory"]
+
+
+@pytest.mark.parametrize("dry", [True, False], ids=["dry run", "run"])
+def test_too_little_memory(circuit: Circuit, cached: Path, monkeypatch: pytest.MonkeyPatch, dry: bool) -> None:
+    before = contents(cached)
+    monkeypatch.setattr(estimate, "free_memory", lambda device: 1000)
+    result = circuit("ablate", "--run", cached, *(["--dry-run"] if dry else []))
+    result.refused(5, "of memory", "--allow-over-memory", "--batch-size")
+    assert contents(cached) == before
+    assert circuit("ablate", "--run", cached, "--allow-over-memory").code == 0
+
+
+def test_too_little_disk(circuit: Circuit, cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "free_disk", lambda run: 10)
+    circuit("ablate", "--run", cached).refused(5, "on disk", "--seq-cap")
+
+
+def test_run_all_stops_before_it_caches(
+    circuit: Circuit, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "free_memory", lambda device: 1000)
+    circuit("run-all", "--profile", profile, "--run", tmp_path / "new").refused(5, "of memory")
+    assert not (tmp_path / "new" / "acts").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 * 2**20, "5.0 MiB"), (2**30, "1.0 GiB")]
+)
+def test_quantities(count: int, words: str) -> None:
+    assert estimate.quantity(count) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "0 s"), (119.0, "119 s"), (180.0, "3 min"), (9000.0, "2.5 h")])
+def test_durations(seconds: float, words: str) -> None:
+    assert estimate.duration(seconds) == words
