@@ -25,7 +25,7 @@ def tests(session: nox.Session) -> None:
     session.run("hadolint", "Dockerfile")
     session.run("mypy")
     session.run("lint-imports")
-    session.run("pytest", "-m", "not saelens", *session.posargs, env=ENVIRONMENT)
+    session.run("pytest", "-m", "not saelens and not huge", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session
@@ -35,7 +35,7 @@ def saelens(session: nox.Session) -> None:
     with open(oldest, "w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in oldest_versions())
     session.install("--constraint", oldest, ".[test,saelens]")
-    session.run("pytest", "-m", "saelens or real or hub", *session.posargs, env=ENVIRONMENT)
+    session.run("pytest", "-m", "(saelens or real or hub) and not huge", *session.posargs, env=ENVIRONMENT)
 
 
 def oldest_versions() -> list[str]:
