@@ -31,10 +31,10 @@ settings_command(app, "fetch-saes", fetch_saes.HELP, more=fetch_saes.MORE)(fetch
 for _name, _module in {
     "cache-acts": cache_acts,
     "effects": effects,
-    "graph": graph,
 }.items():
     settings_command(app, _name, _module.HELP)(partial(one_stage, show=_module.show))
 settings_command(app, "ablate", ablate.HELP, more=ablate.MORE)(ablate.command)
+settings_command(app, "graph", graph.HELP, more=graph.MORE)(graph.command)
 settings_command(app, "doctor", doctor.HELP, without=("force",))(doctor.command)
 settings_command(app, "bench", bench.HELP, without=("force",), more=bench.MORE)(bench.command)
 app.add_typer(profile.app, name="profile")

@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from circuitcli.cli import session
 from circuitcli.cli.console import Terminal
+from circuitcli.cli.options import Request
 
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
 HELP = "Draw the largest effects as a graph of features."
+MORE: dict[str, tuple[Any, Any]] = {
+    "load": (
+        Annotated[
+            Path | None,
+            typer.Option("--load", help="An edited circuit.json: take its labels and groups.", metavar="FILE"),
+        ],
+        None,
+    )
+}
+
+
+def command(request: Request) -> None:
+    """The stage, with the labels and groups of an edited file if one is named."""
+
+    def body(job: Job, terminal: Terminal) -> None:
+        from circuitcli.stages import graph
+
+        outcome = graph.run(job, request.more["load"])
+        show(job, terminal)
+        terminal.document(session.document(job, [outcome]))
+
+    session.work(request, body)
 
 
 def show(job: Job, terminal: Terminal) -> None:
-    """The paths of the pictures."""
-    for name in job.run.require("graph").files:
-        terminal.line(str(job.run.root / name))
+    """The paths of the pictures; of a format that has many files, their folder."""
+    paths = (Path(*Path(name).parts[:2]) for name in job.run.require("graph").files)
+    for path in dict.fromkeys(paths):
+        terminal.line(str(job.run.root / path))

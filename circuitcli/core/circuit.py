@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+# The version of the document of circuit.json.
+SCHEMA_VERSION = 1
+
+# What became of a node or an edge between two graphs.
+Change = Literal["gained", "lost", "changed"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,8 @@ class Node:
         group: The name of the group of nodes that the user put it in.
         pos: The position in a prompt that it stands for; None where it stands for all.
         neuronpedia: Address of its page on Neuronpedia, if its SAE is known there.
+        run, created: The run that its numbers are from, and when it was measured; empty where that isn't known.
+        change: In the graph of a difference: `gained` or `lost`; else None.
     """
 
     id: str
@@ -73,6 +81,9 @@ class Node:
     group: str | None = None
     pos: int | None = None
     neuronpedia: str | None = None
+    run: str = ""
+    created: str = ""
+    change: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,8 @@ class Edge:
     """Mean effect of ablating `source` on the activation of `target` (SAE units of the target), over n contexts.
 
     `ci_low` and `ci_high` bound the 95% bootstrap interval; None when it has none. `older` are earlier measurements of
-    the same effect, the newest first.
+    the same effect, the newest first. `run` and `created` say where and when this one was made; empty where that isn't
+    known. `change` is `gained`, `lost` or `changed` in the graph of a difference, else None.
     """
 
     source: str
@@ -102,14 +114,18 @@ class Edge:
     ci_high: float | None
     n: int
     older: tuple[Measurement, ...] = ()
+    run: str = ""
+    created: str = ""
+    change: Change | None = None
 
 
 @dataclass(frozen=True)
 class Circuit:
     """Nodes, the drawn edges, and what the graph was made from.
 
-    `metadata` holds at least: model, release, layers, sites, intervention, positions, num_sequences,
-    edges_measured, share_drawn (Σ|effect| of the drawn edges over Σ|effect| of all measured), created, version.
+    `metadata` is what `renderers/circuit.schema.json` says: model, release, layers, sites, intervention, positions,
+    num_sequences, edges_measured, share_drawn (Σ|effect| of the drawn edges over Σ|effect| of all measured), created,
+    version, and more.
     """
 
     metadata: dict[str, Any]

@@ -31,8 +31,8 @@ PEN = (1.5, 7.0)  # an arrow's line, points, at no effect and at the largest dra
 class Dot:
     """DOT source, UTF-8."""
 
-    def render(self, circuit: Circuit) -> bytes:
-        return source(circuit).encode()
+    def files(self, circuit: Circuit) -> dict[str, bytes]:
+        return {"circuit.dot": source(circuit).encode()}
 
 
 plugin = Dot()

@@ -20,8 +20,8 @@ IN_THE_FONT = str.maketrans({"␣": "˽", "⏎": "¶", "⇥": "→", "␍": "¶"
 class Png:
     """A picture of 144 dots an inch."""
 
-    def render(self, circuit: Circuit) -> bytes:
-        return lay_out(source(circuit).translate(IN_THE_FONT), "png", dpi=DPI)
+    def files(self, circuit: Circuit) -> dict[str, bytes]:
+        return {"circuit.png": lay_out(source(circuit).translate(IN_THE_FONT), "png", dpi=DPI)}
 
 
 plugin = Png()

@@ -20,8 +20,8 @@ FONTS = "Helvetica,Arial,sans-serif"
 class Svg:
     """One SVG element, UTF-8, without scripts and without references to anything outside it."""
 
-    def render(self, circuit: Circuit) -> bytes:
-        return plain(lay_out(source(circuit), "svg"), title(circuit))
+    def files(self, circuit: Circuit) -> dict[str, bytes]:
+        return {"circuit.svg": plain(lay_out(source(circuit), "svg"), title(circuit))}
 
 
 plugin = Svg()

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from circuitcli import __version__, plugins
-from circuitcli.core.circuit import Circuit, Context, Edge, Node, TokenEffect, share_drawn
+from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Context, Edge, Node, TokenEffect, share_drawn
+from circuitcli.core.neuronpedia import page
 from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
 from circuitcli.renderers import Renderer
 from circuitcli.runtime.tokenizer import Tokenizer
+from circuitcli.stages import edits as written
 from circuitcli.stages import effects as effects_stage
+from circuitcli.stages import growth
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
@@ -22,27 +29,36 @@ NAME = "graph"
 _TOKENS_SHOWN = 6
 
 
-def run(job: Job) -> Outcome:
-    """Draw the circuit in every chosen format."""
+def run(job: Job, edited: Path | None = None) -> Outcome:
+    """Draw the circuit in every chosen format, with the labels and groups of an edited circuit.json if one is given."""
     parent = job.parent("effects")
-    return stage(job, NAME, {"effects": parent.result}, lambda todo: _work(job, todo))
+    edits = written.edits(job, edited)
+    inputs = {"effects": parent.result, "extended": growth.digests(job), "edits": written.document(edits)}
+    return stage(job, NAME, inputs, lambda todo: _work(job, todo, edits))
 
 
-def _work(job: Job, todo: Work) -> None:
-    circuit = build(job)
-    names = {name: f"graph/circuit.{name}" for name in job.settings.graph.formats}
-    todo.expect(dict.fromkeys(names.values()))
-    with job.report.track("Drawing", len(names), "files") as done:
-        for name, path in names.items():
+def _work(job: Job, todo: Work, edits: written.Edits) -> None:
+    circuit = written.applied(build(job), edits)
+    drawn: dict[str, bytes] = {}
+    with job.report.track("Drawing", len(job.settings.graph.formats), "formats") as done:
+        for name in job.settings.graph.formats:
             renderer: Renderer = plugins.load("renderers", name)
-            files.write(job.run.path(path), renderer.render(circuit))
-            todo.files[path] = job.run.entry(job.run.path(path))
+            drawn |= {f"graph/{file}": data for file, data in renderer.files(circuit).items()}
             done(1)
+    todo.expect(dict.fromkeys(drawn))
+    written.keep(job, edits)
+    for path, data in drawn.items():
+        files.write(job.run.path(path), data)
+        todo.files[path] = job.run.entry(job.run.path(path))
     todo.facts.update(nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata["share_drawn"])
 
 
 def build(job: Job) -> Circuit:
-    """The circuit of a run: its largest effects, and the features at their ends."""
+    """The circuit of a run: its largest effects, and the features at their ends; added to the graphs that it extends.
+
+    Of an edge that an extended graph has, the run's own measurement is taken as well, however small it is.
+    """
+    earlier = growth.earlier(job)
     table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
     measured = np.abs(table["effect_mean"], dtype=np.float64)
     edges = [
@@ -50,8 +66,19 @@ def build(job: Job) -> Circuit:
         for edge in largest_edges(table, job.settings.graph.max_edges)
         if abs(edge.effect_mean) >= job.settings.graph.min_effect and edge.effect_mean != 0
     ]
+    known = {(edge.source, edge.target) for edge in edges}
+    wanted = {(edge.source, edge.target) for circuit in earlier for edge in circuit.edges} - known
+    edges += _edges_between(table, wanted)
+    run, created = _measured_by(job)
+    edges = [replace(edge, run=run, created=created) for edge in edges]
     features = sorted({parse_feature(name) for e in edges for name in (e.source, e.target)}, key=lambda f: f.order)
-    return Circuit(_metadata(job, edges, measured), tuple(_nodes(job, features)), tuple(edges))
+    nodes = (replace(node, run=run, created=created) for node in _nodes(job, features))
+    return growth.grown(earlier, Circuit(_metadata(job, edges, measured), tuple(nodes), tuple(edges)))
+
+
+def _measured_by(job: Job) -> tuple[str, str]:
+    """The run's name, and when its ablations were done."""
+    return job.run.root.resolve().name, job.run.require("ablate").finished
 
 
 def largest_edges(table: tables.Columns, count: int) -> list[Edge]:
@@ -60,27 +87,51 @@ def largest_edges(table: tables.Columns, count: int) -> list[Edge]:
     return [_edge(table, int(i)) for i in order[:count]]
 
 
+def _edges_between(table: tables.Columns, pairs: Collection[tuple[str, str]]) -> list[Edge]:
+    """The rows of effects/effects that join these pairs of features, largest first."""
+    ends = [[_index(pair[i]) for pair in pairs] for i in (0, 1)]
+    rows = np.flatnonzero(np.isin(table["up_feature"], ends[0]) & np.isin(table["down_feature"], ends[1]))
+    edges = [edge for i in rows if ((edge := _edge(table, int(i))).source, edge.target) in pairs]
+    return sorted(edges, key=lambda e: -abs(e.effect_mean))
+
+
+def _index(name: str) -> int:
+    """The index at the end of a feature's name; −1 of what is no feature."""
+    found = re.fullmatch(r"\d+\.\w+\.([0-9]{1,9})", name)
+    return int(found[1]) if found else -1
+
+
 def _edge(table: tables.Columns, i: int) -> Edge:
     ends = [f"{table[f'{e}_layer'][i]}.{table[f'{e}_site'][i]}.{table[f'{e}_feature'][i]}" for e in ("up", "down")]
     low, high = (None if np.isnan(table[name][i]) else float(table[name][i]) for name in ("ci_low", "ci_high"))
     return Edge(ends[0], ends[1], float(table["effect_mean"][i]), low, high, int(table["n"][i]))
 
 
-def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str, object]:
+def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str, Any]:
+    """What `core.document.Metadata` says, of one run."""
     settings, sites = job.settings, [entry.at for entry in entries_of(job.run)]
-    return {
-        "model": settings.model,
+    total = float(measured.sum())
+    facts = {
         "release": settings.saes.release,
+        "num_sequences": job.run.require("cache-acts").facts["sequences"],
+        "seed": settings.seed,
+        "edges_measured": len(measured),
+    }
+    name, created = _measured_by(job)
+    about = {"run": name, "fingerprint": job.run.require("ablate").fingerprint, "created": created}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **growth.identity(job),
+        **facts,
         "layers": sorted({site.layer for site in sites}),
         "sites": sorted({site.name for site in sites}),
         "intervention": settings.ablate.intervention,
         "positions": settings.ablate.positions,
-        "num_sequences": job.run.require("cache-acts").facts["sequences"],
-        "seed": settings.seed,
         "min_effect": settings.graph.min_effect,
-        "edges_measured": len(measured),
-        "share_drawn": share_drawn(edges, float(measured.sum())),
-        "created": datetime.date.today().isoformat(),
+        "share_drawn": share_drawn(edges, total),
+        "run": name,
+        "runs": [{**about, **facts, "abs_effect_measured": total}],
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "version": __version__,
     }
 
@@ -92,8 +143,9 @@ def _nodes(job: Job, features: Sequence[FeatureId]) -> Iterable[Node]:
     totals = rows_of(tables.read(job.run.verified("effects", effects_stage.FEATURES)), features)
     logits = rows_of(tables.read(job.run.verified("effects", effects_stage.LOGITS)), features)
     contexts = top_contexts(job, features, tokenizer)
+    sources = {entry.at: entry.neuronpedia for entry in entries_of(job.run)}
     for feature in features:
-        total = totals[feature]
+        total, source = totals[feature], sources[feature.site]
         kl = float(total["kl_mean"][0]) if len(total["n"]) else np.nan
         promoted, suppressed = token_effects(logits[feature])
         yield Node(
@@ -110,6 +162,7 @@ def _nodes(job: Job, features: Sequence[FeatureId]) -> Iterable[Node]:
             contexts=tuple(contexts[feature]),
             promoted=promoted[:_TOKENS_SHOWN],
             suppressed=suppressed[:_TOKENS_SHOWN],
+            neuronpedia=page(job.settings.model, source, feature.index) if source else None,
         )
 
 

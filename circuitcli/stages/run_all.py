@@ -7,7 +7,7 @@ from importlib import import_module
 
 from circuitcli.runtime.device import out_of_memory
 from circuitcli.settings import Settings, to_dict
-from circuitcli.stages import ablate, cache_acts, preview
+from circuitcli.stages import ablate, cache_acts, growth, preview
 from circuitcli.stages.estimate import Estimate
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job, Outcome
@@ -16,18 +16,22 @@ from circuitcli.store.run import STAGES
 
 
 def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
-    """Do every stage that isn't done; `show` is called after each. Text is tried first, before anything is written.
+    """Do every stage that isn't done; `show` is called after each.
 
-    Before activations are cached it says what that and the ablations will take.
+    Text, and the graphs that are to be extended, are tried first, before anything is written or computed. Before
+    activations are cached it says what that and the ablations will take.
 
     Raises:
         ResourceError: They would take more memory or disk than there is.
     """
     cache_acts.text_identity(job)
+    growth.earlier(job)
     outcomes = []
     for name in STAGES:
-        if name == cache_acts.NAME and (job.force or job.run.record(name) is None):
-            _announce(job)
+        if name == cache_acts.NAME:
+            growth.earlier(job)  # now the run knows its model and SAEs
+            if job.force or job.run.record(name) is None:
+                _announce(job)
         module = import_module(f"circuitcli.stages.{name.replace('-', '_')}")
         outcomes.append(module.run(job))
         show(outcomes[-1])

@@ -7,6 +7,7 @@ is redone, and one that does names what changed and asks for --force.
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
@@ -237,6 +238,7 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
         versions={"circuitcli": __version__, **{lib: importlib.metadata.version(lib) for lib in _LIBRARIES}},
         device=device,
         seconds=round(time.monotonic() - started, 3),
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     job.run.save_record(name, done)
     return Outcome(name, "done", done)

@@ -53,6 +53,7 @@ class Record:
         versions: Of this package and of the libraries that computed.
         device: Where it ran.
         seconds: How long it took.
+        finished: When it was done, UTC.
     """
 
     fingerprint: str
@@ -64,6 +65,7 @@ class Record:
     device: str
     seconds: float
     schema_version: int = SCHEMA_VERSION
+    finished: str = ""
 
     @property
     def result(self) -> str:

@@ -131,8 +131,9 @@ class Run:
         for name, path in paths.items():
             path.unlink(missing_ok=True)
             self._verified.discard(name)
-            if path.parent != self.folder(stage) and path.parent.is_dir() and not any(path.parent.iterdir()):
-                path.parent.rmdir()
+            for folder in path.parents[: len(path.relative_to(self.folder(stage)).parents) - 1]:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
         self._about(stage, "plan").unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:

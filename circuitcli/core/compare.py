@@ -1,0 +1,105 @@
+"""What changed between two circuits of one model: nodes and edges that came, went, or have another effect now.
+
+An edge of both has changed where its two 95% intervals don't overlap. Where one of them is missing nobody can tell,
+unless both measurements are the same; such edges are told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from circuitcli.core.circuit import Change, Circuit, Edge, Node
+from circuitcli.core.merge import require_same_features
+
+Pair = tuple[Edge, Edge]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two circuits compared; pairs are the same edge before and after. All are sorted, the largest effects first.
+
+    Attributes:
+        nodes_gained, nodes_lost: In the second only, in the first only.
+        gained, lost: Edges of the second only, of the first only.
+        changed: Edges of both whose intervals don't overlap.
+        untold: Edges of both that have other numbers, of which one has no interval.
+        same: How many edges of both are as they were, as far as their intervals can tell.
+    """
+
+    nodes_gained: tuple[Node, ...]
+    nodes_lost: tuple[Node, ...]
+    gained: tuple[Edge, ...]
+    lost: tuple[Edge, ...]
+    changed: tuple[Pair, ...]
+    untold: tuple[Pair, ...]
+    same: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known to differ, and nothing is untold."""
+        return not (self.nodes_gained or self.nodes_lost or self.gained or self.lost or self.changed or self.untold)
+
+
+def compare(before: Circuit, after: Circuit) -> Difference:
+    """What changed from the first circuit to the second.
+
+    Raises:
+        InputError: They are of different models, or of different SAEs at one site.
+    """
+    require_same_features(before, after)
+    old, new = ({(edge.source, edge.target): edge for edge in circuit.edges} for circuit in (before, after))
+    both = _largest(edge for ends, edge in new.items() if ends in old)
+    pairs = [(old[edge.source, edge.target], edge) for edge in both]
+    changed = tuple(pair for pair in pairs if _apart(*pair))
+    untold = tuple(pair for pair in pairs if _untold(*pair))
+    old_ids, new_ids = ({node.id for node in circuit.nodes} for circuit in (before, after))
+    return Difference(
+        nodes_gained=tuple(node for node in after.nodes if node.id not in old_ids),
+        nodes_lost=tuple(node for node in before.nodes if node.id not in new_ids),
+        gained=_largest(edge for ends, edge in new.items() if ends not in old),
+        lost=_largest(edge for ends, edge in old.items() if ends not in new),
+        changed=changed,
+        untold=untold,
+        same=len(pairs) - len(changed) - len(untold),
+    )
+
+
+def _largest(edges: Iterable[Edge]) -> tuple[Edge, ...]:
+    return tuple(sorted(edges, key=lambda e: (-abs(e.effect_mean), e.source, e.target)))
+
+
+def _apart(a: Edge, b: Edge) -> bool:
+    """Whether two 95% intervals don't overlap."""
+    if a.ci_low is None or a.ci_high is None or b.ci_low is None or b.ci_high is None:
+        return False
+    return a.ci_high < b.ci_low or b.ci_high < a.ci_low
+
+
+def _untold(a: Edge, b: Edge) -> bool:
+    numbers = [(e.effect_mean, e.ci_low, e.ci_high, e.n) for e in (a, b)]
+    return any(low is None or high is None for _, low, high, _ in numbers) and numbers[0] != numbers[1]
+
+
+def drawn(before: Circuit, after: Circuit, names: tuple[str, str]) -> Circuit:
+    """The difference as one circuit: all nodes and edges of both, each with what became of it.
+
+    Args:
+        before: The first.
+        after: The second; what both have is drawn with its numbers.
+        names: Of the two, for the title.
+    """
+    found = compare(before, after)
+    came = {node.id for node in found.nodes_gained}
+    nodes = [replace(node, change="gained" if node.id in came else None) for node in after.nodes]
+    became: dict[tuple[str, str], Change] = {
+        **{(edge.source, edge.target): "gained" for edge in found.gained},
+        **{(edge.source, edge.target): "changed" for _, edge in found.changed},
+    }
+    edges = [replace(edge, change=became.get((edge.source, edge.target))) for edge in after.edges]
+    diff = {"before": names[0], "after": names[1], "same": found.same, "untold": len(found.untold)}
+    return Circuit(
+        {**after.metadata, "diff": diff},
+        (*nodes, *(replace(node, change="lost") for node in found.nodes_lost)),
+        (*edges, *(replace(edge, change="lost") for edge in found.lost)),
+    )

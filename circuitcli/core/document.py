@@ -1,0 +1,142 @@
+"""From the document of circuit.json back to a circuit; nothing in it is trusted.
+
+`renderers/circuit.schema.json` says the same to other tools. What a schema can't say is checked here: that ids are
+unique, that edges join nodes that are there, that the parts of a context are as long as each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Edge, Node
+from circuitcli.core.strict import Mismatch, read
+from circuitcli.errors import InputError
+
+
+@dataclass(frozen=True)
+class SaeFacts:
+    """One SAE that nodes are latents of."""
+
+    layer: int
+    site: str
+    source: str
+    sha256: str
+    neuronpedia: str | None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run that the graph was made from.
+
+    `fingerprint` is what decided its ablations, `created` when they were done; `abs_effect_measured` is Σ|effect| of
+    all that it measured.
+    """
+
+    run: str
+    fingerprint: str
+    created: str
+    release: str
+    num_sequences: int
+    seed: int
+    edges_measured: int
+    abs_effect_measured: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The two graphs of a difference, by name, and how many edges of both are as they were or can't be told."""
+
+    before: str
+    after: str
+    same: int
+    untold: int
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a graph was made from; numbers that several runs don't agree on are None."""
+
+    schema_version: int
+    model: str
+    model_identity: str
+    release: str
+    layers: list[int]
+    sites: list[str]
+    saes: list[SaeFacts]
+    intervention: str
+    positions: str
+    num_sequences: int | None
+    seed: int | None
+    min_effect: float
+    edges_measured: int
+    share_drawn: float
+    run: str
+    runs: list[RunFacts]
+    created: str
+    version: str
+    diff: Compared | None = None
+
+
+@dataclass(frozen=True)
+class _Document:
+    metadata: Metadata
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+
+def parse(tree: Any, name: str) -> Circuit:
+    """The circuit of a document that JSON was read into.
+
+    Args:
+        tree: What was read.
+        name: Where from, for messages.
+
+    Raises:
+        InputError: It is damaged, or of another version.
+    """
+    _require_version(tree, name)
+    try:
+        found = read(_Document, tree, "circuit")
+    except Mismatch as error:
+        raise damaged(name, f"{error.place.removeprefix('circuit.')} {error.wanted}") from None
+    circuit = Circuit(tree["metadata"], found.nodes, found.edges)
+    _check_joints(circuit, name)
+    return circuit
+
+
+def damaged(name: str, what: str) -> InputError:
+    """A document that isn't a circuit, and the first thing that is wrong with it."""
+    return InputError(f"{name} is no circuit.json: {what}.", hint="Draw it again with `circuit graph --format json`.")
+
+
+def _require_version(tree: Any, name: str) -> None:
+    metadata = tree.get("metadata") if isinstance(tree, dict) else None
+    if not isinstance(metadata, dict):
+        raise damaged(name, "it has no metadata")
+    version = metadata.get("schema_version")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        said = "has no schema version" if version is None else f"has schema version {str(version)[:20]}"
+        raise InputError(
+            f"{name} {said}; this circuit reads version {SCHEMA_VERSION}.",
+            hint="It was made by another version of circuit: draw it again with `circuit graph --format json`.",
+        )
+
+
+def _check_joints(circuit: Circuit, name: str) -> None:
+    ids = Counter(node.id for node in circuit.nodes)
+    pairs = Counter((edge.source, edge.target) for edge in circuit.edges)
+    for what, counted in (("node", ids), ("edge", pairs)):
+        twice = next((key for key, count in counted.items() if count > 1), None)
+        if twice is not None:
+            raise damaged(name, f"the {what} {twice if what == 'node' else ' → '.join(twice)} is there twice")
+    loose = next((end for pair in pairs for end in pair if end not in ids), None)
+    if loose is not None:
+        raise damaged(name, f"an edge ends at {loose}, which is no node")
+    for node in circuit.nodes:
+        for context in node.contexts:
+            if len(context.tokens) != len(context.activations) or not 0 <= context.firing < len(context.tokens):
+                raise damaged(name, f"a context of {node.id} has parts of different lengths")
+        if min(node.layer, node.feature, node.n, node.pos or 0) < 0:
+            raise damaged(name, f"{node.id} has a negative number where there can't be one")

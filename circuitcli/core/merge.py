@@ -1,0 +1,193 @@
+"""Graphs that grow: two circuits of one model become one.
+
+Nodes are one where their feature is, of one SAE at one site; edges are one where both ends are. What the result holds
+follows from sets of measurements, not from the order in which graphs were joined:
+
+    edge        all measurements that either graph has of it; the newest counts, the others are `older`
+    node        the newest measurement of those at which it was ablated, else the newest; pinned if it ever was
+    runs        all; of one run that was drawn twice, the later time
+    share_drawn Σ|effect| of the edges over the sum, over runs, of Σ|effect| that each measured. What two runs both
+                measured counts twice below the line, so of several runs it is the *least* that the share can be
+
+Joining is associative and idempotent, up to what people write: a label or a group of the second graph goes before one
+of the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from circuitcli.core.circuit import Circuit, Edge, Measurement, Node
+from circuitcli.core.sites import SITES
+from circuitcli.errors import InputError
+
+
+def merge(first: Circuit, second: Circuit) -> Circuit:
+    """One circuit of two.
+
+    Raises:
+        InputError: They are of different models, of different SAEs at one site, or measured in different ways.
+    """
+    require_same_features(first, second)
+    require_same_effects(first, second)
+    edges = _edges((*first.edges, *second.edges))
+    return Circuit(_metadata(first, second, edges), _nodes(first.nodes, second.nodes), edges)
+
+
+def require_same_features(first: Circuit, second: Circuit) -> None:
+    """Refuse two circuits in which one name may stand for two features.
+
+    Raises:
+        InputError: Of different models, or of different SAEs at one site; or one of them is a difference.
+    """
+    a, b = first.metadata, second.metadata
+    if a.get("diff") or b.get("diff"):
+        raise InputError("One of the graphs is a difference.", hint="Name the graphs that it was made from.")
+    if a["model_identity"] != b["model_identity"]:
+        raise InputError(
+            f"The graphs are of different models: {_named(a)} and {_named(b)}.",
+            hint="Only graphs of one model, at one revision, have features in common.",
+        )
+    known = {(sae["layer"], sae["site"]): sae for sae in a["saes"]}
+    for sae in b["saes"]:
+        other = known.get((sae["layer"], sae["site"]), sae)
+        if other["sha256"] != sae["sha256"]:
+            raise InputError(
+                f"The graphs have different SAEs at {sae['layer']}.{sae['site']}: {other['source']} "
+                f"({other['sha256'][:8]}) and {sae['source']} ({sae['sha256'][:8]}).",
+                hint="Their features have nothing to do with each other: use graphs with the same SAEs at a site.",
+            )
+
+
+def require_same_effects(first: Circuit, second: Circuit) -> None:
+    """Refuse two circuits whose effects are different quantities.
+
+    Raises:
+        InputError: They were measured by different interventions, or at different positions.
+    """
+    for what in ("intervention", "positions"):
+        a, b = first.metadata[what], second.metadata[what]
+        if a != b:
+            raise InputError(
+                f"The graphs were measured in different ways: {what} {a} and {b}.",
+                hint=f"Their effects can't stand in one graph: run both with the same --{what}. "
+                "`circuit diff` compares them.",
+            )
+
+
+def _named(metadata: dict[str, Any]) -> str:
+    return f"{metadata['model']} ({metadata['model_identity'][:8]})"
+
+
+def measurements(edge: Edge) -> tuple[Measurement, ...]:
+    """All measurements of an edge, the newest first."""
+    now = Measurement(edge.effect_mean, edge.ci_low, edge.ci_high, edge.n, edge.run, edge.created)
+    return (now, *edge.older)
+
+
+def _edges(edges: Sequence[Edge]) -> tuple[Edge, ...]:
+    """Edges, each once, the largest first."""
+    found: dict[tuple[str, str], list[Measurement]] = {}
+    for edge in edges:
+        found.setdefault((edge.source, edge.target), []).extend(measurements(edge))
+    joined = (_edge(*ends, _newest_first(many)) for ends, many in found.items())
+    return tuple(sorted(joined, key=lambda e: (-abs(e.effect_mean), e.source, e.target)))
+
+
+def _edge(source: str, target: str, ordered: Sequence[Measurement]) -> Edge:
+    now, *older = ordered
+    return Edge(source, target, now.effect_mean, now.ci_low, now.ci_high, now.n, tuple(older), now.run, now.created)
+
+
+def _newest_first(many: Iterable[Measurement]) -> list[Measurement]:
+    """Each measurement once: the same numbers of the same run are one, made when they were first seen."""
+    first_seen: dict[Measurement, str] = {}
+    for one in many:
+        same = replace(one, created="")
+        first_seen[same] = min(first_seen.get(same, one.created), one.created)
+    found = [replace(one, created=created) for one, created in first_seen.items()]
+    return sorted(found, key=_age, reverse=True)
+
+
+def _age(one: Measurement) -> tuple[str, str, float, int, list[float]]:
+    bounds = [-math.inf if bound is None else bound for bound in (one.ci_low, one.ci_high)]
+    return (one.created, one.run, one.effect_mean, one.n, bounds)
+
+
+def _nodes(first: Sequence[Node], second: Sequence[Node]) -> tuple[Node, ...]:
+    found = {node.id: node for node in first}
+    for node in second:
+        found[node.id] = _node(found[node.id], node) if node.id in found else node
+    return tuple(sorted(found.values(), key=_place))
+
+
+def _node(first: Node, second: Node) -> Node:
+    """One node of two: whole the newer one that was ablated; what people wrote from the second, else the first."""
+    best = max(first, second, key=lambda node: (node.n > 0, node.created, node.run, repr(_bare(node))))
+    return replace(
+        best,
+        pinned=first.pinned or second.pinned,
+        label=first.label if second.label is None else second.label,
+        group=first.group if second.group is None else second.group,
+        neuronpedia=best.neuronpedia or first.neuronpedia or second.neuronpedia,
+    )
+
+
+def _bare(node: Node) -> Node:
+    """A node without what is joined on its own."""
+    return replace(node, pinned=False, label=None, group=None, neuronpedia=None)
+
+
+def _place(node: Node) -> tuple[int, int, str, int, str]:
+    """Sorts nodes by the order in which the model computes them."""
+    return (node.layer, _order(node.site), node.site, node.feature, node.id)
+
+
+def _order(site: str) -> int:
+    return SITES.index(site) if site in SITES else len(SITES)
+
+
+def _metadata(first: Circuit, second: Circuit, edges: Sequence[Edge]) -> dict[str, Any]:
+    a, b = first.metadata, second.metadata
+    runs = _runs((*a["runs"], *b["runs"]))
+    total = math.fsum(run["abs_effect_measured"] for run in runs)
+    drawn = math.fsum(abs(edge.effect_mean) for edge in edges)
+    saes = {(sae["layer"], _order(sae["site"]), sae["site"]): sae for sae in (*a["saes"], *b["saes"])}
+    return {
+        **{key: b[key] for key in ("schema_version", "model", "model_identity", "intervention", "positions")},
+        "release": ", ".join(sorted({run["release"] for run in runs})),
+        "layers": sorted({*a["layers"], *b["layers"]}),
+        "sites": sorted({*a["sites"], *b["sites"]}),
+        "saes": [saes[key] for key in sorted(saes)],
+        "num_sequences": _agreed(run["num_sequences"] for run in runs),
+        "seed": _agreed(run["seed"] for run in runs),
+        "min_effect": min(a["min_effect"], b["min_effect"]),
+        "edges_measured": sum(run["edges_measured"] for run in runs),
+        "share_drawn": min(1.0, drawn / total) if total else 0.0,
+        "run": b["run"],
+        "runs": runs,
+        "created": max(a["created"], b["created"]),
+        "version": b["version"],
+    }
+
+
+def _runs(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each run once: of one that was drawn twice, the later."""
+    latest: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in runs:
+        key = run["run"], run["fingerprint"]
+        latest[key] = max(latest.get(key, run), run, key=_state)
+    return [latest[key] for key in sorted(latest, key=lambda key: (latest[key]["created"], key))]
+
+
+def _state(run: dict[str, Any]) -> tuple[Any, ...]:
+    return (run["created"], *(run[key] for key in sorted(run)))
+
+
+def _agreed(numbers: Iterable[int]) -> int | None:
+    """What all say, or None."""
+    said = set(numbers)
+    return said.pop() if len(said) == 1 else None

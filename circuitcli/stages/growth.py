@@ -1,0 +1,69 @@
+"""Graphs that grow: the earlier graphs that a run's graph goes on from (`graph.extend`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from circuitcli.core.circuit import Circuit
+from circuitcli.core.merge import merge, require_same_features
+from circuitcli.errors import UsageError
+from circuitcli.stages.fetch_saes import entries_of
+from circuitcli.stages.stage import Job
+from circuitcli.store import circuits, files
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What the run's features are features of, as a circuit's metadata has it."""
+    saes = [
+        {"layer": e.layer, "site": e.site, "source": e.source, "sha256": e.sha256, "neuronpedia": e.neuronpedia}
+        for e in entries_of(job.run)
+    ]
+    found = job.run.require("fetch-saes").inputs["model identity"]
+    return {"model": job.settings.model, "model_identity": found, "saes": saes}
+
+
+def require_same(job: Job, circuit: Circuit) -> None:
+    """Refuse a circuit whose features aren't the run's.
+
+    Raises:
+        InputError: Of another model, or of another SAE at a site.
+    """
+    require_same_features(circuit, Circuit(identity(job), (), ()))
+
+
+def earlier(job: Job) -> list[Circuit]:
+    """The graphs that the run's own goes on from, in the order in which they were named.
+
+    Raises:
+        InputError: One is missing, damaged, or of other features than the run's, as far as it has recorded its own.
+        UsageError: One is the run's own graph.
+    """
+    found = [circuits.read(path) for path in _paths(job)]
+    if job.run.record("fetch-saes") is not None:
+        for circuit in found:
+            require_same(job, circuit)
+    return found
+
+
+def digests(job: Job) -> list[str]:
+    """sha256 of each."""
+    return [files.digest(path) for path in _paths(job)]
+
+
+def grown(first: list[Circuit], circuit: Circuit) -> Circuit:
+    """A circuit, added to the earlier ones."""
+    whole: Circuit | None = None
+    for part in (*first, circuit):
+        whole = part if whole is None else merge(whole, part)
+    return whole or circuit
+
+
+def _paths(job: Job) -> list[Path]:
+    paths = [circuits.locate(Path(name)) for name in job.settings.graph.extend]
+    own = job.run.path(circuits.CIRCUIT).resolve()
+    if own in (path.resolve() for path in paths):
+        raise UsageError(
+            f"{job.run.root} can't extend its own graph.", hint="Name an earlier run's circuit.json with --extend."
+        )
+    return paths
