@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from circuitcli import __version__
-from circuitcli.cli import ablate, bench, cache_acts, doctor, effects, fetch_saes, graph, profile, run_all
+from circuitcli.cli import ablate, bench, cache_acts, diff, doctor, effects, fetch_saes, graph, profile, run_all
 from circuitcli.cli.console import show_error
 from circuitcli.cli.options import settings_command
 from circuitcli.cli.session import one_stage
@@ -37,6 +37,7 @@ settings_command(app, "ablate", ablate.HELP, more=ablate.MORE)(ablate.command)
 settings_command(app, "graph", graph.HELP, more=graph.MORE)(graph.command)
 settings_command(app, "doctor", doctor.HELP, without=("force",))(doctor.command)
 settings_command(app, "bench", bench.HELP, without=("force",), more=bench.MORE)(bench.command)
+app.command("diff", help=diff.HELP)(diff.command)
 app.add_typer(profile.app, name="profile")
 
 

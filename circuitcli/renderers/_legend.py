@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from circuitcli.core.circuit import Circuit
+from circuitcli.renderers import _change
 from circuitcli.renderers._html import (
     BLUE_TINT,
     FACTS,
@@ -37,6 +38,8 @@ def opacity(magnitude: float, largest: float) -> float:
 
 def title(circuit: Circuit) -> str:
     """One line: what the picture shows."""
+    if diff := circuit.metadata.get("diff"):
+        return _words(_change.title(diff))
     return f"Feature circuit of {_words(circuit.metadata.get('model', 'a model'))}"
 
 
@@ -56,9 +59,12 @@ def settings(metadata: dict[str, Any]) -> str:
 
 def share(circuit: Circuit) -> str:
     """One line: how much of what was measured is in the picture."""
+    if diff := circuit.metadata.get("diff"):
+        return _change.summary(diff, [edge.change for edge in circuit.edges])
     measured = _count(circuit.metadata.get("edges_measured"))
     drawn = circuit.metadata.get("share_drawn")
-    of_total = f": {percent(drawn)} of the total |effect|" if isinstance(drawn, (int, float)) else ""
+    least = "at least " if len(circuit.metadata.get("runs", ())) > 1 else ""
+    of_total = f": {least}{percent(drawn)} of the total |effect|" if isinstance(drawn, (int, float)) else ""
     return f"{len(circuit.edges):,} of {measured} measured effects drawn{of_total}"
 
 
@@ -86,6 +92,9 @@ def _legend(circuit: Circuit, size: int) -> str:
         ("", "opacity: |effect| relative to the largest drawn"),
         ("", _range(magnitudes)),
     ]
+    if circuit.metadata.get("diff"):
+        left = [(_arrow(_change.COLORS[change], size), text) for change, text in _change.WORDS.items()]
+        left += [(_arrow(_change.UNCHANGED, size), "as it was, or not known to have changed"), ("", _range(magnitudes))]
     right = [
         (_tokens("tokens", size, RAISES, BLUE_TINT), "blue tokens: promoted (ablation lowers them)"),
         (_tokens("tokens", size, LOWERS, RED_TINT), "red tokens: suppressed (ablation raises them)"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from circuitcli.core.circuit import Context, Node, TokenEffect
 from circuitcli.core.tokens import visible
+from circuitcli.renderers import _change
 from circuitcli.renderers._html import (
     BLUE_TINT,
     FACTS,
@@ -49,6 +50,8 @@ def box(node: Node) -> Box:
     rows += _tokens("promotes", node.promoted, RAISES, BLUE_TINT, total)
     rows += _tokens("suppresses", node.suppressed, LOWERS, RED_TINT, total)
     border = {"border": 3, "color": INK} if node.pinned else {"border": 1, "color": "#8c8c8c"}
+    if node.change:
+        border = {"border": 4, "color": _change.color(node.change)}
     label = table(
         [[cell(row, align="LEFT")] for row in rows], bgcolor="white", style="ROUNDED", cellpadding=3, **border
     )

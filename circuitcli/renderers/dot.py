@@ -14,6 +14,7 @@ from itertools import pairwise
 from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.sites import SITES
 from circuitcli.core.tokens import visible
+from circuitcli.renderers import _change
 from circuitcli.renderers._html import FACTS, FONT, LOWERS, RAISES, escape, font, words
 from circuitcli.renderers._legend import header, opacity, title
 from circuitcli.renderers._node import SIZE, Box, box, facts_in_words, number
@@ -58,7 +59,7 @@ def source(circuit: Circuit) -> str:
         "  edge [arrowsize=0.9];",
         *_rank_lines(ranks),
         *(f"  {_quoted(name)} [label=<{font(visible(name, NAME_LIMIT), bold=True)}>];" for name in unknown),
-        *(_arrow(edge, largest) for edge in edges),
+        *(_arrow(edge, largest, of_a_difference=bool(circuit.metadata.get("diff"))) for edge in edges),
         "}",
     ]
     return "\n".join(lines) + "\n"
@@ -108,13 +109,16 @@ def _rank_lines(ranks: Ranks) -> list[str]:
     return lines
 
 
-def _arrow(edge: Edge, largest: float) -> str:
+def _arrow(edge: Edge, largest: float, *, of_a_difference: bool = False) -> str:
     magnitude = abs(edge.effect_mean) if math.isfinite(edge.effect_mean) else 0.0
     alpha = opacity(magnitude, largest)
-    color = (RAISES if edge.effect_mean > 0 else LOWERS) + f"{round(255 * alpha):02x}"
+    hue = RAISES if edge.effect_mean > 0 else LOWERS
+    color = (_change.color(edge.change) if of_a_difference else hue) + f"{round(255 * alpha):02x}"
     thin, thick = PEN
     pen = thin + (thick - thin) * (magnitude / largest if largest else 0.0)
     attributes = f'color="{color}", penwidth={pen:.2f}, tooltip={_quoted(in_words(edge))}'
+    if edge.change:
+        attributes += f", style={_change.style(edge.change)}"
     return f"  {_quoted(edge.source)} -> {_quoted(edge.target)} [{attributes}];"
 
 
@@ -123,7 +127,8 @@ def in_words(edge: Edge) -> str:
     interval = ""
     if edge.ci_low is not None and edge.ci_high is not None:
         interval = f" [{number(edge.ci_low)}, {number(edge.ci_high)}]"
-    return f"{edge.source} → {edge.target}: {number(edge.effect_mean)}{interval}, n={edge.n}"
+    became = f" ({edge.change})" if edge.change else ""
+    return f"{edge.source} → {edge.target}: {number(edge.effect_mean)}{interval}, n={edge.n}{became}"
 
 
 def _quoted(text: str) -> str:

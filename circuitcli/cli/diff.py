@@ -1,0 +1,119 @@
+"""`circuit diff`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitcli.cli.console import Terminal
+
+if TYPE_CHECKING:
+    from circuitcli.core.circuit import Edge
+    from circuitcli.stages.diff import Compared
+
+HELP = "Show what changed between two graphs: nodes and edges gained, lost, and changed beyond their 95% intervals."
+
+_Graph = typer.Argument(help="A run, or a circuit.json.", metavar="RUN|FILE", show_default=False)
+
+
+def command(
+    before: Annotated[Path, _Graph],
+    after: Annotated[Path, _Graph],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Draw it too, as .svg, .png, .html, .dot, .json or .graphml.", metavar="FILE"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No tables.")] = False,
+) -> None:
+    """Compare, show, and draw if a file is named."""
+    from circuitcli.stages import diff
+
+    terminal = Terminal(as_json=as_json, quiet=quiet)
+    if output is not None:
+        diff.format_of(output)
+    found = diff.run(before, after)
+    for what in found.different:
+        terminal.say(f"Note: they were measured in different ways: {what}.")
+    _show(found, terminal)
+    if output is not None:
+        diff.draw(found, (_name(before), _name(after)), output)
+        terminal.line(str(output))
+    terminal.document(_document(found, (str(before), str(after)), output))
+
+
+def _name(path: Path) -> str:
+    """A short name: of a run its folder's, of a file in a run's graph folder that run's."""
+    whole = path.resolve()
+    return whole.parents[1].name if whole.name == "circuit.json" and whole.parent.name == "graph" else whole.name
+
+
+def _show(found: Compared, terminal: Terminal) -> None:
+    difference = found.difference
+    nodes = [("gained", node) for node in difference.nodes_gained] + [("lost", node) for node in difference.nodes_lost]
+    rows = [(change, node.id, node.label or "–") for change, node in nodes]
+    terminal.table("Nodes", ("nodes", "feature", "label"), rows)
+    columns = ("edges", "from", "to", "before", "95% interval", "after", "95% interval")
+    terminal.table("Edges (ablated − clean)", columns, [_row(*row) for row in _edges(found)])
+    if difference.empty:
+        terminal.say(f"Nothing changed: {len(found.after.nodes)} nodes, {difference.same} edges.")
+        return
+    terminal.say(
+        f"Nodes: {len(difference.nodes_gained)} gained, {len(difference.nodes_lost)} lost. Edges: "
+        f"{len(difference.gained)} gained, {len(difference.lost)} lost, {len(difference.changed)} changed, "
+        f"{len(difference.untold)} can't be told (without intervals), {difference.same} as they were."
+    )
+
+
+def _edges(found: Compared) -> Iterator[tuple[str, Edge | None, Edge | None]]:
+    """What became of an edge, and the edge before and after."""
+    difference = found.difference
+    yield from (("gained", None, edge) for edge in difference.gained)
+    yield from (("lost", edge, None) for edge in difference.lost)
+    yield from (("changed", a, b) for a, b in difference.changed)
+    yield from (("untold", a, b) for a, b in difference.untold)
+
+
+def _row(change: str, before: Edge | None, after: Edge | None) -> tuple[str, ...]:
+    one = after or before
+    assert one is not None
+    return (change, one.source, one.target, *_numbers(before), *_numbers(after))
+
+
+def _numbers(edge: Edge | None) -> tuple[str, str]:
+    if edge is None:
+        return "–", "–"
+    low, high = edge.ci_low, edge.ci_high
+    return f"{edge.effect_mean:+.3f}", "–" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"
+
+
+def _document(found: Compared, paths: tuple[str, str], output: Path | None) -> dict[str, Any]:
+    difference = found.difference
+    edges: dict[str, list[dict[str, Any]]] = {"gained": [], "lost": [], "changed": [], "untold": []}
+    for change, before, after in _edges(found):
+        one = after or before
+        assert one is not None
+        edges[change].append(
+            {"source": one.source, "target": one.target, "before": _effect(before), "after": _effect(after)}
+        )
+    return {
+        "before": paths[0],
+        "after": paths[1],
+        "different": list(found.different),
+        "nodes": {
+            "gained": [node.id for node in difference.nodes_gained],
+            "lost": [node.id for node in difference.nodes_lost],
+        },
+        "edges": {**edges, "same": difference.same},
+        "files": [] if output is None else [str(output)],
+    }
+
+
+def _effect(edge: Edge | None) -> dict[str, Any] | None:
+    if edge is None:
+        return None
+    names = ("effect_mean", "ci_low", "ci_high", "n", "run", "created")
+    return {name: getattr(edge, name) for name in names}
