@@ -10,7 +10,7 @@ from typing import Any
 from circuitcli.core.circuit import Change
 
 COLORS: dict[Change, str] = {"gained": "#009e73", "lost": "#d55e00", "changed": "#0072b2"}
-UNCHANGED = "#9a9a9a"
+UNCHANGED = "#bdbdbd"
 STYLES: dict[Change, str] = {"lost": "dashed"}
 WORDS: dict[Change, str] = {
     "gained": "gained: only in the second graph",

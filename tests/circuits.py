@@ -1,0 +1,204 @@
+"""Circuits to test on: one that is written down, hostile text, and random ones; and the schema of circuit.json."""
+
+import dataclasses
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from circuitcli.core.circuit import Circuit, Context, Edge, Measurement, Node, TokenEffect
+
+RUN: dict[str, Any] = {
+    "run": "monday",
+    "fingerprint": "f" * 64,
+    "created": "2026-11-23T10:00:00+00:00",
+    "release": "res-jb",
+    "num_sequences": 200,
+    "seed": 0,
+    "edges_measured": 1234,
+    "abs_effect_measured": 4.0,
+}
+PLACES = ((1, "mlp_out"), (1, "resid_post"), (2, "resid_post"), (3, "resid_post"))
+METADATA: dict[str, Any] = {
+    "schema_version": 1,
+    "model": "gpt2",
+    "model_identity": "c" * 40,
+    "release": "res-jb",
+    "layers": [1, 2, 3],
+    "sites": ["mlp_out", "resid_post"],
+    "saes": [
+        {"layer": layer, "site": site, "source": f"hf://{layer}", "sha256": f"{layer}{site}", "neuronpedia": None}
+        for layer, site in PLACES
+    ],
+    "intervention": "zero",
+    "positions": "top",
+    "num_sequences": 200,
+    "seed": 0,
+    "min_effect": 0.0,
+    "edges_measured": 1234,
+    "share_drawn": 0.38,
+    "run": "monday",
+    "runs": [RUN],
+    "created": "2026-11-23T12:34:56+00:00",
+    "version": "0.1.0",
+}
+NASTY = (
+    "[/b]",
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"quoted\\"',
+    "'single'",
+    "&amp;",
+    "=HYPERLINK(1)",
+    "+1",
+    "-1+1",
+    "@SUM(1)",
+    "\t=1",
+    "\r=1",
+    "a,b;c",
+    "\\N\\G",
+    "\x00",
+    "\x1b[31m",
+    "\ud800",
+    "\udfff\ud800",
+    "\ufffe",
+    "\u202eevil",
+    "שלום",
+    "😀👩\u200d👧",
+    "\n",
+    "\r\n",
+    "\u2028",
+    "",
+    "]]>",
+    "--> <!--",
+    "x" * 10_000,
+)
+
+
+def node(name: str, **changes: Any) -> Node:
+    layer, site, feature = name.split(".")
+    contexts = (Context((" the", " cat", "sat"), (0.0, 8.0, 2.0), firing=1, seq=3, pos=7),)
+    plain = Node(
+        id=name,
+        kind="feature",
+        layer=int(layer),
+        site=site,
+        feature=int(feature),
+        density=0.0123,
+        max_activation=8.0,
+        kl_mean=0.021,
+        n=40,
+        pinned=False,
+        contexts=contexts,
+        promoted=(TokenEffect(" dog", 1, -0.5), TokenEffect("\n", 2, -0.25)),
+        suppressed=(TokenEffect(" fish", 3, 0.5),),
+        run="monday",
+        created=RUN["created"],
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def edge(source: str, target: str, mean: float, low: float | None, high: float | None, **changes: Any) -> Edge:
+    plain = Edge(source, target, mean, low, high, 40, run="monday", created=RUN["created"])
+    return dataclasses.replace(plain, **changes)
+
+
+EDGES = (
+    edge("1.mlp_out.5", "2.resid_post.7", -0.84, -0.9, -0.8),
+    edge("1.mlp_out.5", "1.resid_post.6", 0.42, 0.33, 0.51),
+    edge("1.resid_post.6", "2.resid_post.7", -0.21, -0.3, -0.1),
+    edge("2.resid_post.7", "3.resid_post.8", 0.05, None, None),
+)
+NAMES = ("1.mlp_out.5", "1.resid_post.6", "2.resid_post.7", "3.resid_post.8")
+PLAIN = Circuit(METADATA, tuple(node(name) for name in NAMES), EDGES)
+
+
+def hostile() -> Circuit:
+    """Text that breaks things wherever a circuit has text."""
+    effects = tuple(TokenEffect(token, i, -0.1) for i, token in enumerate(NASTY))
+    context = Context(NASTY, tuple(float(i) for i in range(len(NASTY))), firing=1, seq=0, pos=3)
+    texts = iter(NASTY * 9)
+    nodes = [
+        node(
+            name,
+            contexts=(context,),
+            promoted=effects,
+            suppressed=effects,
+            label=next(texts),
+            group=next(texts),
+            neuronpedia=next(texts),
+            run=next(texts),
+        )
+        for name in NAMES
+    ]
+    return Circuit(
+        {**METADATA, "model": "</script>\x00\ud800", "release": "=1+1", "run": "../\x00"}, tuple(nodes), EDGES
+    )
+
+
+@cache
+def validator() -> Draft202012Validator:
+    """Of circuit.json, by the schema in the package."""
+    text = resources.files("circuitcli.renderers").joinpath("circuit.schema.json").read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(text))
+
+
+_RUNS = ("a", "b", "c")
+_TIMES = ("2026-11-21T10:00:00+00:00", "2026-11-22T10:00:00+00:00", "2026-11-23T10:00:00+00:00")
+_EFFECTS = (-2.0, -0.5, 0.25, 1.0)
+_IDS = ("0.resid_post.1", "0.resid_post.2", "1.resid_post.1", "1.mlp_out.3", "2.resid_post.4")
+
+
+@st.composite
+def circuits(draw: Any) -> Circuit:
+    """A circuit of a few runs that measured a few edges; small, so that two of them have much in common."""
+    texts = st.sampled_from([None, "one", "two"])
+    ids = sorted(draw(st.sets(st.sampled_from(_IDS), min_size=2)), key=_IDS.index)
+    nodes = [
+        node(
+            name,
+            n=draw(st.sampled_from([0, 3])),
+            density=draw(st.sampled_from([0.1, 0.2])),
+            pinned=draw(st.booleans()),
+            label=draw(texts),
+            group=draw(texts),
+            run=draw(st.sampled_from(_RUNS)),
+            created=draw(st.sampled_from(_TIMES)),
+        )
+        for name in ids
+    ]
+    pairs = draw(st.sets(st.tuples(st.sampled_from(ids), st.sampled_from(ids))))
+    edges = [_random_edge(draw, *pair) for pair in sorted(pairs)]
+    runs = [
+        {**RUN, "run": name, "created": draw(st.sampled_from(_TIMES)), "seed": draw(st.integers(0, 1))}
+        | {"release": draw(st.sampled_from(["r", "s"])), "abs_effect_measured": draw(st.sampled_from([8.0, 9.0]))}
+        for name in sorted(draw(st.sets(st.sampled_from(_RUNS), min_size=1)))
+    ]
+    sites = sorted({(one.layer, one.site) for one in nodes})
+    saes = [
+        {"layer": layer, "site": site, "source": "s", "sha256": f"{layer}{site}", "neuronpedia": None}
+        for layer, site in sites
+    ]
+    facts = {
+        "saes": saes,
+        "layers": sorted({layer for layer, _ in sites}),
+        "sites": sorted({site for _, site in sites}),
+    }
+    facts |= {"runs": runs, "run": runs[-1]["run"], "created": draw(st.sampled_from(_TIMES))}
+    facts |= {"min_effect": draw(st.sampled_from([0.0, 0.1]))}
+    return Circuit({**METADATA, **facts}, tuple(nodes), tuple(edges))
+
+
+def _random_edge(draw: Any, source: str, target: str) -> Edge:
+    many = draw(
+        st.lists(st.builds(_measurement, *map(st.sampled_from, (_EFFECTS, _RUNS, _TIMES))), min_size=1, max_size=3)
+    )
+    now, *older = many
+    return Edge(source, target, now.effect_mean, now.ci_low, now.ci_high, now.n, tuple(older), now.run, now.created)
+
+
+def _measurement(effect: float, run: str, created: str) -> Measurement:
+    return Measurement(effect, effect - 0.1, effect + 0.1, 5, run, created)
