@@ -7,7 +7,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
-nox.options.sessions = ["tests", "saelens"]
+nox.options.sessions = ["tests", "saelens", "circuit_tracer"]
 
 # Two threads wherever the tests run: the order of torch's sums, and so their last bits, follows the number of threads.
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
@@ -36,6 +36,18 @@ def saelens(session: nox.Session) -> None:
         file.writelines(f"{line}\n" for line in oldest_versions())
     session.install("--constraint", oldest, ".[test,saelens]")
     session.run("pytest", "-m", "(saelens or real or hub) and not huge", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def circuit_tracer(session: nox.Session) -> None:
+    """An exported graph under circuit-tracer's own models and its local server.
+
+    circuit-tracer wants older versions of nearly everything than we do. What is tested needs neither theirs nor ours:
+    of both only the code is installed.
+    """
+    session.install("pydantic", "pytest", "pytest-timeout", "hypothesis", "jsonschema")
+    session.install("--no-deps", "circuit-tracer>=0.5,<0.6", ".")
+    session.run("pytest", "--noconftest", "tests/tracer", *session.posargs)
 
 
 def oldest_versions() -> list[str]:

@@ -20,24 +20,30 @@ from circuitcli.runtime.quiet import hush
 
 hush()
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from circuits import validator
 from hypothesis import settings as hypothesis_settings
 from plain import PlainModel, PlainSae
 
+from circuitcli.core.circuit import Circuit
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
+from circuitcli.renderers import json as json_renderer
 from circuitcli.runtime.model import BridgeModel
 from circuitcli.settings import resolve, to_dict
 from circuitcli.stages import ablate, cache_acts, effects, fetch_saes
 from circuitcli.stages.report import Silent
 from circuitcli.stages.stage import Job
 from circuitcli.store.run import Run
+
+collect_ignore = ["tracer"]  # has a nox session of its own
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -46,6 +52,21 @@ hypothesis_settings.register_profile("circuit", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("circuit")
 
 Start = Callable[..., Job]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def every_circuit_is_as_its_schema_says() -> Iterator[None]:
+    """Every circuit.json that this process writes is checked."""
+    write = json_renderer.Json.files
+
+    def files(self: json_renderer.Json, circuit: Circuit) -> dict[str, bytes]:
+        made = write(self, circuit)
+        validator().validate(json.loads(made["circuit.json"]))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_renderer.Json, "files", files)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ FLAGS = {
     "ablate": "--pin --thinning --branching --max-features --seq-cap --intervention --positions --logits --no-logits "
     "--horizon --allow-over-memory --no-allow-over-memory --dry-run",
     "effects": "--logit-tokens",
-    "graph": "--min-effect --max-edges --format",
+    "graph": "--min-effect --max-edges --format --extend --load",
 }
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009 - typer says no more of it than that it is a command
 
@@ -195,10 +195,10 @@ def test_doctor_takes_the_flags_of_saes_and_text_and_none_that_write():
 
 
 def test_commands_take_the_flags_of_their_tables():
-    assert set(COMMANDS) == {*FLAGS, "run-all", "profile", "doctor", "bench"}
+    assert set(COMMANDS) == {*FLAGS, "run-all", "profile", "doctor", "bench", "diff"}
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
-    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - {"--help", "--list"}
+    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - {"--help", "--list", "--load"}
     assert {row.flag.name for row in table() if row.flag.name} < flags_of("run-all")
 
 

@@ -118,21 +118,23 @@ def changed(tree: Any, place: tuple[Any, ...], value: Any) -> Any:
 JOINTS = ("ends at", "is there twice", "parts of different lengths", "has schema version", "has no metadata")
 
 
+def verdict(tree: Any) -> str | None:
+    """What the reader has against a document."""
+    try:
+        document.parse(tree, "it")
+    except InputError as error:
+        return error.message
+    return None
+
+
 def test_schema_and_reader_agree() -> None:
     tree = json.loads(written(FULL))
     count = refused = 0
     for place, spoilt in spoiled(tree):
         count += 1
-        by_schema = validator().is_valid(spoilt)
-        try:
-            document.parse(spoilt, "it")
-            by_reader = True
-        except InputError as error:
-            by_reader = False
-            if by_schema:
-                assert any(joint in error.message for joint in JOINTS), (place, error.message)
-        assert by_schema or not by_reader, place
-        refused += not by_reader
+        by_schema, by_reader = validator().is_valid(spoilt), verdict(spoilt)
+        assert by_schema == (by_reader is None) or (by_schema and any(joint in by_reader for joint in JOINTS)), place
+        refused += by_reader is not None
     assert count > 600
     assert refused > 500
 

@@ -55,17 +55,32 @@ def test_names_import_no_plugin():
 @pytest.mark.parametrize(
     ("folder", "name", "message", "hint"),
     [
-        ("renderers", "svgg", "Unknown format `svgg`.", "Did you mean `svg`? Known formats: dot, json, png, svg."),
+        (
+            "renderers",
+            "svgg",
+            "Unknown format `svgg`.",
+            "Did you mean `svg`? Known formats: csv, dot, graphml, json, neuronpedia, png, svg.",
+        ),
         (
             "interventions",
             "zer",
             "Unknown intervention `zer`.",
             "Did you mean `zero`? Known interventions: mean, zero.",
         ),
-        ("renderers", "", "Unknown format ``.", "Known formats: dot, json, png, svg."),
-        ("renderers", "_html", "Unknown format `_html`.", "Known formats: dot, json, png, svg."),
-        ("renderers", "..json", "Unknown format `..json`.", "Did you mean `json`? Known formats: dot, json, png, svg."),
-        ("renderers", "SVG", "Unknown format `SVG`.", "Known formats: dot, json, png, svg."),
+        ("renderers", "", "Unknown format ``.", "Known formats: csv, dot, graphml, json, neuronpedia, png, svg."),
+        (
+            "renderers",
+            "_html",
+            "Unknown format `_html`.",
+            "Known formats: csv, dot, graphml, json, neuronpedia, png, svg.",
+        ),
+        (
+            "renderers",
+            "..json",
+            "Unknown format `..json`.",
+            "Did you mean `json`? Known formats: csv, dot, graphml, json, neuronpedia, png, svg.",
+        ),
+        ("renderers", "SVG", "Unknown format `SVG`.", "Known formats: csv, dot, graphml, json, neuronpedia, png, svg."),
     ],
 )
 def test_unknown_names(folder: str, name: str, message: str, hint: str):

@@ -8,6 +8,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import circuits
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,17 +23,9 @@ from circuitcli.runtime import layout
 SVG = "{http://www.w3.org/2000/svg}"
 BLUE, RED = "#2166ac", "#b2182b"
 METADATA = {
-    "model": "gpt2",
-    "release": "res-jb",
-    "layers": [1, 2, 3],
-    "sites": ["mlp_out", "resid_post"],
-    "intervention": "zero",
-    "positions": "top",
-    "num_sequences": 200,
-    "edges_measured": 1234,
+    **circuits.METADATA,
     "share_drawn": 0.412,
     "created": "2025-11-23T12:34:56+00:00",
-    "version": "0.1.0",
 }
 NASTY = (
     "[/b]",
@@ -95,7 +88,8 @@ def circuit() -> Circuit:
 
 
 def render(form: str, circuit: Circuit) -> bytes:
-    return plugins.load("renderers", form).render(circuit)
+    [data] = plugins.load("renderers", form).files(circuit).values()
+    return data
 
 
 def picture(circuit: Circuit) -> ET.Element:
@@ -113,7 +107,7 @@ def groups(root: ET.Element, kind: str) -> dict[str, ET.Element]:
 
 
 def test_the_formats_are_these() -> None:
-    assert plugins.names("renderers") == ["dot", "json", "png", "svg"]
+    assert plugins.names("renderers") == ["csv", "dot", "graphml", "json", "neuronpedia", "png", "svg"]
     with pytest.raises(UsageError, match="`swg`") as raised:
         plugins.load("renderers", "swg")
     assert "svg" in raised.value.hint

@@ -1,0 +1,97 @@
+"""An exported graph in circuit-tracer's hands: its own pydantic models, and its local server's data endpoints.
+
+Run by `nox -s circuit_tracer` alone: its dependencies are older than ours.
+"""
+
+import json
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from circuit_tracer.frontend import feature_models, graph_models, local_server
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # without conftest nobody does it
+
+from circuits import PLAIN, circuits, hostile
+from hypothesis import given, settings
+
+from circuitcli import plugins
+from circuitcli.core.circuit import Circuit
+
+Get = Callable[[str], Any]
+
+
+@pytest.fixture(scope="module", params=[PLAIN, hostile()], ids=["plain", "hostile"])
+def circuit(request: pytest.FixtureRequest) -> Circuit:
+    return request.param
+
+
+def export(circuit: Circuit) -> dict[str, bytes]:
+    made = plugins.load("renderers", "neuronpedia").files(circuit)
+    return {name.removeprefix("neuronpedia/"): data for name, data in made.items()}
+
+
+@pytest.fixture(scope="module")
+def get(circuit: Circuit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Get]:
+    """Asks circuit-tracer's server, which serves the folder that was written, for JSON."""
+    root = tmp_path_factory.mktemp("graph") / "neuronpedia"
+    for name, data in export(circuit).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = local_server.serve(str(root), port=port)
+
+    def ask(path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            assert answer.status == 200
+            assert answer.headers["Content-Type"] == "application/json"
+            return json.loads(answer.read())
+
+    yield ask
+    running.stop()
+
+
+def test_its_page_finds_the_graph_and_every_feature(get: Get, circuit: Circuit) -> None:
+    """The requests of its page, one after another: the list, the graph, and each node's feature."""
+    [listed] = get("/data/graph-metadata.json")["graphs"]
+    graph = get(f"/graph_data/{listed['slug']}.json")
+    assert graph["metadata"] == listed
+    model = graph_models.Model.model_validate(graph, strict=True)
+    assert len(model.nodes) == len(circuit.nodes)
+    assert len(model.links) == len(circuit.edges)
+    for node, drawn in zip(circuit.nodes, model.nodes, strict=True):
+        assert model.metadata.scan.startswith("custom-")
+        scan = model.metadata.transcoder_list[int(drawn.layer)]
+        feature = get(f"{scan.removeprefix('.')}/{drawn.feature}.json")
+        found = feature_models.Model.model_validate(feature, strict=True)
+        assert found.index == node.feature
+        assert found.activation_frequency == node.density
+
+
+def test_its_server_has_nothing_else(get: Get) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get("/data/features/none.json")
+
+
+def test_its_own_names_are_ours() -> None:
+    """Where a layer has one site, a node is named and numbered as circuit-tracer would do it."""
+    graph = json.loads(next(iter(export(PLAIN).values())))
+    for node, drawn in list(zip(PLAIN.nodes, graph["nodes"], strict=True))[2:]:
+        theirs = graph_models.Node.feature_node(node.layer, drawn["ctx_idx"], node.feature)
+        assert (theirs.node_id, theirs.feature, theirs.layer) == (drawn["node_id"], drawn["feature"], drawn["layer"])
+        assert theirs.feature_type == drawn["feature_type"]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(circuits())
+def test_any_circuit_is_valid(circuit: Circuit) -> None:
+    graph, _, *features = export(circuit).values()
+    graph_models.Model.model_validate_json(graph, strict=True)
+    for feature in features:
+        feature_models.Model.model_validate_json(feature, strict=True)
