@@ -3,7 +3,7 @@
 What an attribution graph has of one prompt, a circuit has of means over contexts, so that:
 
 - a link's weight is −effect, what the source adds to the target: positive where the source drives it;
-- features that stand for no position share one column, over a prompt that says so;
+- features that stand for no position share one column, over a token that says so;
 - there are no logit nodes, as no one next token is predicted: `top_logits` and `bottom_logits` of a feature are the
   tokens that it promotes and suppresses;
 - `influence` is cumulative: the share of all |effect| at nodes that this node and the stronger ones have.
@@ -19,23 +19,21 @@ import datetime
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 from circuitcli.core.circuit import Circuit, Context, Node
 from circuitcli.core.neuronpedia import model_id
-from circuitcli.core.sites import SITES
 from circuitcli.core.tokens import visible
+from circuitcli.renderers import _attribution_names as names
 from circuitcli.renderers._text import TOKEN_LIMIT, readable
 
 FOLDER = "neuronpedia"
 FEATURES = "./data/features"  # as circuit-tracer's server names <graph_file_dir>/features
-# Two columns: with one, circuit-tracer's page takes every feature for one that fires everywhere, and hides it.
-COLUMNS = ("(mean over", " contexts)")
-# Sets features apart that have one index at several sites of a layer; beyond the width of any SAE.
-SITE_STEP = 10_000_000
+# Never one column alone: circuit-tracer's page would take every feature for one that fires everywhere, and hide it.
+POSITION, BEHIND = " ·", " (mean over contexts)"
 _MARKUP = str.maketrans({"<": "‹", ">": "›"})  # the viewers put some of the text into pages as it is
 
 
@@ -44,7 +42,7 @@ class Neuronpedia:
     """`<slug>.json`, `graph-metadata.json`, and `features/<number>.json`."""
 
     def files(self, circuit: Circuit) -> dict[str, bytes]:
-        numbers = _numbers(circuit.nodes)
+        numbers = names.numbers(circuit.nodes)
         graph = document(circuit, numbers)
         made = {f"{graph['metadata']['slug']}.json": graph, "graph-metadata.json": {"graphs": [graph["metadata"]]}}
         made |= {f"features/{numbers[node.id]}.json": feature(node) for node in circuit.nodes}
@@ -60,7 +58,7 @@ def _json(tree: Any) -> bytes:
 
 def document(circuit: Circuit, numbers: Mapping[str, int]) -> dict[str, Any]:
     """The graph."""
-    ids, influence = _ids(circuit.nodes), _influence(circuit)
+    ids, columns, influence = names.ids(circuit.nodes), names.columns(circuit.nodes), _influence(circuit)
     groups: dict[str, list[str]] = defaultdict(list)
     for node in circuit.nodes:
         if node.group:
@@ -80,7 +78,7 @@ def document(circuit: Circuit, numbers: Mapping[str, int]) -> dict[str, Any]:
                 "node_id": ids[node.id],
                 "feature": numbers[node.id],
                 "layer": str(node.layer),
-                "ctx_idx": _column(node),
+                "ctx_idx": columns[node.id],
                 "feature_type": "cross layer transcoder",  # the one for which the viewers show features
                 "jsNodeId": ids[node.id],
                 "clerp": _name(node),
@@ -99,14 +97,13 @@ def document(circuit: Circuit, numbers: Mapping[str, int]) -> dict[str, Any]:
 
 def _metadata(circuit: Circuit) -> dict[str, Any]:
     facts, source_set = circuit.metadata, _source_set(circuit)
-    model = _plain_name(model_id(str(facts["model"])), "model")
-    columns = max(len(COLUMNS), 1 + max((_column(node) for node in circuit.nodes), default=0))
+    model = names.plain_name(model_id(str(facts["model"])), "model")
     settings = {name: facts.get(name) for name in ("intervention", "positions", "num_sequences", "seed", "min_effect")}
     return {
         "slug": _slug(str(facts.get("run", ""))),
         "scan": model if source_set else f"custom-{model}",
         "transcoder_list": [FEATURES] * (1 + max((node.layer for node in circuit.nodes), default=0)),
-        "prompt_tokens": [*COLUMNS, *[" ·"] * (columns - len(COLUMNS))],
+        "prompt_tokens": [POSITION] * names.behind(circuit.nodes) + [BEHIND],
         "prompt": _inert(f"Feature circuit of {facts['model']}, SAEs {facts.get('release')}: means over contexts"),
         "schema_version": 1,
         "node_threshold": 1.0,
@@ -130,40 +127,6 @@ def _source_set(circuit: Circuit) -> str | None:
     found = {re.fullmatch(rf"(?:[\w.-]+/)?{layer}-([\w.-]+)", known.get((layer, site), "")) for layer, site in places}
     names = {match[1] if match else None for match in found}
     return names.pop() if len(names) == 1 else None
-
-
-def _numbers(nodes: Sequence[Node]) -> dict[str, int]:
-    """The number of each feature: Cantor's pairing of layer and index, from which the viewers read both back."""
-    sites: dict[int, list[str]] = defaultdict(list)
-    for layer, site in sorted(
-        {(node.layer, node.site) for node in nodes}, key=lambda place: (place[0], _rank(place[1]))
-    ):
-        sites[layer].append(site)
-    found = {}
-    for node in nodes:
-        index = node.feature + SITE_STEP * sites[node.layer].index(node.site)
-        found[node.id] = (node.layer + index) * (node.layer + index + 1) // 2 + index
-    return found
-
-
-def _rank(site: str) -> tuple[int, str]:
-    return (SITES.index(site) if site in SITES else len(SITES), site)
-
-
-def _ids(nodes: Sequence[Node]) -> dict[str, str]:
-    """`layer_index_column`, with the site inside where a layer has several."""
-    sites = defaultdict(set)
-    for node in nodes:
-        sites[node.layer].add(node.site)
-    found = {}
-    for node in nodes:
-        inside = [_plain_name(node.site, "site")] if len(sites[node.layer]) > 1 else []
-        found[node.id] = "_".join([str(node.layer), *inside, str(node.feature), str(_column(node))])
-    return found
-
-
-def _column(node: Node) -> int:
-    return 1 if node.pos is None else node.pos
 
 
 def _influence(circuit: Circuit) -> dict[str, float]:
@@ -220,12 +183,8 @@ def _inert(text: str) -> str:
 
 def _slug(run: str) -> str:
     """A file's name of a run's; not that of the list of graphs."""
-    slug = _plain_name(run, "circuit")
+    slug = names.plain_name(run, "circuit")
     return "circuit" if slug == "graph-metadata" else slug
-
-
-def _plain_name(text: str, instead: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")[:80] or instead
 
 
 def _time(created: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.merge import merge, require_same_features
-from circuitcli.errors import UsageError
+from circuitcli.errors import InputError, UsageError
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job
 from circuitcli.store import circuits, files
@@ -32,17 +32,26 @@ def require_same(job: Job, circuit: Circuit) -> None:
     require_same_features(circuit, Circuit(identity(job), (), ()))
 
 
-def earlier(job: Job) -> list[Circuit]:
+def read(job: Job) -> list[Circuit]:
     """The graphs that the run's own goes on from, in the order in which they were named.
 
     Raises:
-        InputError: One is missing, damaged, or of other features than the run's, as far as it has recorded its own.
+        InputError: One is missing or damaged.
         UsageError: One is the run's own graph.
     """
-    found = [circuits.read(path) for path in _paths(job)]
-    if job.run.record("fetch-saes") is not None:
-        for circuit in found:
-            require_same(job, circuit)
+    return [circuits.read(path) for path in _paths(job)]
+
+
+def earlier(job: Job) -> list[Circuit]:
+    """The same, once they were found to be of the run's features.
+
+    Raises:
+        InputError: One is missing or damaged, or of another model or SAE than the run has recorded.
+        UsageError: One is the run's own graph.
+    """
+    found = read(job)
+    for circuit in found:
+        require_same(job, circuit)
     return found
 
 
@@ -60,6 +69,12 @@ def grown(first: list[Circuit], circuit: Circuit) -> Circuit:
 
 
 def _paths(job: Job) -> list[Path]:
+    gone = next((name for name in job.settings.graph.extend if not Path(name).exists()), None)
+    if gone is not None:
+        raise InputError(
+            f"The graph to extend isn't there: {gone}.",
+            hint=f"Say where it is with --extend, or take it out of graph.extend in {job.run.settings_path}.",
+        )
     paths = [circuits.locate(Path(name)) for name in job.settings.graph.extend]
     own = job.run.path(circuits.CIRCUIT).resolve()
     if own in (path.resolve() for path in paths):

@@ -25,11 +25,11 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
         ResourceError: They would take more memory or disk than there is.
     """
     cache_acts.text_identity(job)
-    growth.earlier(job)
+    growth.read(job)
     outcomes = []
     for name in STAGES:
         if name == cache_acts.NAME:
-            growth.earlier(job)  # now the run knows its model and SAEs
+            growth.earlier(job)  # the run has recorded its model and SAEs
             if job.force or job.run.record(name) is None:
                 _announce(job)
         module = import_module(f"circuitcli.stages.{name.replace('-', '_')}")

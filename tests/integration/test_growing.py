@@ -136,6 +136,13 @@ def test_graphs_of_other_features_are_refused(
     assert contents(run) == before
 
 
+def test_an_extended_graph_that_has_gone_is_told(circuit: Circuit, run: Path, other: Path) -> None:
+    assert circuit("graph", "--run", run, "--extend", other).code == 0
+    other.rename(other.with_name("elsewhere"))
+    circuit("graph", "--run", run).refused(3, "isn't there", str(other), "graph.extend in", "settings.toml")
+    assert circuit("graph", "--run", run, "--extend", other.with_name("elsewhere")).code == 0
+
+
 def test_a_graph_can_t_extend_itself(circuit: Circuit, run: Path) -> None:
     circuit("graph", "--run", run, "--extend", run).refused(2, "can't extend its own graph")
 

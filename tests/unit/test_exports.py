@@ -19,8 +19,8 @@ from jsonschema import Draft7Validator
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.neuronpedia import page
+from circuitcli.renderers._attribution_names import SITE_STEP
 from circuitcli.renderers.csv import safe
-from circuitcli.renderers.neuronpedia import SITE_STEP
 
 SCHEMA = json.loads((Path(__file__).parents[1] / "data" / "neuronpedia-graph-schema.json").read_text())
 
@@ -244,8 +244,8 @@ def test_pins_groups_and_labels_are_taken_over() -> None:
         node(NAMES[3], pos=6),
     )
     graph = exported(replace(PLAIN, nodes=nodes)).graph
-    assert graph["qParams"]["supernodes"] == [["cats", "1_resid_post_6_1", "2_7_1"]]
-    assert graph["qParams"]["pinnedIds"] == ["1_mlp_out_5_1", "1_resid_post_6_1", "2_7_1"]
+    assert graph["qParams"]["supernodes"] == [["cats", "1_resid_post_6_7", "2_7_7"]]
+    assert graph["qParams"]["pinnedIds"] == ["1_mlp_out_5_7", "1_resid_post_6_7", "2_7_7"]
     assert [one["clerp"] for one in graph["nodes"]] == [
         "1.mlp_out.5 ␣cat",
         "a cat",
@@ -253,7 +253,7 @@ def test_pins_groups_and_labels_are_taken_over() -> None:
         "3.resid_post.8 ␣cat",
     ]
     assert graph["nodes"][3]["ctx_idx"] == 6
-    assert len(graph["metadata"]["prompt_tokens"]) == 7
+    assert len(graph["metadata"]["prompt_tokens"]) == 8
 
 
 @pytest.mark.parametrize(

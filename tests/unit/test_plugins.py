@@ -72,7 +72,7 @@ def test_names_import_no_plugin():
             "renderers",
             "_html",
             "Unknown format `_html`.",
-            "Known formats: csv, dot, graphml, json, neuronpedia, png, svg.",
+            "Did you mean `graphml`? Known formats: csv, dot, graphml, json, neuronpedia, png, svg.",
         ),
         (
             "renderers",
