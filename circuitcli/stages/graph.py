@@ -32,13 +32,13 @@ _TOKENS_SHOWN = 6
 def run(job: Job, edited: Path | None = None) -> Outcome:
     """Draw the circuit in every chosen format, with the labels and groups of an edited circuit.json if one is given."""
     parent = job.parent("effects")
-    edits = written.edits(job, edited)
+    edits, earlier = written.edits(job, edited), growth.earlier(job)
     inputs = {"effects": parent.result, "extended": growth.digests(job), "edits": written.document(edits)}
-    return stage(job, NAME, inputs, lambda todo: _work(job, todo, edits))
+    return stage(job, NAME, inputs, lambda todo: _work(job, todo, edits, earlier))
 
 
-def _work(job: Job, todo: Work, edits: written.Edits) -> None:
-    circuit = written.applied(build(job), edits)
+def _work(job: Job, todo: Work, edits: written.Edits, earlier: list[Circuit]) -> None:
+    circuit = written.applied(build(job, earlier), edits)
     drawn: dict[str, bytes] = {}
     with job.report.track("Drawing", len(job.settings.graph.formats), "formats") as done:
         for name in job.settings.graph.formats:
@@ -53,12 +53,11 @@ def _work(job: Job, todo: Work, edits: written.Edits) -> None:
     todo.facts.update(nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata["share_drawn"])
 
 
-def build(job: Job) -> Circuit:
-    """The circuit of a run: its largest effects, and the features at their ends; added to the graphs that it extends.
+def build(job: Job, earlier: list[Circuit]) -> Circuit:
+    """The circuit of a run: its largest effects, and the features at their ends; added to earlier circuits.
 
-    Of an edge that an extended graph has, the run's own measurement is taken as well, however small it is.
+    Of an edge that an earlier one has, the run's own measurement is taken as well, however small it is.
     """
-    earlier = growth.earlier(job)
     table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
     measured = np.abs(table["effect_mean"], dtype=np.float64)
     edges = [
