@@ -110,7 +110,7 @@ def _pieces(context: Context, largest: float) -> Pieces:
     """Cells and their widths before the firing token, and from it on."""
     cells = []
     for i, (token, activation) in enumerate(zip(context.tokens, context.activations, strict=True)):
-        text, firing = _running(token), i == context.firing
+        text, firing = running(token, TOKEN_LIMIT), i == context.firing
         points = width(text, SIZE, bold=firing) + 2
         share = activation / largest if largest > 0 and math.isfinite(activation) else 0.0
         color = blend(SHADE, share) if share > 0 else None
@@ -119,11 +119,11 @@ def _pieces(context: Context, largest: float) -> Pieces:
     return cells[: context.firing], cells[context.firing :]
 
 
-def _running(token: str) -> str:
+def running(token: str, limit: int) -> str:
     """A token within running text: the one space before a word stays a space, all other whitespace is shown."""
     if len(token) > 1 and token[0] == " " and not token[1].isspace():
-        return " " + visible(token[1:], TOKEN_LIMIT)
-    return visible(token, TOKEN_LIMIT)
+        return " " + visible(token[1:], limit)
+    return visible(token, limit)
 
 
 def _context(pieces: Pieces, before: int, total: int) -> str:

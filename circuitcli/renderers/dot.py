@@ -43,11 +43,11 @@ def source(circuit: Circuit) -> str:
     """DOT source of a circuit. The same circuit gives the same text, whatever the order of its nodes and edges."""
     edges = sorted(circuit.edges, key=lambda e: (abs(e.effect_mean), e.source, e.target))  # the largest on top
     ends = {name for edge in edges for name in (edge.source, edge.target)}
-    drawn = sorted((node for node in circuit.nodes if node.id in ends), key=_place)
+    drawn = sorted((node for node in circuit.nodes if node.id in ends), key=place)
     unknown = sorted(ends - {node.id for node in drawn})
     largest = max((abs(edge.effect_mean) for edge in edges if math.isfinite(edge.effect_mean)), default=0.0)
-    ranks = _ranks(drawn)
-    direction, points = _direction(ranks)
+    by_site = ranks(drawn)
+    direction, points = _direction(by_site)
     zoom = min(MAX_ZOOM, max(1.0, points / PLAIN_WIDTH))
     lines = [
         "digraph circuit {",
@@ -57,7 +57,7 @@ def source(circuit: Circuit) -> str:
         f"    label=<{header(circuit, zoom)}>];",
         f"  node [shape=plain, fontname={_quoted(FONT)}, fontsize={SIZE}];",
         "  edge [arrowsize=0.9];",
-        *_rank_lines(ranks),
+        *_rank_lines(by_site),
         *(f"  {_quoted(name)} [label=<{font(visible(name, NAME_LIMIT), bold=True)}>];" for name in unknown),
         *(_arrow(edge, largest, of_a_difference=bool(circuit.metadata.get("diff"))) for edge in edges),
         "}",
@@ -65,7 +65,7 @@ def source(circuit: Circuit) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _place(node: Node) -> tuple[int, int, str, int]:
+def place(node: Node) -> tuple[int, int, str, int]:
     """Sorts nodes by the order in which the model computes them, sites that it doesn't know last."""
     order = SITES.index(node.site) if node.site in SITES else len(SITES)
     return node.layer, order, node.site, node.feature
@@ -74,7 +74,7 @@ def _place(node: Node) -> tuple[int, int, str, int]:
 Ranks = dict[str, list[tuple[Node, Box]]]
 
 
-def _ranks(nodes: Iterable[Node]) -> Ranks:
+def ranks(nodes: Iterable[Node]) -> Ranks:
     """The nodes of each site and their boxes, under the site's heading."""
     ranks: Ranks = {}
     for node in nodes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sysconfig
 from functools import cache
@@ -58,6 +59,16 @@ def lay_out(source: str, suffix: str, *, dpi: int = 72, timeout_s: float = TIMEO
             f"Graphviz doesn't start: {binary}.", hint="Reinstall it: `pip install --force-reinstall graphviz-pure`."
         ) from error
     return bytes(done.stdout)
+
+
+def coordinates(source: str) -> dict[str, tuple[float, float]]:
+    """Where Graphviz puts the centre of each node of DOT source: points, x to the right, y upwards.
+
+    Raises: as `lay_out`.
+    """
+    drawn = json.loads(lay_out(source, "json"))
+    placed = {thing["name"]: thing["pos"].split(",") for thing in drawn.get("objects", ()) if "pos" in thing}
+    return {name: (float(x), float(y)) for name, (x, y) in placed.items()}
 
 
 def _failure(binary: str, error: CalledProcessError) -> InputError | ResourceError:

@@ -22,7 +22,7 @@ _SOURCES = ("prompt", "file", "dataset")
 DEMO: Layers = {
     "contexts": {"top_k": 4},
     "features": {"thinning": 0.004, "branching": 3, "max_features": 12, "seq_cap": 40},
-    "graph": {"max_edges": 24, "formats": ["svg", "png", "json", "dot"]},
+    "graph": {"max_edges": 24, "formats": ["html", "svg", "png", "json", "dot"]},
 }
 # What people mean by GPT-2 small when they say no more.
 GPT2: Layers = {

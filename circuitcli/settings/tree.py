@@ -198,8 +198,10 @@ class Graph:
     max_edges: Annotated[int, Range(ge=1), Flag("--max-edges", "Edges drawn at most, the largest first.")] = 100
     formats: Annotated[
         tuple[str, ...],
-        Flag("--format", "A format to draw: svg, png, dot, json, csv, graphml or neuronpedia (repeat).", "FORMAT"),
-    ] = ("svg", "json", "dot")
+        Flag(
+            "--format", "A format to draw: html, svg, png, dot, json, csv, graphml or neuronpedia (repeat).", "FORMAT"
+        ),
+    ] = ("html", "svg", "json", "dot")
     extend: Annotated[
         tuple[str, ...],
         Flag("--extend", "An earlier circuit.json, or a run, whose graph this one is added to (repeat).", "FILE|RUN"),

@@ -1,0 +1,62 @@
+/* The card of a feature: what fires it, and what it does to the next token. */
+
+function card(box) {
+  const { node } = box;
+  const head = make("div", { className: "card-head" }, make("strong", {}, isolated(text(box.id))));
+  if (!node) return make("div", {}, head, make("p", { className: "facts" }, "Nothing else is known of it."));
+  const parts = [head, ...named(node), make("p", { className: "facts" }, longFacts(node))];
+  parts.push(...node.contexts.map((context) => contextLine(context, node.max_activation)));
+  parts.push(...tokenLine("promotes", "raises", node.promoted), ...tokenLine("suppresses", "lowers", node.suppressed));
+  const address = neuronpedia(node);
+  if (address) {
+    const link = make("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, "Neuronpedia");
+    parts.push(make("p", { className: "facts" }, link));
+  }
+  return make("div", {}, ...parts);
+}
+
+/* Its label and group, if it has any. */
+function named(node) {
+  const parts = [];
+  if (node.label) parts.push(make("div", { className: "card-label" }, isolated(text(node.label))));
+  if (node.group) parts.push(make("div", { className: "card-group" }, "group ", isolated(text(node.group))));
+  return parts;
+}
+
+function longFacts(node) {
+  const parts = [
+    `layer ${node.layer} · ${text(node.site)}`,
+    `density ${percent(node.density)}`,
+    `largest activation ${number(node.max_activation)}`,
+    node.kl_mean === null ? "KL not measured" : `KL ${number(node.kl_mean)} nats`,
+    `n = ${node.n}`,
+  ];
+  if (node.pos !== null) parts.push(`position ${node.pos}`);
+  if (node.pinned) parts.push("pinned by the run");
+  return parts.join(" · ");
+}
+
+/* One context: tokens shaded by activation, the firing one bold. */
+function contextLine(context, largest) {
+  const line = make("div", { className: "context", dir: "ltr" });
+  context.tokens.forEach((token, i) => {
+    const mark = make("mark", {}, isolated(RUNNING.get(token)));
+    const share = largest > 0 ? Math.min(1, context.activations[i] / largest) : 0;
+    if (share > 0) mark.style.backgroundColor = `color-mix(in srgb, var(--shade) ${Math.round(100 * share)}%, transparent)`;
+    if (share > 0.5) mark.style.color = "var(--on-shade)";
+    if (i === context.firing) mark.style.fontWeight = "bold";
+    mark.title = `activation ${number(context.activations[i])}`;
+    line.append(mark);
+  });
+  return line;
+}
+
+function tokenLine(word, color, effects) {
+  if (!effects.length) return [];
+  const line = make("div", { className: `tokens ${word}` }, make("span", { className: color === "raises" ? "raises" : "lowers" }, `${word} `));
+  for (const effect of effects) {
+    const token = make("span", { className: "token" }, isolated(ALONE.get(effect.token)), ` ${number(effect.effect_mean)}`);
+    line.append(token);
+  }
+  return [line];
+}

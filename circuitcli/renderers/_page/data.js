@@ -1,0 +1,67 @@
+/* The circuit and how its texts are shown, as the renderer embedded them. */
+
+const PAGE = JSON.parse(document.getElementById("data").textContent);
+const CIRCUIT = PAGE.document; // what "Save" writes: circuit.json's own document
+
+const RUNNING = new Map(PAGE.tokens.map(([token, running]) => [token, running]));
+const ALONE = new Map(PAGE.tokens.map(([token, , alone]) => [token, alone]));
+const TEXTS = new Map(PAGE.texts);
+
+/* Every box by its name: the node (or only an id, where an edge's end is no node), its place, its edges. */
+const BOXES = new Map(
+  Object.entries(PAGE.boxes).map(([id, [x, y, width, height]]) => [
+    id,
+    { id, x, y, width, height, node: null, causes: [], consequences: [], shown: true },
+  ]),
+);
+for (const node of CIRCUIT.nodes) BOXES.get(node.id).node = node;
+
+/* All effects, the largest first. */
+const EDGES = CIRCUIT.edges
+  .map((edge) => ({ edge, size: Math.abs(edge.effect_mean), source: BOXES.get(edge.source), target: BOXES.get(edge.target), shown: true }))
+  .sort((a, b) => b.size - a.size);
+for (const each of EDGES) {
+  each.source.consequences.push(each);
+  each.target.causes.push(each);
+}
+const LARGEST = EDGES.length ? EDGES[0].size : 0;
+
+/* A name, label or group, with what a reader can't see made visible. */
+function text(value) {
+  return TEXTS.get(value) ?? value;
+}
+
+/* At most so many characters. */
+function cut(value, limit) {
+  const characters = Array.from(value);
+  return characters.length > limit ? characters.slice(0, limit - 1).join("") + "…" : value;
+}
+
+/* Three significant digits, with a real minus sign. */
+function number(value, digits = 3) {
+  return Number.isFinite(value) ? String(Number(value.toPrecision(digits))).replaceAll("-", "−") : "–";
+}
+
+/* A share as a percentage of two significant digits. */
+function percent(share) {
+  return `${Number((share * 100).toPrecision(2))}%`;
+}
+
+function interval({ ci_low: low, ci_high: high }) {
+  return low === null || high === null ? "–" : `[${number(low)}, ${number(high)}]`;
+}
+
+/* What is known of a feature, in a few words. */
+function facts(node) {
+  const parts = node.pinned ? ["pinned"] : [];
+  parts.push(node.kind === "feature" ? `fires ${percent(node.density)}` : text(node.kind));
+  if (node.kl_mean !== null) parts.push(`KL ${number(node.kl_mean, 2)}`);
+  return parts.join(" · ");
+}
+
+/* The address of a feature's page, if it is one of Neuronpedia's. */
+function neuronpedia(node) {
+  if (!node.neuronpedia || !URL.canParse(node.neuronpedia)) return null;
+  const address = new URL(node.neuronpedia);
+  return address.origin === "https://www.neuronpedia.org" ? address.href : null;
+}

@@ -1,0 +1,109 @@
+/* The graph itself: Cytoscape.js draws boxes and arrows, zooms and pans, and finds what the pointer is on. */
+
+const LARGER = 1.25; // the zoom that fitting goes up to
+const FLUID = 2000; // arrows that are drawn while the view moves; of more, only boxes are
+const NAME = (index) => `box ${index}`; // its own names for nodes: no name of the model's is ever read as a selector
+const ORDER = [...BOXES.values()];
+ORDER.forEach((box, index) => Object.assign(box, { index }));
+
+function elements() {
+  const nodes = ORDER.map(({ index, x, y, width, height, node }) => ({
+    data: { id: NAME(index), width, height },
+    position: { x, y },
+    classes: node?.pinned ? "thick" : "",
+  }));
+  const arrows = EDGES.map(({ edge, size, source, target }, i) => ({
+    data: { id: `arrow ${i}`, source: NAME(source.index), target: NAME(target.index), strength: LARGEST ? size / LARGEST : 0 },
+    classes: edge.effect_mean > 0 ? "raises" : "lowers",
+    selectable: false,
+  }));
+  return [...nodes, ...arrows.reverse()]; // the largest on top
+}
+
+/* Line and opacity grow with |effect|, as in the svg. */
+function looks() {
+  return [
+    {
+      selector: "node",
+      style: {
+        shape: "round-rectangle",
+        "corner-radius": 8,
+        width: "data(width)",
+        height: "data(height)",
+        "background-color": COLORS.paper,
+        "border-width": 1,
+        "border-color": COLORS.line,
+        "overlay-opacity": 0,
+      },
+    },
+    { selector: "node.thick", style: { "border-width": 4, "border-color": COLORS.ink } },
+    {
+      selector: "edge",
+      style: {
+        "curve-style": "straight",
+        "target-arrow-shape": "triangle",
+        "arrow-scale": 1.2,
+        width: "mapData(strength, 0, 1, 1.5, 7)",
+        opacity: "mapData(strength, 0, 1, 0.3, 1)",
+        events: "no",
+        "overlay-opacity": 0,
+      },
+    },
+    ...["raises", "lowers"].map((name) => ({
+      selector: `edge.${name}`,
+      style: { "line-color": COLORS[name], "target-arrow-color": COLORS[name] },
+    })),
+    { selector: ".off", style: { display: "none" } },
+  ];
+}
+
+cytoscape.warnings(false);
+const cy = cytoscape({
+  container: find("graph"),
+  elements: elements(),
+  style: looks(),
+  layout: { name: "preset" },
+  minZoom: 0.005,
+  maxZoom: 3,
+  autoungrabify: true,
+  hideEdgesOnViewport: EDGES.length > FLUID,
+});
+for (const box of ORDER) box.element = cy.getElementById(NAME(box.index));
+EDGES.forEach((each, i) => Object.assign(each, { element: cy.getElementById(`arrow ${i}`) }));
+
+/* The box that an element of the graph stands for. */
+function boxOf(element) {
+  return ORDER[Number(element.id().split(" ")[1])];
+}
+
+/* Bring boxes into view, beside the rows' names and below the columns', and not much larger than life. */
+function fit(boxes = ORDER.filter((box) => box.shown)) {
+  if (!boxes.length) return;
+  const margin = { left: cy.width() > 600 ? 140 : 20, right: 20, top: PAGE.columns.length ? 44 : 20, bottom: 20 };
+  const room = { width: cy.width() - margin.left - margin.right, height: cy.height() - margin.top - margin.bottom };
+  const [left, right] = extent(boxes, "x", "width");
+  const [top, bottom] = extent(boxes, "y", "height");
+  const zoom = Math.max(cy.minZoom(), Math.min(LARGER, room.width / (right - left), room.height / (bottom - top)));
+  const x = margin.left + room.width / 2 - (zoom * (left + right)) / 2;
+  const y = margin.top + room.height / 2 - (zoom * (top + bottom)) / 2;
+  cy.viewport({ zoom, pan: { x, y } });
+}
+
+/* From where to where boxes reach along an axis. */
+function extent(boxes, axis, size) {
+  return boxes.reduce(
+    ([low, high], box) => [Math.min(low, box[axis] - box[size] / 2), Math.max(high, box[axis] + box[size] / 2)],
+    [Infinity, -Infinity],
+  );
+}
+
+function zoomBy(factor) {
+  cy.zoom({ level: cy.zoom() * factor, renderedPosition: { x: cy.width() / 2, y: cy.height() / 2 } });
+}
+
+/* A box's frame in pixels of the stage. */
+function onScreen(box) {
+  const [zoom, pan] = [cy.zoom(), cy.pan()];
+  const [width, height] = [box.width * zoom, box.height * zoom];
+  return { left: box.x * zoom + pan.x - width / 2, top: box.y * zoom + pan.y - height / 2, width, height };
+}

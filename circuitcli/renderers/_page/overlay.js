@@ -1,0 +1,111 @@
+/* What lies over the graph: the insides of boxes as large as can be read, headings, and rings around boxes. */
+
+const DETAIL = 0.32; // the zoom from which a box's text can be read
+const PER_FRAME = 8; // pictures of boxes that one frame may draw anew
+const NARROWEST = Math.min(...ORDER.map((box) => box.width));
+const SCALES = [0.5, 1, 2, 4];
+const overlay = find("overlay");
+const screen = overlay.getContext("2d");
+
+function drawOverlay() {
+  const ratio = devicePixelRatio;
+  const [width, height] = [cy.width(), cy.height()];
+  if (overlay.width !== Math.round(width * ratio) || overlay.height !== Math.round(height * ratio)) {
+    overlay.width = Math.round(width * ratio);
+    overlay.height = Math.round(height * ratio);
+  }
+  screen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  screen.clearRect(0, 0, width, height);
+  screen.direction = "ltr";
+  screen.textBaseline = "middle";
+  const scale = SCALES.find((step) => step >= cy.zoom() * ratio) ?? SCALES.at(-1);
+  let allowed = PER_FRAME;
+  for (const box of ORDER) {
+    const frame = onScreen(box);
+    if (!box.shown || !isInside(frame, width, height)) continue;
+    if (!drawInside(box, frame, scale, allowed > 0)) allowed -= 1;
+    drawRings(box, frame);
+  }
+  drawHeadings(width, height);
+  if (allowed < 0) requestAnimationFrame(drawOverlay); // the rest in the next frames
+}
+
+function isInside({ left, top, width, height }, across, down) {
+  return left < across && top < down && left + width > 0 && top + height > 0;
+}
+
+/* The picture of a box, or its name where that is all that can be read. False if it had to be drawn anew. */
+function drawInside(box, frame, scale, mayPaint) {
+  if (cy.zoom() < DETAIL) {
+    drawName(box, frame);
+    return true;
+  }
+  const known = picture(box, scale, false);
+  const drawn = known ?? picture(box, scale, mayPaint);
+  if (drawn) screen.drawImage(drawn, frame.left, frame.top, frame.width, frame.height);
+  else drawName(box, frame);
+  return known !== null;
+}
+
+/* Its name, and its label or else the tokens that it fires on; of one size in all boxes. */
+function drawName(box, { left, top, width, height }) {
+  const size = Math.min(15, 0.062 * NARROWEST * cy.zoom());
+  if (size < 3) return;
+  const lines = [[cut(text(box.id), 40), { bold: true }]];
+  if (box.node?.label) lines.push([cut(text(box.node.label), 40), { italic: true }]);
+  else if (box.node) lines.push([firingTokens(box.node), { color: COLORS.facts }]);
+  lines.forEach(([line, style], i) => {
+    const y = top + height / 2 + (i - (lines.length - 1) / 2) * size * 1.4;
+    write(screen, line, left + width / 2, y, { size: i ? 0.95 * size : size, align: "center", room: width - 4, ...style });
+  });
+}
+
+/* The tokens at which its top contexts are ablated, each once. */
+function firingTokens(node) {
+  const tokens = node.contexts.map((context) => RUNNING.get(context.tokens[context.firing]).trim());
+  return cut([...new Set(tokens)].map((token) => cut(token, TOKEN_LIMIT)).join("  "), 30);
+}
+
+/* Rings: pinned or at the keyboard, selected, found. A group's stripe. */
+function drawRings(box, { left, top, width, height }) {
+  const ring = (gap, line, dash, color) => {
+    screen.strokeStyle = color;
+    screen.lineWidth = line;
+    screen.setLineDash(dash);
+    screen.beginPath();
+    screen.roundRect(left - gap, top - gap, width + 2 * gap, height + 2 * gap, 8 * Math.min(1, cy.zoom()) + gap);
+    screen.stroke();
+    screen.setLineDash([]);
+  };
+  if (box.node?.group) {
+    screen.fillStyle = COLORS.group;
+    screen.fillRect(left - 1, top, Math.max(2, Math.min(6, 6 * cy.zoom() + 2)), height);
+  }
+  if (state.query && !state.found.has(box)) {
+    screen.globalAlpha = 0.75;
+    screen.fillStyle = COLORS.page;
+    screen.fillRect(left - 2, top - 2, width + 4, height + 4);
+    screen.globalAlpha = 1;
+  } else if (state.query) ring(3, 3, [], COLORS.shade);
+  if (box.element.selected()) ring(3, 2, [6, 4], COLORS.group);
+  if (box === state.pinned) ring(4, 4, [], COLORS.focus);
+  else if (box === state.focused) ring(4, 2, [], COLORS.focus);
+}
+
+/* Names of rows along the left edge, of columns along the upper one, wherever the view is. */
+function drawHeadings(width, height) {
+  const [zoom, pan] = [cy.zoom(), cy.pan()];
+  for (const [name, y] of PAGE.rows) drawHeading(name, 10, y * zoom + pan.y, height, "left");
+  for (const [name, x] of PAGE.columns) drawHeading(name, x * zoom + pan.x, 18, height, "center");
+}
+
+function drawHeading(name, x, y, height, align) {
+  if (y < 0 || y > height) return;
+  font(screen, { bold: true });
+  const width = screen.measureText(name).width;
+  screen.globalAlpha = 0.85;
+  screen.fillStyle = COLORS.page;
+  screen.fillRect(align === "left" ? x - 4 : x - width / 2 - 4, y - 11, width + 8, 22);
+  screen.globalAlpha = 1;
+  write(screen, name, x, y, { bold: true, color: COLORS.facts, align });
+}
