@@ -16,7 +16,7 @@ from circuitcli.renderers.dot import Ranks, place, ranks
 from circuitcli.runtime.layout import coordinates
 
 ACROSS, BETWEEN_LINES = 26, 26  # points between boxes, and between the lines of a broken row
-UP, UP_MOST = 110, 420  # between rows: the wider the page the more, so that arrows aren't flat
+UP, UP_MOST = 110, 600  # between rows: the wider the page the more, so that arrows aren't flat
 WIDEST = 20  # boxes in a row that isn't broken
 PAGE = 1.6  # width over height
 GUIDES = 2  # strongest arrows into and out of a box that Graphviz sees, where there are more than MANY

@@ -1,6 +1,7 @@
 /* The graph itself: Cytoscape.js draws boxes and arrows, zooms and pans, and finds what the pointer is on. */
 
 const LARGER = 1.25; // the zoom that fitting goes up to
+const [GAP, FAR] = [26, 150]; // between gathered boxes, and between them and the one in their middle
 const FLUID = 2000; // arrows that are drawn while the view moves; of more, only boxes are
 const NAME = (index) => `box ${index}`; // its own names for nodes: no name of the model's is ever read as a selector
 const ORDER = [...BOXES.values()];
@@ -13,11 +14,17 @@ function elements() {
     classes: node?.pinned ? "thick" : "",
   }));
   const arrows = EDGES.map(({ edge, size, source, target }, i) => ({
-    data: { id: `arrow ${i}`, source: NAME(source.index), target: NAME(target.index), strength: LARGEST ? size / LARGEST : 0 },
+    data: { id: `arrow ${i}`, source: NAME(source.index), target: NAME(target.index), ...strength(size, 1) },
     classes: edge.effect_mean > 0 ? "raises" : "lowers",
     selectable: false,
   }));
   return [...nodes, ...arrows.reverse()]; // the largest on top
+}
+
+/* How strong an arrow of an effect is, relative to the largest, and how wide: `times` as wide as in the svg. */
+function strength(size, times) {
+  const share = LARGEST ? size / LARGEST : 0;
+  return { strength: share, line: times * (1.5 + 5.5 * share) };
 }
 
 /* Line and opacity grow with |effect|, as in the svg. */
@@ -43,7 +50,7 @@ function looks() {
         "curve-style": "straight",
         "target-arrow-shape": "triangle",
         "arrow-scale": 1.2,
-        width: "mapData(strength, 0, 1, 1.5, 7)",
+        width: "data(line)",
         opacity: "mapData(strength, 0, 1, 0.3, 1)",
         events: "no",
         "overlay-opacity": 0,
@@ -68,12 +75,25 @@ const cy = cytoscape({
   autoungrabify: true,
   hideEdgesOnViewport: EDGES.length > FLUID,
 });
-for (const box of ORDER) box.element = cy.getElementById(NAME(box.index));
+for (const box of ORDER) Object.assign(box, { element: cy.getElementById(NAME(box.index)), home: { x: box.x, y: box.y } });
 EDGES.forEach((each, i) => Object.assign(each, { element: cy.getElementById(`arrow ${i}`) }));
 
 /* The box that an element of the graph stands for. */
 function boxOf(element) {
   return ORDER[Number(element.id().split(" ")[1])];
+}
+
+/* From far away lines get wider, in steps of two, where there are few enough to be told apart. */
+function thicken() {
+  const times = Math.max(1, 2 ** Math.floor(Math.log2(0.7 / cy.zoom())));
+  const shown = EDGES.filter((each) => each.shown);
+  const wanted = shown.length > FLUID ? 1 : Math.min(16, times);
+  cy.batch(() => {
+    for (const each of shown.filter((arrow) => (arrow.times ?? 1) !== wanted)) {
+      each.times = wanted;
+      each.element.data(strength(each.size, wanted));
+    }
+  });
 }
 
 /* Bring boxes into view, beside the rows' names and below the columns', and not much larger than life. */
@@ -99,6 +119,43 @@ function extent(boxes, axis, size) {
 
 function zoomBy(factor) {
   cy.zoom({ level: cy.zoom() * factor, renderedPosition: { x: cy.width() / 2, y: cy.height() / 2 } });
+}
+
+const arranged = { rows: null }; // names of rows and where they are, while boxes aren't at their own places
+
+/* Gather a box's shown neighbours around it in two grids (Cytoscape's): consequences above it, causes below. */
+function gather(box) {
+  const rows = [[text(box.id), box.y]];
+  for (const [name, list, end, side] of [["consequences", box.consequences, "target", -1], ["causes", box.causes, "source", 1]]) {
+    const near = [...new Set(list.filter((each) => each.shown).map((each) => each[end]))].filter((other) => other !== box);
+    if (!near.length) continue;
+    const width = Math.max(...near.map((other) => other.width)) + GAP;
+    const height = Math.max(...near.map((other) => other.height)) + GAP;
+    const columns = Math.ceil(Math.sqrt(near.length * 2));
+    const down = Math.ceil(near.length / columns) * height;
+    const middle = box.y + side * (box.height / 2 + FAR + down / 2);
+    const frame = { x1: box.x - (columns * width) / 2, y1: middle - down / 2, w: columns * width, h: down };
+    const found = cy.collection(near.map((other) => other.element));
+    found.layout({ name: "grid", boundingBox: frame, cols: columns, fit: false, avoidOverlap: false }).run();
+    rows.push([name, middle]);
+  }
+  arranged.rows = rows;
+  takePlaces();
+}
+
+/* All boxes back at their own places. */
+function scatter() {
+  if (!arranged.rows) return;
+  arranged.rows = null;
+  cy.batch(() => {
+    for (const { element, home } of ORDER) element.position(home);
+  });
+  takePlaces();
+}
+
+/* Read from the graph where boxes are. */
+function takePlaces() {
+  for (const box of ORDER) Object.assign(box, box.element.position());
 }
 
 /* A box's frame in pixels of the stage. */

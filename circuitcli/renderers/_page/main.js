@@ -1,29 +1,49 @@
 /* Ties it together: the card under the pointer, clicks, edits, saving. */
 
+const DWELL_MS = 120; // on a box, before its card shows
 const LINGER_MS = 250; // so that the pointer can reach the card
+const SETTLED_MS = 150; // after which the view counts as at rest
+const APART = 8; // pixels between a box and its card
+let coming = 0;
 let leaving = 0;
+let settled = 0;
 
-/* The card beside its box, on the side where there is room. */
+/* The card of a box, beside it. */
 function showCard(box) {
   clearTimeout(leaving);
   const holder = find("card");
   if (showCard.of !== box || holder.hidden) holder.replaceChildren(card(box));
   showCard.of = box;
   holder.hidden = false;
-  const { left, top, width } = onScreen(box);
+  putBeside(holder, onScreen(box));
+}
+
+/* To the right of a frame, to the left, below or above, wherever there is room; over it only if there is none. */
+function putBeside(holder, { left, top, width, height }) {
   const [across, down] = [find("stage").clientWidth, find("stage").clientHeight];
-  const right = left + width + 10;
-  const x = right + holder.offsetWidth <= across ? right : left - holder.offsetWidth - 10;
-  holder.style.left = `${Math.max(4, Math.min(x, across - holder.offsetWidth - 4))}px`;
-  holder.style.top = `${Math.max(4, Math.min(top, down - holder.offsetHeight - 4))}px`;
+  const [wide, high] = [holder.offsetWidth, holder.offsetHeight];
+  const spots = [
+    [left + width + APART, top],
+    [left - wide - APART, top],
+    [left, top + height + APART],
+    [left, top - high - APART],
+  ];
+  const fits = ([x, y], i) => (i < 2 ? x >= 0 && x + wide <= across : y >= 0 && y + high <= down);
+  const spot = spots.find(fits);
+  const [x, y] = spot ?? spots[0];
+  holder.style.left = `${Math.max(0, Math.min(x, across - wide))}px`;
+  holder.style.top = `${Math.max(0, Math.min(y, down - high))}px`;
+  holder.style.pointerEvents = spot ? "" : "none"; // over the box it mustn't catch the click
 }
 
 function hideCard() {
+  clearTimeout(coming);
   clearTimeout(leaving);
   find("card").hidden = true;
 }
 
 function hideCardSoon() {
+  clearTimeout(coming);
   clearTimeout(leaving);
   leaving = setTimeout(hideCard, LINGER_MS);
 }
@@ -31,12 +51,21 @@ function hideCardSoon() {
 function listenToGraph() {
   cy.on("render", drawOverlay);
   cy.on("mouseover", "node", (event) => {
-    state.focused = boxOf(event.target);
-    showCard(state.focused);
-    redraw();
+    const box = boxOf(event.target);
+    clearTimeout(coming);
+    coming = setTimeout(() => {
+      state.focused = box;
+      showCard(box);
+      redraw();
+    }, DWELL_MS);
   });
   cy.on("mouseout", "node", hideCardSoon);
-  cy.on("viewport", () => clearTimeout(leaving) || hideCard());
+  cy.on("tapstart", hideCard);
+  cy.on("viewport", () => {
+    hideCard();
+    clearTimeout(settled);
+    settled = setTimeout(thicken, SETTLED_MS);
+  });
   cy.on("tap", "node", (event) => {
     const { shiftKey, ctrlKey, metaKey } = event.originalEvent;
     if (!shiftKey && !ctrlKey && !metaKey) pin(boxOf(event.target));
@@ -120,4 +149,5 @@ prepareSliders();
 prepareFilters();
 showSelection();
 showGroups();
+cy.resize(); // the header has its text now
 fit();

@@ -3,6 +3,7 @@
 const DETAIL = 0.32; // the zoom from which a box's text can be read
 const PER_FRAME = 8; // pictures of boxes that one frame may draw anew
 const NARROWEST = Math.min(...ORDER.map((box) => box.width));
+const LONGEST = Math.min(40, Math.max(...ORDER.map((box) => text(box.id).length))); // name, characters
 const SCALES = [0.5, 1, 2, 4];
 const overlay = find("overlay");
 const screen = overlay.getContext("2d");
@@ -37,6 +38,9 @@ function isInside({ left, top, width, height }, across, down) {
 /* The picture of a box, or its name where that is all that can be read. False if it had to be drawn anew. */
 function drawInside(box, frame, scale, mayPaint) {
   if (cy.zoom() < DETAIL) {
+    screen.strokeStyle = COLORS.line;
+    screen.lineWidth = box.node?.pinned ? 2 : 0.5;
+    screen.strokeRect(frame.left, frame.top, frame.width, frame.height);
     drawName(box, frame);
     return true;
   }
@@ -49,8 +53,8 @@ function drawInside(box, frame, scale, mayPaint) {
 
 /* Its name, and its label or else the tokens that it fires on; of one size in all boxes. */
 function drawName(box, { left, top, width, height }) {
-  const size = Math.min(15, 0.062 * NARROWEST * cy.zoom());
-  if (size < 3) return;
+  const size = Math.min(15, (NARROWEST * cy.zoom()) / (0.6 * LONGEST));
+  if (size < 4) return;
   const lines = [[cut(text(box.id), 40), { bold: true }]];
   if (box.node?.label) lines.push([cut(text(box.node.label), 40), { italic: true }]);
   else if (box.node) lines.push([firingTokens(box.node), { color: COLORS.facts }]);
@@ -95,8 +99,8 @@ function drawRings(box, { left, top, width, height }) {
 /* Names of rows along the left edge, of columns along the upper one, wherever the view is. */
 function drawHeadings(width, height) {
   const [zoom, pan] = [cy.zoom(), cy.pan()];
-  for (const [name, y] of PAGE.rows) drawHeading(name, 10, y * zoom + pan.y, height, "left");
-  for (const [name, x] of PAGE.columns) drawHeading(name, x * zoom + pan.x, 18, height, "center");
+  for (const [name, y] of arranged.rows ?? PAGE.rows) drawHeading(name, 10, y * zoom + pan.y, height, "left");
+  for (const [name, x] of arranged.rows ? [] : PAGE.columns) drawHeading(name, x * zoom + pan.x, 18, height, "center");
 }
 
 function drawHeading(name, x, y, height, align) {

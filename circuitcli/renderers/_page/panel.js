@@ -9,9 +9,14 @@ function pin(box) {
   state.pinned = box;
   state.focused = box ?? state.focused;
   hideCard();
+  scatter();
   refresh();
-  if (box) fit();
-  else if (pin.view) cy.viewport(pin.view);
+  if (box) {
+    fit();
+    if (cy.zoom() < DETAIL) gather(box);
+    if (arranged.rows) fit();
+  } else if (pin.view) cy.viewport(pin.view);
+  redraw();
   showPinned();
   say(box ? `Pinned ${text(box.id)}` : "All features are shown");
 }

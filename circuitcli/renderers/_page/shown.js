@@ -28,6 +28,7 @@ function refresh() {
   find("shown").textContent = `${drawn.toLocaleString("en")} of ${EDGES.length.toLocaleString("en")} arrows, ` +
     `${ORDER.filter((box) => box.shown).length.toLocaleString("en")} of ${ORDER.length.toLocaleString("en")} features`;
   cy.renderer().hideEdgesOnViewport = drawn > FLUID;
+  thicken();
   redraw();
 }
 

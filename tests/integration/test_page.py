@@ -1,0 +1,401 @@
+"""The page in headless Chromium: opened from disk without network, used by mouse and keyboard, attacked, and measured."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import drawn
+import pytest
+from browser import Opened, chromium
+from playwright.sync_api import Browser
+
+from circuitcli.core.circuit import Circuit
+from circuitcli.core.tokens import visible
+from circuitcli.renderers import _html, html
+
+Open = Callable[..., Opened]
+TREE, CATS, HOUSE, BIRD, RIVER = "1.mlp_out.5", "1.resid_post.6", "2.resid_post.7", "2.resid_post.9", "3.resid_post.8"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Opens a circuit's page; whatever a test does to it, in the end nothing may have gone wrong."""
+    pages: list[Opened] = []
+
+    def open_page(circuit: Circuit = drawn.SMALL, **context: Any) -> Opened:
+        file = tmp_path / "circuit.html"
+        file.write_bytes(html.plugin.render(circuit))
+        pages.append(Opened(browser, file, **context))
+        return pages[-1]
+
+    yield open_page
+    for each in pages:
+        each.check()
+        each.context.close()
+
+
+def effects_of(name: str) -> tuple[set[str], set[tuple[str, str]]]:
+    """A feature with its causes and consequences, and the arrows between."""
+    arrows = {(e.source, e.target) for e in drawn.SMALL.edges if name in (e.source, e.target)}
+    return {name}.union(*arrows), arrows
+
+
+def saved(opened: Opened) -> dict[str, Any]:
+    with opened.page.expect_download() as download:
+        opened.page.get_by_role("button", name="Save circuit.json").click()
+    assert download.value.suggested_filename == "circuit.json"
+    return json.loads(Path(download.value.path()).read_bytes())
+
+
+def test_it_opens_from_disk_and_draws_all(opened: Open) -> None:
+    there = opened()
+    assert there.page.title() == "Feature circuit of gpt2"
+    assert there.shown() == {node.id for node in drawn.SMALL.nodes}
+    assert there.arrows() == {(e.source, e.target) for e in drawn.SMALL.edges}
+    assert "4 of" not in there.page.inner_text("#share")
+    assert there.page.inner_text("#share") == "5 of 1,234 measured effects drawn: 41% of the total |effect|"
+    assert "zero ablation" in there.page.inner_text("#settings")
+    assert "red arrow: ablating the source lowers the target" in there.page.inner_text("#legend")
+    heights = [there.place(name)[1] for name in (TREE, CATS, HOUSE, RIVER)]
+    assert heights == sorted(heights, reverse=True)
+    assert there.place(HOUSE)[1] == pytest.approx(there.place(BIRD)[1], abs=1)
+
+
+def test_arrows_have_the_colours_of_the_svg(opened: Open) -> None:
+    there = opened()
+    colors = there.page.evaluate(
+        "Object.fromEntries(EDGES.map((e) => [e.edge.effect_mean, e.element.style('line-color')]))"
+    )
+    rgb = {color: f"rgb({','.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))})" for color in (_html.RAISES, _html.LOWERS)}
+    assert {float(mean): color for mean, color in colors.items()} == {
+        e.effect_mean: rgb[_html.RAISES if e.effect_mean > 0 else _html.LOWERS] for e in drawn.SMALL.edges
+    }
+
+
+def test_the_pointer_shows_a_card(opened: Open) -> None:
+    there = opened()
+    card = there.page.locator("#card")
+    assert not card.is_visible()
+    there.page.mouse.move(*there.place(HOUSE))
+    card.wait_for(state="visible")
+    said = card.inner_text()
+    for words in (HOUSE, "density 1.2%", "KL 0.021 nats", "n = 40", " the house⏎ sat", "␣dog −0.5", "⏎ −0.25", "␣fish 0.5"):
+        assert words in said
+    tokens = card.locator(".context").first.locator("mark")
+    assert [weight >= "700" for weight in tokens.evaluate_all("(m) => m.map((e) => getComputedStyle(e).fontWeight)")] == [
+        False, True, False, False,
+    ]  # fmt: skip
+    shades = tokens.evaluate_all("(m) => m.map((e) => e.style.backgroundColor)")
+    assert [f" {percent}%" in shade for percent, shade in zip((0, 100, 25, 6), shades, strict=True)] == [False, True, True, True]
+    link = card.get_by_role("link")
+    assert link.get_attribute("href") == "https://www.neuronpedia.org/gpt2-small/2-res-jb/7"
+    assert link.get_attribute("rel") == "noopener noreferrer"
+    link.hover()  # the pointer can reach the card
+    there.page.wait_for_timeout(400)
+    assert card.is_visible()
+    there.page.mouse.move(5, 895)
+    card.wait_for(state="hidden")
+
+
+@pytest.mark.parametrize("name", [BIRD, RIVER])
+def test_only_neuronpedia_is_linked(opened: Open, name: str) -> None:
+    there = opened()
+    there.page.mouse.move(*there.place(name))
+    there.page.locator("#card").wait_for(state="visible")
+    assert there.page.locator("a").count() == 0
+
+
+def test_a_click_pins(opened: Open) -> None:
+    there = opened()
+    there.click(HOUSE)
+    assert (there.shown(), there.arrows()) == effects_of(HOUSE)
+    cells = "(rows) => rows.map((row) => [...row.cells].map((cell) => cell.innerText))"
+    assert there.page.locator("#causes tbody tr").evaluate_all(cells) == [
+        [TREE, "−0.84", "[−0.9, −0.8]", "40"],
+        ["earlier: monday, 2025-11-01", "−0.7", "[−0.8, −0.6]", "12"],
+        [f"{CATS} cats and dogs", "−0.21", "[−0.3, −0.1]", "30"],
+    ]
+    assert there.page.locator("#consequences tbody tr").evaluate_all(cells) == [[RIVER, "0.05", "–", "1"]]
+    there.page.get_by_role("button", name=TREE).click()
+    assert (there.shown(), there.arrows()) == effects_of(TREE)
+    there.page.keyboard.press("Escape")
+    there.rest()
+    assert there.shown() == {node.id for node in drawn.SMALL.nodes}
+    assert not there.page.locator("#pinned").is_visible()
+
+
+def test_sliders_take_the_weakest_away(opened: Open) -> None:
+    there = opened()
+    ranked = sorted(drawn.SMALL.edges, key=lambda e: -abs(e.effect_mean))
+    there.page.locator("#count").fill("3")
+    there.rest()
+    assert there.arrows() == {(e.source, e.target) for e in ranked[:3]}
+    assert there.shown() == {end for e in ranked[:3] for end in (e.source, e.target)}
+    assert there.page.inner_text("#shown") == "3 of 5 arrows, 3 of 5 features"
+    there.page.locator("#count").fill("5")
+    there.page.locator("#least").fill("200")  # of 1000
+    there.rest()
+    assert there.arrows() == {(e.source, e.target) for e in ranked if abs(e.effect_mean) >= 0.2 * 0.84}
+    assert there.page.inner_text("#least-value") == "0.168"
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("mlp_out.5", {TREE}), (" TREE", {TREE}), ("cats and", {CATS}), ("animals", {BIRD}), ("␣dog", "all"), ("zebra", set())],
+)
+def test_search(opened: Open, query: str, found: set[str] | str) -> None:
+    there = opened()
+    there.page.get_by_role("searchbox").fill(query)
+    there.rest()
+    names = {node.id for node in drawn.SMALL.nodes} if found == "all" else found
+    assert there.page.inner_text("#found") == f"{len(names)} found"
+    listed = [words.split()[0] for words in there.page.locator("#matches button").all_inner_texts()]
+    assert set(listed) == names
+    assert len(listed) == len(names)
+    there.page.keyboard.press("Enter")
+    there.rest()
+    assert there.page.locator("#pinned").is_visible() == bool(names)
+
+
+def test_layers_and_sites_can_be_left_out(opened: Open) -> None:
+    there = opened()
+    there.page.locator("#layers").get_by_label("3").uncheck()
+    there.rest()
+    assert there.shown() == {TREE, CATS, HOUSE, BIRD}
+    there.page.locator("#sites").get_by_label("mlp_out").uncheck()
+    there.rest()
+    assert there.shown() == {CATS, HOUSE, BIRD}
+    there.page.locator("#layers").get_by_label("3").check()
+    there.page.locator("#sites").get_by_label("mlp_out").check()
+    there.rest()
+    assert there.arrows() == {(e.source, e.target) for e in drawn.SMALL.edges}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_dark_and_light(opened: Open, scheme: str) -> None:
+    there = opened(color_scheme=scheme)
+
+    def brightness() -> int:
+        color = there.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, color.removeprefix("rgb(").removesuffix(")").split(",")))
+
+    def boxes() -> int:
+        return sum(map(int, there.page.evaluate("ORDER[0].element.style('background-color')")[4:-1].split(",")))
+
+    dark = scheme == "dark"
+    button = there.page.get_by_role("button", name="Dark")
+    for _ in range(2):
+        assert (brightness() < 200, boxes() < 200) == (dark, dark)
+        assert button.get_attribute("aria-pressed") == str(dark).lower()
+        button.click()
+        dark = not dark
+    there.page.emulate_media(color_scheme="light" if dark else "dark")
+
+
+def test_the_keyboard_goes_everywhere(opened: Open) -> None:
+    there = opened()
+    press = there.page.keyboard.press
+    reached = []
+    for _ in range(40):
+        press("Tab")
+        reached.append(there.page.evaluate("document.activeElement.id || document.activeElement.type || 'body'"))
+        outline = there.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline == "solid" or reached[-1] in ("body", "help", "summary"), reached[-1]
+    assert {"fit", "zoom-in", "zoom-out", "theme", "save", "graph", "search", "least", "count", "checkbox", "group"} <= set(reached)
+    there.page.locator("#graph").focus()
+    press("ArrowUp")  # starts at the cause of the largest effect
+    assert there.page.locator("#card strong").inner_text() == TREE
+    press("ArrowUp")
+    assert there.page.locator("#card strong").inner_text() == HOUSE
+    assert there.page.locator("#live").inner_text().startswith(f"{HOUSE}, pinned · fires 1.2% · KL 0.021, causes 2, consequences 1")
+    sideways = there.place(BIRD)[0] - there.place(HOUSE)[0]
+    press("ArrowRight" if sideways > 0 else "ArrowLeft")
+    assert there.page.locator("#card strong").inner_text() == BIRD
+    press("ArrowDown")
+    press("Enter")
+    there.rest()
+    assert (there.shown(), there.arrows()) == effects_of(CATS)
+    press("Space")
+    there.rest()
+    assert there.page.evaluate("selected().map((b) => b.id)") == [CATS]
+    press("Escape")
+    there.rest()
+    assert there.shown() == {node.id for node in drawn.SMALL.nodes}
+    assert there.page.evaluate("selected().length") == 0
+    assert not there.page.locator("#card").is_visible()
+
+
+def test_zoom_pan_and_fit(opened: Open) -> None:
+    there = opened()
+    view = "({zoom: cy.zoom(), ...cy.pan()})"
+    before = there.page.evaluate(view)
+    x, y = there.place(TREE)
+    there.page.mouse.move(x + 3, y + 3)
+    there.page.mouse.wheel(0, -300)
+    there.page.wait_for_timeout(200)
+    assert there.page.evaluate("cy.zoom()") > before["zoom"]
+    assert there.place(TREE)[0] == pytest.approx(x, abs=20)  # what is under the pointer stays there
+    there.page.mouse.move(40, 880)
+    there.page.mouse.down()
+    there.page.mouse.move(140, 820, steps=4)
+    there.page.mouse.up()
+    moved = there.page.evaluate(view)
+    there.page.get_by_role("button", name="Fit").click()
+    assert there.page.evaluate(view) == pytest.approx(before)
+    assert moved["x"] != before["x"]
+
+
+def test_labels_and_groups_are_saved(opened: Open) -> None:
+    there = opened()
+    there.click(HOUSE)
+    there.page.locator("#label").fill('where <b>people</b> "live" 🏠')
+    there.page.locator("#label").press("Enter")
+    there.page.keyboard.press("Escape")
+    there.rest()
+    there.click(TREE)
+    there.page.keyboard.press("Escape")
+    there.click(TREE)
+    there.page.get_by_role("button", name="Show all again").click()
+    there.rest()
+    for name in (RIVER, HOUSE):
+        shift_click(there, name)
+    assert there.page.evaluate("selected().map((b) => b.id)") == [TREE, HOUSE, RIVER]
+    there.page.get_by_label("Name of the group").fill("scenery")
+    there.page.get_by_role("button", name="Group", exact=True).click()
+    assert there.page.locator("#groups").inner_text().split("\n") == ["scenery (3)", "animals (1)"]
+    document = json.loads(json.dumps(drawn.SMALL.to_dict()))
+    for node in document["nodes"]:
+        if node["id"] in (TREE, HOUSE, RIVER):
+            node["group"] = "scenery"
+        if node["id"] == HOUSE:
+            node["label"] = 'where <b>people</b> "live" 🏠'
+    assert saved(there) == document
+
+
+def shift_click(there: Opened, name: str) -> None:
+    there.page.keyboard.down("Shift")
+    there.click(name)
+    there.page.keyboard.up("Shift")
+
+
+def test_a_label_can_be_taken_away(opened: Open) -> None:
+    there = opened()
+    there.click(CATS)
+    assert there.page.locator("#label").input_value() == "cats and dogs"
+    there.page.locator("#label").fill("")
+    there.page.locator("#label").press("Enter")
+    assert next(n for n in saved(there)["nodes"] if n["id"] == CATS)["label"] is None
+
+
+def test_hostile_text_is_shown_and_inert(opened: Open) -> None:
+    circuit = drawn.hostile()
+    there = opened(circuit)
+    name = circuit.nodes[1].id
+    there.click(name)
+    there.page.mouse.move(5, 895)
+    there.page.mouse.move(*there.place(name))
+    there.page.locator("#card").wait_for(state="visible")
+    shown = there.page.locator("#card .promotes .token bdi").all_text_contents()
+    assert shown == [visible(token, html.TOKEN_LIMIT) for token in drawn.HOSTILE]
+    assert there.page.locator("#card .card-label").text_content() == "</script><script>window.broken␣=␣1</script>".replace("␣", " ")
+    there.page.get_by_role("searchbox").fill("</script>")
+    there.rest()
+    assert there.page.inner_text("#found") == f"{len(circuit.nodes)} found"
+    tags = set(there.page.evaluate("[...document.querySelectorAll('body *')].map((e) => e.tagName)"))
+    assert not tags & {"IMG", "B", "IFRAME", "A", "OBJECT", "STYLE", "LINK"}
+    assert there.page.locator("script").count() == 3
+    assert saved(there) == json.loads(json.dumps(circuit.to_dict()))
+
+
+def test_positions_are_columns(opened: Open) -> None:
+    nodes = [dataclasses.replace(node, pos=pos) for node, pos in zip(drawn.SMALL.nodes, (4, 2, None, 2, 9), strict=True)]
+    there = opened(dataclasses.replace(drawn.SMALL, nodes=tuple(nodes)))
+    columns = [there.place(name)[0] for name in (HOUSE, CATS, BIRD, TREE, RIVER)]
+    assert columns[1] == pytest.approx(columns[2], abs=1)
+    assert columns == sorted(columns)
+
+
+def test_an_end_that_is_no_node_has_a_box(opened: Open) -> None:
+    there = opened(dataclasses.replace(drawn.SMALL, nodes=drawn.SMALL.nodes[:-1]))
+    assert RIVER in there.shown()
+    there.click(RIVER)
+    assert there.arrows() == {(HOUSE, RIVER)}
+
+
+def test_nothing_to_draw_is_a_page_that_says_so(opened: Open) -> None:
+    there = opened(Circuit({**drawn.METADATA, "share_drawn": 0.0}, (), ()))
+    assert there.page.inner_text("#shown") == "0 of 0 arrows, 0 of 0 features"
+
+
+def test_it_works_in_a_sandboxed_frame(browser: Browser, tmp_path: Path) -> None:
+    """As a notebook shows it: in an iframe's srcdoc, without same origin."""
+    page = html.page(drawn.SMALL).replace("&", "&amp;").replace('"', "&quot;")
+    (tmp_path / "notebook.html").write_text(
+        f'<!doctype html><iframe style="width: 1100px; height: 700px" sandbox="allow-scripts allow-downloads" srcdoc="{page}"></iframe>'
+    )
+    there = Opened.__new__(Opened)
+    context = browser.new_context(viewport={"width": 1200, "height": 760}, offline=True)
+    there.page = context.new_page()
+    complaints: list[str] = []
+    there.page.on("console", lambda message: complaints.append(message.text))
+    there.page.on("pageerror", lambda error: complaints.append(str(error)))
+    there.page.goto((tmp_path / "notebook.html").as_uri())
+    frame = there.page.frames[1]
+    frame.wait_for_function("typeof ORDER !== 'undefined' && find('shown').textContent")
+    assert frame.inner_text("#shown") == "5 of 5 arrows, 5 of 5 features"
+    with there.page.expect_download() as download:
+        frame.get_by_role("button", name="Save circuit.json").click()
+    assert json.loads(Path(download.value.path()).read_bytes()) == json.loads(json.dumps(drawn.SMALL.to_dict()))
+    assert complaints == []
+    context.close()
+
+
+RECORD = """() => { window.frames_ms = []; let last = performance.now(); window.recording = true;
+  requestAnimationFrame(function next(now) { frames_ms.push(now - last); last = now; if (recording) requestAnimationFrame(next); }); }"""
+
+
+def frames(there: Opened, act: Callable[[int], None], times: int = 40) -> list[float]:
+    """Milliseconds between frames while something is done again and again."""
+    there.page.evaluate(RECORD)
+    for i in range(times):
+        act(i)
+        time.sleep(0.016)
+    return there.page.evaluate("recording = false, frames_ms.slice(2)")
+
+
+@pytest.mark.slow
+def test_many_features_stay_fluid(opened: Open, record_property: Callable[[str, object], None]) -> None:
+    """2,000 features and 20,000 effects: bounds are generous, tests/bench/NOTES.md has what was measured."""
+    there = opened(drawn.large())
+    mouse = there.page.mouse
+    assert there.page.inner_text("#shown") == "20,000 of 20,000 arrows, 2,000 of 2,000 features"
+    there.page.wait_for_timeout(2000)
+    mouse.move(300, 880)
+    mouse.down()
+    measured = {"pan": frames(there, lambda i: mouse.move(300 + 5 * i, 880 - 4 * i))}
+    mouse.up()
+    there.page.wait_for_timeout(1500)
+    measured["zoom"] = frames(there, lambda _: mouse.wheel(0, -40))
+    there.page.wait_for_timeout(1500)
+    measured["hover"] = frames(there, lambda i: mouse.move(200 + 18 * i, 500))
+    for name, milliseconds in measured.items():
+        ranked = sorted(milliseconds)
+        record_property(name, {"median": median(ranked), "p95": ranked[int(0.95 * len(ranked))], "max": ranked[-1]})
+        print(name, len(ranked), f"median {median(ranked):.0f} p95 {ranked[int(0.95 * len(ranked))]:.0f} max {ranked[-1]:.0f}")
+        assert median(ranked) < 60, name
+    started = time.perf_counter()
+    there.page.locator("#count").fill("2000")
+    there.rest()
+    print("slider", time.perf_counter() - started)
+    assert time.perf_counter() - started < 5
+    assert len(there.arrows()) == 2000
