@@ -19,6 +19,7 @@ RAISES = "#2166ac"  # blue: ablation raises the target.  The two ends of ColorBr
 LOWERS = "#b2182b"  # red: ablation lowers it.           which the colour-blind tell apart
 BLUE_TINT = "#dbe9f6"
 RED_TINT = "#fbe3e0"
+GROUP = "#00795c"  # a group that the user made
 SHADE = "#f5a623"  # activation: neither of the two
 
 # Widths of Helvetica in 1/1000 em.
@@ -80,11 +81,15 @@ def words(text: str, limit: int = 60) -> str:
     return " ".join(visible(word, limit) for word in text.split())
 
 
-def font(text: str, *, size: float | None = None, color: str | None = None, bold: bool = False) -> str:
+def font(
+    text: str, *, size: float | None = None, color: str | None = None, bold: bool = False, italic: bool = False
+) -> str:
     """A run of text, escaped. Graphviz refuses empty runs: those become a space."""
     run = escape(text) or " "
     if bold:
         run = f"<B>{run}</B>"
+    if italic:
+        run = f"<I>{run}</I>"
     given = "".join(f' {k}="{v}"' for k, v in (("POINT-SIZE", size), ("COLOR", color)) if v is not None)
     return f"<FONT{given}>{run}</FONT>" if given else run
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from circuitcli.core.circuit import Context, Node, TokenEffect
 from circuitcli.core.tokens import visible
@@ -12,6 +13,7 @@ from circuitcli.renderers import _change
 from circuitcli.renderers._html import (
     BLUE_TINT,
     FACTS,
+    GROUP,
     INK,
     LOWERS,
     RAISES,
@@ -22,11 +24,13 @@ from circuitcli.renderers._html import (
     font,
     table,
     width,
+    words,
 )
 
 SIZE = 13
 NAME_SIZE = 20
 TOKEN_LIMIT = 12  # characters of a token
+LABEL_LINE = 48  # of a line of a label
 MIN_WIDTH = 240
 
 
@@ -44,8 +48,10 @@ def box(node: Node) -> Box:
     before, after = (max((sum(w for _, w in pieces[side]) for pieces in contexts), default=0) for side in (0, 1))
     facts = _facts(node)
     head = width(node.id, NAME_SIZE, bold=True) + width(facts, SIZE - 1) + 16
-    total = max(MIN_WIDTH, before + after, head)
+    called = max((width(line, SIZE, bold="bold" in style) for line, style in names(node)), default=0)
+    total = max(MIN_WIDTH, before + after, head, called)
     rows = [_head(node.id, facts, total)]
+    rows += [_named(line, style, total) for line, style in names(node)]
     rows += [_context(pieces, before, total) for pieces in contexts]
     rows += _tokens("promotes", node.promoted, RAISES, BLUE_TINT, total)
     rows += _tokens("suppresses", node.suppressed, LOWERS, RED_TINT, total)
@@ -101,6 +107,20 @@ def _head(name: str, facts: str, total: int) -> str:
             ]
         ]
     )
+
+
+def names(node: Node) -> list[tuple[str, dict[str, Any]]]:
+    """What people call it, line by line, and how that is written: its label in at most two lines, and its group."""
+    label = textwrap.wrap(words(node.label or "", LABEL_LINE), LABEL_LINE, max_lines=2, placeholder=" …")
+    found: list[tuple[str, dict[str, Any]]] = [(line, {"italic": True}) for line in label]
+    if node.group:
+        group = textwrap.shorten(words(node.group, LABEL_LINE), LABEL_LINE, placeholder=" …")
+        found.append((f"group {group}", {"bold": True, "color": GROUP}))
+    return found
+
+
+def _named(line: str, style: dict[str, Any], total: int) -> str:
+    return table([[cell(font(line, **style), width=total, align="LEFT")]])
 
 
 Pieces = tuple[list[tuple[str, int]], list[tuple[str, int]]]

@@ -85,8 +85,9 @@ def _in_rows(rows: Sequence[_Row], sizes: Sizes, circuit: Circuit) -> dict[str, 
     """Where Graphviz puts the boxes. It knows them by numbers, so that no name needs escaping."""
     names = [name for row in rows for name in row.members]
     number = {name: i for i, name in enumerate(names)}
+    gaps = f"ranksep={_up(rows, sizes) / 72:.2f}, nodesep={ACROSS / 72:.2f}"
     lines = [
-        f"digraph {{ graph [rankdir=BT, splines=false, ranksep={_up(rows, sizes) / 72:.2f}, nodesep={ACROSS / 72:.2f}];",
+        f"digraph {{ graph [rankdir=BT, splines=false, {gaps}];",
         '  node [shape=box, fixedsize=true, label=""];',
     ]
     for rank, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: opened from disk without network, used by mouse and keyboard, attacked, and measured."""
+"""The page in headless Chromium: opened from disk without network, used by mouse and keyboard, attacked, measured."""
 
 import dataclasses
 import json
@@ -76,7 +76,10 @@ def test_arrows_have_the_colours_of_the_svg(opened: Open) -> None:
     colors = there.page.evaluate(
         "Object.fromEntries(EDGES.map((e) => [e.edge.effect_mean, e.element.style('line-color')]))"
     )
-    rgb = {color: f"rgb({','.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))})" for color in (_html.RAISES, _html.LOWERS)}
+    rgb = {
+        color: f"rgb({','.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))})"
+        for color in (_html.RAISES, _html.LOWERS)
+    }
     assert {float(mean): color for mean, color in colors.items()} == {
         e.effect_mean: rgb[_html.RAISES if e.effect_mean > 0 else _html.LOWERS] for e in drawn.SMALL.edges
     }
@@ -89,14 +92,27 @@ def test_the_pointer_shows_a_card(opened: Open) -> None:
     there.page.mouse.move(*there.place(HOUSE))
     card.wait_for(state="visible")
     said = card.inner_text()
-    for words in (HOUSE, "density 1.2%", "KL 0.021 nats", "n = 40", " the house⏎ sat", "␣dog −0.5", "⏎ −0.25", "␣fish 0.5"):
+    for words in (
+        HOUSE,
+        "density 1.2%",
+        "KL 0.021 nats",
+        "n = 40",
+        " the house⏎ sat",
+        "␣dog −0.5",
+        "⏎ −0.25",
+        "␣fish 0.5",
+    ):
         assert words in said
     tokens = card.locator(".context").first.locator("mark")
-    assert [weight >= "700" for weight in tokens.evaluate_all("(m) => m.map((e) => getComputedStyle(e).fontWeight)")] == [
-        False, True, False, False,
-    ]  # fmt: skip
+    weights = tokens.evaluate_all("(marks) => marks.map((mark) => getComputedStyle(mark).fontWeight)")
+    assert weights == ["400", "700", "400", "400"]
     shades = tokens.evaluate_all("(m) => m.map((e) => e.style.backgroundColor)")
-    assert [f" {percent}%" in shade for percent, shade in zip((0, 100, 25, 6), shades, strict=True)] == [False, True, True, True]
+    assert [f" {percent}%" in shade for percent, shade in zip((0, 100, 25, 6), shades, strict=True)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
     link = card.get_by_role("link")
     assert link.get_attribute("href") == "https://www.neuronpedia.org/gpt2-small/2-res-jb/7"
     assert link.get_attribute("rel") == "noopener noreferrer"
@@ -151,7 +167,14 @@ def test_sliders_take_the_weakest_away(opened: Open) -> None:
 
 @pytest.mark.parametrize(
     ("query", "found"),
-    [("mlp_out.5", {TREE}), (" TREE", {TREE}), ("cats and", {CATS}), ("animals", {BIRD}), ("␣dog", "all"), ("zebra", set())],
+    [
+        ("mlp_out.5", {TREE}),
+        (" TREE", {TREE}),
+        ("cats and", {CATS}),
+        ("animals", {BIRD}),
+        ("␣dog", "all"),
+        ("zebra", set()),
+    ],
 )
 def test_search(opened: Open, query: str, found: set[str] | str) -> None:
     there = opened()
@@ -211,13 +234,29 @@ def test_the_keyboard_goes_everywhere(opened: Open) -> None:
         reached.append(there.page.evaluate("document.activeElement.id || document.activeElement.type || 'body'"))
         outline = there.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline == "solid" or reached[-1] in ("body", "help", "summary"), reached[-1]
-    assert {"fit", "zoom-in", "zoom-out", "theme", "save", "graph", "search", "least", "count", "checkbox", "group"} <= set(reached)
+    assert {
+        "fit",
+        "zoom-in",
+        "zoom-out",
+        "theme",
+        "save",
+        "graph",
+        "search",
+        "least",
+        "count",
+        "checkbox",
+        "group",
+    } <= set(reached)
     there.page.locator("#graph").focus()
     press("ArrowUp")  # starts at the cause of the largest effect
     assert there.page.locator("#card strong").inner_text() == TREE
     press("ArrowUp")
     assert there.page.locator("#card strong").inner_text() == HOUSE
-    assert there.page.locator("#live").inner_text().startswith(f"{HOUSE}, pinned · fires 1.2% · KL 0.021, causes 2, consequences 1")
+    assert (
+        there.page.locator("#live")
+        .inner_text()
+        .startswith(f"{HOUSE}, pinned · fires 1.2% · KL 0.021, causes 2, consequences 1")
+    )
     sideways = there.place(BIRD)[0] - there.place(HOUSE)[0]
     press("ArrowRight" if sideways > 0 else "ArrowLeft")
     assert there.page.locator("#card strong").inner_text() == BIRD
@@ -307,7 +346,9 @@ def test_hostile_text_is_shown_and_inert(opened: Open) -> None:
     there.page.locator("#card").wait_for(state="visible")
     shown = there.page.locator("#card .promotes .token bdi").all_text_contents()
     assert shown == [visible(token, html.TOKEN_LIMIT) for token in drawn.HOSTILE]
-    assert there.page.locator("#card .card-label").text_content() == "</script><script>window.broken␣=␣1</script>".replace("␣", " ")
+    assert there.page.locator(
+        "#card .card-label"
+    ).text_content() == "</script><script>window.broken␣=␣1</script>".replace("␣", " ")
     there.page.get_by_role("searchbox").fill("</script>")
     there.rest()
     assert there.page.inner_text("#found") == f"{len(circuit.nodes)} found"
@@ -318,7 +359,9 @@ def test_hostile_text_is_shown_and_inert(opened: Open) -> None:
 
 
 def test_positions_are_columns(opened: Open) -> None:
-    nodes = [dataclasses.replace(node, pos=pos) for node, pos in zip(drawn.SMALL.nodes, (4, 2, None, 2, 9), strict=True)]
+    nodes = [
+        dataclasses.replace(node, pos=pos) for node, pos in zip(drawn.SMALL.nodes, (4, 2, None, 2, 9), strict=True)
+    ]
     there = opened(dataclasses.replace(drawn.SMALL, nodes=tuple(nodes)))
     columns = [there.place(name)[0] for name in (HOUSE, CATS, BIRD, TREE, RIVER)]
     assert columns[1] == pytest.approx(columns[2], abs=1)
@@ -341,27 +384,35 @@ def test_it_works_in_a_sandboxed_frame(browser: Browser, tmp_path: Path) -> None
     """As a notebook shows it: in an iframe's srcdoc, without same origin."""
     page = html.page(drawn.SMALL).replace("&", "&amp;").replace('"', "&quot;")
     (tmp_path / "notebook.html").write_text(
-        f'<!doctype html><iframe style="width: 1100px; height: 700px" sandbox="allow-scripts allow-downloads" srcdoc="{page}"></iframe>'
+        f'<iframe width="1100" height="700" sandbox="allow-scripts allow-downloads" srcdoc="{page}"></iframe>'
     )
-    there = Opened.__new__(Opened)
     context = browser.new_context(viewport={"width": 1200, "height": 760}, offline=True)
-    there.page = context.new_page()
+    notebook = context.new_page()
     complaints: list[str] = []
-    there.page.on("console", lambda message: complaints.append(message.text))
-    there.page.on("pageerror", lambda error: complaints.append(str(error)))
-    there.page.goto((tmp_path / "notebook.html").as_uri())
-    frame = there.page.frames[1]
+    notebook.on("console", lambda message: complaints.append(message.text))
+    notebook.on("pageerror", lambda error: complaints.append(str(error)))
+    notebook.goto((tmp_path / "notebook.html").as_uri())
+    frame = notebook.frames[1]
     frame.wait_for_function("typeof ORDER !== 'undefined' && find('shown').textContent")
     assert frame.inner_text("#shown") == "5 of 5 arrows, 5 of 5 features"
-    with there.page.expect_download() as download:
+    with notebook.expect_download() as download:
         frame.get_by_role("button", name="Save circuit.json").click()
     assert json.loads(Path(download.value.path()).read_bytes()) == json.loads(json.dumps(drawn.SMALL.to_dict()))
     assert complaints == []
     context.close()
 
 
-RECORD = """() => { window.frames_ms = []; let last = performance.now(); window.recording = true;
-  requestAnimationFrame(function next(now) { frames_ms.push(now - last); last = now; if (recording) requestAnimationFrame(next); }); }"""
+RECORD = """() => {
+  window.frames_ms = [];
+  window.recording = true;
+  let last = performance.now();
+  const next = (now) => {
+    frames_ms.push(now - last);
+    last = now;
+    if (recording) requestAnimationFrame(next);
+  };
+  requestAnimationFrame(next);
+}"""
 
 
 def frames(there: Opened, act: Callable[[int], None], times: int = 40) -> list[float]:
@@ -374,28 +425,32 @@ def frames(there: Opened, act: Callable[[int], None], times: int = 40) -> list[f
 
 
 @pytest.mark.slow
-def test_many_features_stay_fluid(opened: Open, record_property: Callable[[str, object], None]) -> None:
+def test_many_features_stay_fluid(opened: Open) -> None:
     """2,000 features and 20,000 effects: bounds are generous, tests/bench/NOTES.md has what was measured."""
     there = opened(drawn.large())
     mouse = there.page.mouse
     assert there.page.inner_text("#shown") == "20,000 of 20,000 arrows, 2,000 of 2,000 features"
     there.page.wait_for_timeout(2000)
+    start = there.page.evaluate("cy.pan().x")
     mouse.move(300, 880)
     mouse.down()
     measured = {"pan": frames(there, lambda i: mouse.move(300 + 5 * i, 880 - 4 * i))}
     mouse.up()
+    moved, level = there.page.evaluate("[cy.pan().x, cy.zoom()]")
     there.page.wait_for_timeout(1500)
     measured["zoom"] = frames(there, lambda _: mouse.wheel(0, -40))
     there.page.wait_for_timeout(1500)
     measured["hover"] = frames(there, lambda i: mouse.move(200 + 18 * i, 500))
+    assert moved == pytest.approx(start + 195)
+    assert there.page.evaluate("cy.zoom()") > 1.5 * level
     for name, milliseconds in measured.items():
         ranked = sorted(milliseconds)
-        record_property(name, {"median": median(ranked), "p95": ranked[int(0.95 * len(ranked))], "max": ranked[-1]})
-        print(name, len(ranked), f"median {median(ranked):.0f} p95 {ranked[int(0.95 * len(ranked))]:.0f} max {ranked[-1]:.0f}")
-        assert median(ranked) < 60, name
+        found = {"median": median(ranked), "p95": ranked[int(0.95 * len(ranked))], "largest": ranked[-1]}
+        print(name, found)  # shown by -s
+        assert found["median"] < 60, name
+        assert found["p95"] < 250, name
     started = time.perf_counter()
     there.page.locator("#count").fill("2000")
     there.rest()
-    print("slider", time.perf_counter() - started)
     assert time.perf_counter() - started < 5
     assert len(there.arrows()) == 2000

@@ -15,7 +15,7 @@ PLUG_POINTS = {
     "saes": {"demo", "local"},
     "texts": {"demo", "prompt", "file", "dataset"},
     "interventions": {"zero", "mean"},
-    "renderers": {"svg", "png", "dot", "json"},
+    "renderers": {"html", "svg", "png", "dot", "json"},
 }
 
 
@@ -59,7 +59,7 @@ def test_names_import_no_plugin():
             "renderers",
             "svgg",
             "Unknown format `svgg`.",
-            "Did you mean `svg`? Known formats: csv, dot, graphml, json, neuronpedia, png, svg.",
+            "Did you mean `svg`? Known formats: csv, dot, graphml, html, json, neuronpedia, png, svg.",
         ),
         (
             "interventions",
@@ -67,20 +67,20 @@ def test_names_import_no_plugin():
             "Unknown intervention `zer`.",
             "Did you mean `zero`? Known interventions: mean, zero.",
         ),
-        ("renderers", "", "Unknown format ``.", "Known formats: csv, dot, graphml, json, neuronpedia, png, svg."),
+        ("renderers", "", "Unknown format ``.", "Known formats: csv, dot, graphml, html, json, neuronpedia, png, svg."),
         (
             "renderers",
             "_html",
             "Unknown format `_html`.",
-            "Did you mean `graphml`? Known formats: csv, dot, graphml, json, neuronpedia, png, svg.",
+            "Did you mean `html`? Known formats: csv, dot, graphml, html, json, neuronpedia, png, svg.",
         ),
         (
             "renderers",
             "..json",
             "Unknown format `..json`.",
-            "Did you mean `json`? Known formats: csv, dot, graphml, json, neuronpedia, png, svg.",
+            "Did you mean `json`? Known formats: csv, dot, graphml, html, json, neuronpedia, png, svg.",
         ),
-        ("renderers", "SVG", "Unknown format `SVG`.", "Known formats: csv, dot, graphml, json, neuronpedia, png, svg."),
+        ("renderers", "SVG", "Unknown format `SVG`.", "Known formats: csv, dot, graphml, html, json, neuronpedia, png, svg."),
     ],
 )
 def test_unknown_names(folder: str, name: str, message: str, hint: str):

@@ -107,7 +107,7 @@ def groups(root: ET.Element, kind: str) -> dict[str, ET.Element]:
 
 
 def test_the_formats_are_these() -> None:
-    assert plugins.names("renderers") == ["csv", "dot", "graphml", "json", "neuronpedia", "png", "svg"]
+    assert plugins.names("renderers") == ["csv", "dot", "graphml", "html", "json", "neuronpedia", "png", "svg"]
     with pytest.raises(UsageError, match="`swg`") as raised:
         plugins.load("renderers", "swg")
     assert "svg" in raised.value.hint

@@ -4,6 +4,7 @@ const FONT = "Helvetica, Arial, sans-serif";
 const SIZE = 13;
 const ROW = 20;
 const EDGE = 7; // between a box's frame and its text
+const LABEL_LINE = 48; // characters, as in the svg
 const TOKEN_LIMIT = 12; // characters, as in the svg
 const KEPT = 240; // pictures of boxes
 const pictures = new Map(); // in the order of their last use
@@ -48,12 +49,32 @@ function painted(box, scale) {
   return canvas;
 }
 
-/* Label and group, and how they are written. */
+/* Label (in at most two lines) and group, and how they are written. */
 function names(node) {
-  const found = [];
-  if (node.label) found.push([cut(text(node.label), 60), { italic: true }]);
-  if (node.group) found.push([`group ${cut(text(node.group), 40)}`, { color: COLORS.group, bold: true }]);
+  const found = node.label ? wrapped(text(node.label)).map((line) => [line, { italic: true }]) : [];
+  if (node.group) found.push([`group ${cut(text(node.group), LABEL_LINE)}`, { color: COLORS.group, bold: true }]);
   return found;
+}
+
+function wrapped(value) {
+  const lines = [""];
+  for (const word of value.split(" ")) {
+    const longer = `${lines.at(-1)} ${word}`.trim();
+    if (longer.length <= LABEL_LINE || !lines.at(-1)) lines[lines.length - 1] = longer;
+    else lines.push(word);
+  }
+  const shown = lines.map((line) => cut(line, LABEL_LINE)).slice(0, 2);
+  if (lines.length > 2) shown[1] = `${shown[1]} …`;
+  return shown;
+}
+
+/* Make a box as high as its rows: it has one more or less after an edit. */
+function fitRows(box) {
+  box.bare ??= box.height - ROW * names(box.node).length; // at first it is as the renderer made it
+  const height = box.bare + ROW * names(box.node).length;
+  if (height === box.height) return;
+  box.height = height;
+  box.element.data({ height });
 }
 
 function font(pen, { size = SIZE, bold = false, italic = false }) {

@@ -158,7 +158,9 @@ function showGroups() {
 function edit(box, key, value) {
   const given = value.trim() || null;
   if (given === (box.node[key] ?? null)) return;
+  fitRows(box);
   box.node[key] = given;
+  fitRows(box);
   forgetPictures();
   markUnsaved(true);
 }
