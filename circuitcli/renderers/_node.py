@@ -161,7 +161,7 @@ def _context(pieces: Pieces, before: int, total: int) -> str:
 
 def _tokens(word: str, effects: Sequence[TokenEffect], color: str, tint: str, total: int) -> list[str]:
     """Rows of tokens, none if there are none; what doesn't fit the width goes on in the next row."""
-    lead = width("suppresses", SIZE - 1)
+    lead = width("suppresses", SIZE - 1) + 6
     lines: list[list[str]] = []
     room = 0
     for effect in effects:

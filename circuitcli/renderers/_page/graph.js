@@ -1,5 +1,6 @@
 /* The graph itself: Cytoscape.js draws boxes and arrows, zooms and pans, and finds what the pointer is on. */
 
+const COMFORT = 0.75; // the zoom below which a pinned feature has its neighbours gathered around it
 const LARGER = 1.25; // the zoom that fitting goes up to
 const [GAP, FAR] = [26, 150]; // between gathered boxes, and between them and the one in their middle
 const FLUID = 2000; // arrows that are drawn while the view moves; of more, only boxes are
@@ -131,7 +132,7 @@ function gather(box) {
     if (!near.length) continue;
     const width = Math.max(...near.map((other) => other.width)) + GAP;
     const height = Math.max(...near.map((other) => other.height)) + GAP;
-    const columns = Math.ceil(Math.sqrt(near.length * 2));
+    const columns = Math.min(near.length, Math.ceil(Math.sqrt(near.length * 2)));
     const down = Math.ceil(near.length / columns) * height;
     const middle = box.y + side * (box.height / 2 + FAR + down / 2);
     const frame = { x1: box.x - (columns * width) / 2, y1: middle - down / 2, w: columns * width, h: down };

@@ -56,7 +56,7 @@ function drawName(box, { left, top, width, height }) {
   const size = Math.min(15, (NARROWEST * cy.zoom()) / (0.6 * LONGEST));
   if (size < 4) return;
   const lines = [[cut(text(box.id), 40), { bold: true }]];
-  if (box.node?.label) lines.push([cut(text(box.node.label), 40), { italic: true }]);
+  if (box.node?.label) lines.push([cut(text(box.node.label), 30), { italic: true }]);
   else if (box.node) lines.push([firingTokens(box.node), { color: COLORS.facts }]);
   lines.forEach(([line, style], i) => {
     const y = top + height / 2 + (i - (lines.length - 1) / 2) * size * 1.4;

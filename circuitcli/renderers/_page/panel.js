@@ -13,7 +13,7 @@ function pin(box) {
   refresh();
   if (box) {
     fit();
-    if (cy.zoom() < DETAIL) gather(box);
+    if (cy.zoom() < COMFORT) gather(box);
     if (arranged.rows) fit();
   } else if (pin.view) cy.viewport(pin.view);
   redraw();
@@ -57,7 +57,7 @@ function effectRows({ edge }, other) {
   const name = make("td", {}, button(label, () => pin(other)));
   const row = make("tr", {}, name, make("td", { className: color, title: color }, number(edge.effect_mean)), ...rest(edge));
   const older = (edge.older ?? []).map((earlier) => {
-    const source = isolated(`earlier: ${text(earlier.run)}, ${text(earlier.created).slice(0, 10)}`);
+    const source = isolated(`earlier: ${cut(text(earlier.run), 60)}, ${cut(text(earlier.created), 10)}`);
     const cells = [make("td", {}, source), make("td", {}, number(earlier.effect_mean)), ...rest(earlier)];
     return make("tr", { className: "older" }, ...cells);
   });
