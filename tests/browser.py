@@ -61,7 +61,7 @@ class Opened:
     def place(self, name: str) -> tuple[float, float]:
         """The middle of a box, in pixels of the window."""
         box, stage = self.page.evaluate(
-            "(id) => [onScreen(BOXES.get(id)), find('stage').getBoundingClientRect()]", name
+            "(id) => [onScreen(BOXES.get(id)), byId('stage').getBoundingClientRect()]", name
         )
         return stage["left"] + box["left"] + box["width"] / 2, stage["top"] + box["top"] + box["height"] / 2
 

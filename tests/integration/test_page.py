@@ -327,6 +327,35 @@ def shift_click(there: Opened, name: str) -> None:
     there.page.keyboard.up("Shift")
 
 
+def test_a_label_that_is_being_typed_is_kept(opened: Open) -> None:
+    there = opened()
+    there.click(HOUSE)
+    there.page.locator("#label").press_sequentially("where")
+    there.page.keyboard.press("Escape")
+    there.rest()
+    assert not there.page.locator("#pinned").is_visible()
+    assert next(n for n in saved(there)["nodes"] if n["id"] == HOUSE)["label"] == "where"
+
+
+def test_far_neighbours_are_gathered_around_a_pin(opened: Open) -> None:
+    circuit = drawn.large(120, 500)
+    there = opened(circuit)
+    name = circuit.nodes[40].id
+    places = "ORDER.map((box) => [box.id, box.x, box.y, box.element.position().x, box.element.position().y])"
+    before = there.page.evaluate(places)
+    there.page.evaluate("(id) => pin(BOXES.get(id))", name)
+    there.rest()
+    assert there.page.evaluate("cy.zoom()") > 0.3
+    middle = there.place(name)[1]
+    assert all(there.place(e.target)[1] < middle - 50 for e in circuit.edges if e.source == name)
+    assert all(there.place(e.source)[1] > middle + 50 for e in circuit.edges if e.target == name)
+    spots = [there.place(each) for each in there.shown()]
+    assert len(set(spots)) == len(spots)
+    there.page.keyboard.press("Escape")
+    there.rest()
+    assert there.page.evaluate(places) == before
+
+
 def test_a_label_can_be_taken_away(opened: Open) -> None:
     there = opened()
     there.click(CATS)
@@ -393,7 +422,7 @@ def test_it_works_in_a_sandboxed_frame(browser: Browser, tmp_path: Path) -> None
     notebook.on("pageerror", lambda error: complaints.append(str(error)))
     notebook.goto((tmp_path / "notebook.html").as_uri())
     frame = notebook.frames[1]
-    frame.wait_for_function("typeof ORDER !== 'undefined' && find('shown').textContent")
+    frame.wait_for_function("typeof ORDER !== 'undefined' && byId('shown').textContent")
     assert frame.inner_text("#shown") == "5 of 5 arrows, 5 of 5 features"
     with notebook.expect_download() as download:
         frame.get_by_role("button", name="Save circuit.json").click()

@@ -61,7 +61,5 @@ function facts(node) {
 
 /* The address of a feature's page, if it is one of Neuronpedia's. */
 function neuronpedia(node) {
-  if (!node.neuronpedia || !URL.canParse(node.neuronpedia)) return null;
-  const address = new URL(node.neuronpedia);
-  return address.origin === "https://www.neuronpedia.org" ? address.href : null;
+  return node.neuronpedia?.startsWith("https://www.neuronpedia.org/") ? node.neuronpedia : null;
 }

@@ -1,6 +1,6 @@
 /* Elements made by hand: text is only ever text. */
 
-function find(id) {
+function byId(id) {
   return document.getElementById(id);
 }
 
@@ -25,5 +25,5 @@ function button(label, action) {
 
 /* Tell a screen reader. */
 function say(message) {
-  find("live").textContent = message;
+  byId("live").textContent = message;
 }

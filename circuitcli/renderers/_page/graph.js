@@ -67,7 +67,7 @@ function looks() {
 
 cytoscape.warnings(false);
 const cy = cytoscape({
-  container: find("graph"),
+  container: byId("graph"),
   elements: elements(),
   style: looks(),
   layout: { name: "preset" },

@@ -1,7 +1,7 @@
 /* The keyboard: everything that the pointer can do. */
 
 /* Move to a box: bring it into view, show its card, and say where we are. */
-function focus(box) {
+function goTo(box) {
   if (!box) return;
   state.focused = box;
   const { left, top, width, height } = onScreen(box);
@@ -35,10 +35,10 @@ function beside(box, step) {
 }
 
 const ON_GRAPH = {
-  ArrowUp: (box) => focus(along(box.consequences, "target")),
-  ArrowDown: (box) => focus(along(box.causes, "source")),
-  ArrowLeft: (box) => focus(beside(box, -1)),
-  ArrowRight: (box) => focus(beside(box, 1)),
+  ArrowUp: (box) => goTo(along(box.consequences, "target")),
+  ArrowDown: (box) => goTo(along(box.causes, "source")),
+  ArrowLeft: (box) => goTo(beside(box, -1)),
+  ArrowRight: (box) => goTo(beside(box, 1)),
   Enter: (box) => pin(state.pinned === box ? null : box),
   " ": (box) => box.element.selected() ? box.element.unselect() : box.element.select(),
   f: () => fit(),
@@ -53,14 +53,14 @@ function onGraphKey(event) {
   if (state.focused?.shown || !event.key.startsWith("Arrow")) {
     const box = state.focused?.shown ? state.focused : start();
     if (box) action(box);
-  } else focus(start());
+  } else goTo(start());
 }
 
 function onAnyKey(event) {
   if (event.key === "Escape") clearAll();
   else if (event.key === "/" && !event.target.matches("input")) {
     event.preventDefault();
-    find("search").focus();
+    byId("search").focus();
   }
 }
 
@@ -68,7 +68,7 @@ function onAnyKey(event) {
 function clearAll() {
   hideCard();
   cy.elements().unselect();
-  find("search").value = "";
+  byId("search").value = "";
   search("");
   showFound();
   if (state.pinned) pin(null);

@@ -11,7 +11,7 @@ let settled = 0;
 /* The card of a box, beside it. */
 function showCard(box) {
   clearTimeout(leaving);
-  const holder = find("card");
+  const holder = byId("card");
   if (showCard.of !== box || holder.hidden) holder.replaceChildren(card(box));
   showCard.of = box;
   holder.hidden = false;
@@ -20,7 +20,7 @@ function showCard(box) {
 
 /* To the right of a frame, to the left, below or above, wherever there is room; over it only if there is none. */
 function putBeside(holder, { left, top, width, height }) {
-  const [across, down] = [find("stage").clientWidth, find("stage").clientHeight];
+  const [across, down] = [byId("stage").clientWidth, byId("stage").clientHeight];
   const [wide, high] = [holder.offsetWidth, holder.offsetHeight];
   const spots = [
     [left + width + APART, top],
@@ -39,7 +39,7 @@ function putBeside(holder, { left, top, width, height }) {
 function hideCard() {
   clearTimeout(coming);
   clearTimeout(leaving);
-  find("card").hidden = true;
+  byId("card").hidden = true;
 }
 
 function hideCardSoon() {
@@ -74,43 +74,43 @@ function listenToGraph() {
     soon.selection = null;
     showSelection();
   }));
-  find("card").addEventListener("mouseenter", () => clearTimeout(leaving));
-  find("card").addEventListener("mouseleave", hideCardSoon);
-  find("graph").addEventListener("keydown", onGraphKey);
+  byId("card").addEventListener("mouseenter", () => clearTimeout(leaving));
+  byId("card").addEventListener("mouseleave", hideCardSoon);
+  byId("graph").addEventListener("keydown", onGraphKey);
   document.addEventListener("keydown", onAnyKey);
-  new ResizeObserver(() => cy.resize()).observe(find("graph"));
+  new ResizeObserver(() => cy.resize()).observe(byId("graph"));
 }
 
 function listenToControls() {
-  find("fit").addEventListener("click", () => fit());
-  find("zoom-in").addEventListener("click", () => zoomBy(1.25));
-  find("zoom-out").addEventListener("click", () => zoomBy(0.8));
-  find("unpin").addEventListener("click", () => pin(null));
-  find("save").addEventListener("click", save);
-  find("theme").addEventListener("click", () => dress(!isDark()));
+  byId("fit").addEventListener("click", () => fit());
+  byId("zoom-in").addEventListener("click", () => zoomBy(1.25));
+  byId("zoom-out").addEventListener("click", () => zoomBy(0.8));
+  byId("unpin").addEventListener("click", () => pin(null));
+  byId("save").addEventListener("click", save);
+  byId("theme").addEventListener("click", () => dress(!isDark()));
   DARK.addEventListener("change", (event) => dress(event.matches));
-  find("search").addEventListener("input", () => soon(() => {
-    search(find("search").value);
+  byId("search").addEventListener("input", () => soon(() => {
+    search(byId("search").value);
     showFound();
     redraw();
   }));
-  find("search").addEventListener("keydown", (event) => {
+  byId("search").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && state.found.size) pin([...state.found][0]);
   });
-  find("label").addEventListener("change", () => {
-    edit(state.pinned, "label", find("label").value);
-    showPinned();
-    redraw();
+  byId("label").addEventListener("input", () => {
+    edit(state.pinned, "label", byId("label").value);
+    soon(redraw);
   });
-  find("make-group").addEventListener("click", group);
-  find("group").addEventListener("keydown", (event) => {
+  byId("label").addEventListener("change", showPinned);
+  byId("make-group").addEventListener("click", group);
+  byId("group").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && selected().length) group();
   });
 }
 
 /* Put what is selected in the named group. */
 function group() {
-  for (const box of selected()) edit(box, "group", find("group").value);
+  for (const box of selected()) edit(box, "group", byId("group").value);
   showGroups();
   showPinned();
   redraw();
@@ -126,7 +126,7 @@ function dress(dark) {
 
 function markUnsaved(unsaved) {
   markUnsaved.yes = unsaved;
-  find("save").textContent = unsaved ? "Save circuit.json •" : "Save circuit.json";
+  byId("save").textContent = unsaved ? "Save circuit.json •" : "Save circuit.json";
 }
 
 /* The document with the labels and groups as they are now, as a download. */
@@ -142,7 +142,7 @@ addEventListener("beforeunload", (event) => {
   if (markUnsaved.yes) event.preventDefault();
 });
 
-for (const id of ["title", "settings", "share"]) find(id).textContent = PAGE[id];
+for (const id of ["title", "settings", "share"]) byId(id).textContent = PAGE[id];
 listenToGraph();
 listenToControls();
 prepareSliders();

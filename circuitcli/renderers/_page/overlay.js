@@ -5,8 +5,8 @@ const PER_FRAME = 8; // pictures of boxes that one frame may draw anew
 const NARROWEST = Math.min(...ORDER.map((box) => box.width));
 const LONGEST = Math.min(40, Math.max(...ORDER.map((box) => text(box.id).length))); // name, characters
 const SCALES = [0.5, 1, 2, 4];
-const overlay = find("overlay");
-const screen = overlay.getContext("2d");
+const overlay = byId("overlay");
+const pen = overlay.getContext("2d");
 
 function drawOverlay() {
   const ratio = devicePixelRatio;
@@ -15,10 +15,10 @@ function drawOverlay() {
     overlay.width = Math.round(width * ratio);
     overlay.height = Math.round(height * ratio);
   }
-  screen.setTransform(ratio, 0, 0, ratio, 0, 0);
-  screen.clearRect(0, 0, width, height);
-  screen.direction = "ltr";
-  screen.textBaseline = "middle";
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.clearRect(0, 0, width, height);
+  pen.direction = "ltr";
+  pen.textBaseline = "middle";
   const scale = SCALES.find((step) => step >= cy.zoom() * ratio) ?? SCALES.at(-1);
   let allowed = PER_FRAME;
   for (const box of ORDER) {
@@ -38,15 +38,15 @@ function isInside({ left, top, width, height }, across, down) {
 /* The picture of a box, or its name where that is all that can be read. False if it had to be drawn anew. */
 function drawInside(box, frame, scale, mayPaint) {
   if (cy.zoom() < DETAIL) {
-    screen.strokeStyle = COLORS.line;
-    screen.lineWidth = box.node?.pinned ? 2 : 0.5;
-    screen.strokeRect(frame.left, frame.top, frame.width, frame.height);
+    pen.strokeStyle = COLORS.line;
+    pen.lineWidth = box.node?.pinned ? 2 : 0.5;
+    pen.strokeRect(frame.left, frame.top, frame.width, frame.height);
     drawName(box, frame);
     return true;
   }
   const known = picture(box, scale, false);
   const drawn = known ?? picture(box, scale, mayPaint);
-  if (drawn) screen.drawImage(drawn, frame.left, frame.top, frame.width, frame.height);
+  if (drawn) pen.drawImage(drawn, frame.left, frame.top, frame.width, frame.height);
   else drawName(box, frame);
   return known !== null;
 }
@@ -60,7 +60,7 @@ function drawName(box, { left, top, width, height }) {
   else if (box.node) lines.push([firingTokens(box.node), { color: COLORS.facts }]);
   lines.forEach(([line, style], i) => {
     const y = top + height / 2 + (i - (lines.length - 1) / 2) * size * 1.4;
-    write(screen, line, left + width / 2, y, { size: i ? 0.95 * size : size, align: "center", room: width - 4, ...style });
+    write(pen, line, left + width / 2, y, { size: i ? 0.95 * size : size, align: "center", room: width - 4, ...style });
   });
 }
 
@@ -73,23 +73,23 @@ function firingTokens(node) {
 /* Rings: pinned or at the keyboard, selected, found. A group's stripe. */
 function drawRings(box, { left, top, width, height }) {
   const ring = (gap, line, dash, color) => {
-    screen.strokeStyle = color;
-    screen.lineWidth = line;
-    screen.setLineDash(dash);
-    screen.beginPath();
-    screen.roundRect(left - gap, top - gap, width + 2 * gap, height + 2 * gap, 8 * Math.min(1, cy.zoom()) + gap);
-    screen.stroke();
-    screen.setLineDash([]);
+    pen.strokeStyle = color;
+    pen.lineWidth = line;
+    pen.setLineDash(dash);
+    pen.beginPath();
+    pen.roundRect(left - gap, top - gap, width + 2 * gap, height + 2 * gap, 8 * Math.min(1, cy.zoom()) + gap);
+    pen.stroke();
+    pen.setLineDash([]);
   };
   if (box.node?.group) {
-    screen.fillStyle = COLORS.group;
-    screen.fillRect(left - 1, top, Math.max(2, Math.min(6, 6 * cy.zoom() + 2)), height);
+    pen.fillStyle = COLORS.group;
+    pen.fillRect(left - 1, top, Math.max(2, Math.min(6, 6 * cy.zoom() + 2)), height);
   }
   if (state.query && !state.found.has(box)) {
-    screen.globalAlpha = 0.75;
-    screen.fillStyle = COLORS.page;
-    screen.fillRect(left - 2, top - 2, width + 4, height + 4);
-    screen.globalAlpha = 1;
+    pen.globalAlpha = 0.75;
+    pen.fillStyle = COLORS.page;
+    pen.fillRect(left - 2, top - 2, width + 4, height + 4);
+    pen.globalAlpha = 1;
   } else if (state.query) ring(3, 3, [], COLORS.shade);
   if (box.element.selected()) ring(3, 2, [6, 4], COLORS.group);
   if (box === state.pinned) ring(4, 4, [], COLORS.focus);
@@ -105,11 +105,11 @@ function drawHeadings(width, height) {
 
 function drawHeading(name, x, y, height, align) {
   if (y < 0 || y > height) return;
-  font(screen, { bold: true });
-  const width = screen.measureText(name).width;
-  screen.globalAlpha = 0.85;
-  screen.fillStyle = COLORS.page;
-  screen.fillRect(align === "left" ? x - 4 : x - width / 2 - 4, y - 11, width + 8, 22);
-  screen.globalAlpha = 1;
-  write(screen, name, x, y, { bold: true, color: COLORS.facts, align });
+  font(pen, { bold: true });
+  const width = pen.measureText(name).width;
+  pen.globalAlpha = 0.85;
+  pen.fillStyle = COLORS.page;
+  pen.fillRect(align === "left" ? x - 4 : x - width / 2 - 4, y - 11, width + 8, 22);
+  pen.globalAlpha = 1;
+  write(pen, name, x, y, { bold: true, color: COLORS.facts, align });
 }

@@ -23,15 +23,15 @@ function pin(box) {
 
 function showPinned() {
   const box = state.pinned;
-  find("pinned").hidden = !box;
+  byId("pinned").hidden = !box;
   if (!box) return;
-  find("pinned-heading").replaceChildren(isolated(text(box.id)));
-  find("label").value = box.node?.label ?? "";
-  find("label").disabled = !box.node;
-  find("causes").replaceChildren(...effects("Causes", "what ablating them does to it", box.causes, "source"));
-  find("consequences").replaceChildren(...effects("Consequences", "what ablating it does to them", box.consequences, "target"));
-  find("details").replaceChildren(make("h3", {}, "Feature"), card(box));
-  find("pinned").scrollIntoView({ block: "nearest" });
+  byId("pinned-heading").replaceChildren(isolated(text(box.id)));
+  byId("label").value = box.node?.label ?? "";
+  byId("label").disabled = !box.node;
+  byId("causes").replaceChildren(...effects("Causes", "what ablating them does to it", box.causes, "source"));
+  byId("consequences").replaceChildren(...effects("Consequences", "what ablating it does to them", box.consequences, "target"));
+  byId("details").replaceChildren(make("h3", {}, "Feature"), card(box));
+  byId("pinned").scrollIntoView({ block: "nearest" });
 }
 
 /* The table of a feature's effects on one side, those that are shown, the largest first. */
@@ -70,24 +70,24 @@ function rest(measurement) {
 
 function showFound() {
   const found = [...state.found];
-  find("found").textContent = state.query ? `${found.length.toLocaleString("en")} found` : "";
+  byId("found").textContent = state.query ? `${found.length.toLocaleString("en")} found` : "";
   const items = found.slice(0, LISTED).map((box) => {
     const label = box.node?.label ? `${text(box.id)} ${text(box.node.label)}` : text(box.id);
     return make("li", {}, button(label, () => pin(box)));
   });
-  find("matches").replaceChildren(...items);
+  byId("matches").replaceChildren(...items);
 }
 
 /* Sliders and their numbers; every value that the circuit has can be reached. */
 function prepareSliders() {
-  Object.assign(find("least"), { min: 0, max: STEPS, step: 1, value: 0 });
-  Object.assign(find("count"), { min: 0, max: EDGES.length, step: 1, value: EDGES.length });
-  find("least").addEventListener("input", () => {
-    state.least = (LARGEST * Number(find("least").value)) / STEPS;
+  Object.assign(byId("least"), { min: 0, max: STEPS, step: 1, value: 0 });
+  Object.assign(byId("count"), { min: 0, max: EDGES.length, step: 1, value: EDGES.length });
+  byId("least").addEventListener("input", () => {
+    state.least = (LARGEST * Number(byId("least").value)) / STEPS;
     soon(showSliders);
   });
-  find("count").addEventListener("input", () => {
-    state.count = Number(find("count").value);
+  byId("count").addEventListener("input", () => {
+    state.count = Number(byId("count").value);
     soon(showSliders);
   });
   showSliders();
@@ -95,10 +95,10 @@ function prepareSliders() {
 
 function showSliders() {
   const [least, count] = [number(state.least), state.count.toLocaleString("en")];
-  find("least-value").textContent = least;
-  find("count-value").textContent = count;
-  find("least").setAttribute("aria-valuetext", `${least} at least`);
-  find("count").setAttribute("aria-valuetext", `${count} arrows at most`);
+  byId("least-value").textContent = least;
+  byId("count-value").textContent = count;
+  byId("least").setAttribute("aria-valuetext", `${least} at least`);
+  byId("count").setAttribute("aria-valuetext", `${count} arrows at most`);
   refresh();
   showPinned();
 }
@@ -123,7 +123,7 @@ function prepareFilters() {
         refresh();
         showPinned();
       });
-      find(id).append(make("label", {}, tick, " ", isolated(word(value))), " ");
+      byId(id).append(make("label", {}, tick, " ", isolated(word(value))), " ");
     }
   }
 }
@@ -134,10 +134,10 @@ function selected() {
 
 function showSelection() {
   const chosen = selected();
-  find("selection").textContent = chosen.length
+  byId("selection").textContent = chosen.length
     ? `${chosen.length} selected. A name puts them in a group, no name takes them out.`
     : "Select features with shift and a click, or Space.";
-  find("make-group").disabled = !chosen.length;
+  byId("make-group").disabled = !chosen.length;
   redraw();
 }
 
@@ -151,7 +151,7 @@ function showGroups() {
       fit(boxes.filter((box) => box.shown));
     })),
   );
-  find("groups").replaceChildren(...items);
+  byId("groups").replaceChildren(...items);
 }
 
 /* Give a feature a label or a group; an empty one takes it away. */

@@ -25,7 +25,7 @@ function refresh() {
     for (const box of ORDER) turn(box, joined.has(box) || (admitted.has(box) && standsAlone(box)));
   });
   const drawn = arrows.filter(Boolean).length;
-  find("shown").textContent = `${drawn.toLocaleString("en")} of ${EDGES.length.toLocaleString("en")} arrows, ` +
+  byId("shown").textContent = `${drawn.toLocaleString("en")} of ${EDGES.length.toLocaleString("en")} arrows, ` +
     `${ORDER.filter((box) => box.shown).length.toLocaleString("en")} of ${ORDER.length.toLocaleString("en")} features`;
   cy.renderer().hideEdgesOnViewport = drawn > FLUID;
   thicken();

@@ -11,7 +11,7 @@ function isDark() {
 /* Take on a theme, before anything is drawn on canvas. */
 function wear(dark) {
   document.documentElement.dataset.theme = dark ? "dark" : "light";
-  find("theme").setAttribute("aria-pressed", String(dark));
+  byId("theme").setAttribute("aria-pressed", String(dark));
   const style = getComputedStyle(document.documentElement);
   COLORS = Object.fromEntries(NAMES.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
