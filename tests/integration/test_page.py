@@ -169,6 +169,7 @@ def test_sliders_take_the_weakest_away(opened: Open) -> None:
     ("query", "found"),
     [
         ("mlp_out.5", {TREE}),
+        ("2:9", {BIRD}),
         (" TREE", {TREE}),
         ("cats and", {CATS}),
         ("animals", {BIRD}),

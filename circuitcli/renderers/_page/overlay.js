@@ -3,7 +3,9 @@
 const DETAIL = 0.32; // the zoom from which a box's text can be read
 const PER_FRAME = 8; // pictures of boxes that one frame may draw anew
 const NARROWEST = Math.min(...ORDER.map((box) => box.width));
-const LONGEST = Math.min(40, Math.max(...ORDER.map((box) => text(box.id).length))); // name, characters
+const LOWEST = Math.min(...ORDER.map((box) => box.height));
+const ONE_SITE = new Set(CIRCUIT.nodes.map((node) => node.site)).size === 1;
+const LONGEST = Math.max(8, ...ORDER.map((box) => brief(box).length)); // name, characters
 const SCALES = [0.5, 1, 2, 4];
 const overlay = byId("overlay");
 const pen = overlay.getContext("2d");
@@ -53,9 +55,9 @@ function drawInside(box, frame, scale, mayPaint) {
 
 /* Its name, and its label or else the tokens that it fires on; of one size in all boxes. */
 function drawName(box, { left, top, width, height }) {
-  const size = Math.min(15, (NARROWEST * cy.zoom()) / (0.6 * LONGEST));
+  const size = Math.min(15, (NARROWEST * cy.zoom()) / (0.6 * LONGEST), 0.32 * LOWEST * cy.zoom());
   if (size < 4) return;
-  const lines = [[cut(text(box.id), 40), { bold: true }]];
+  const lines = [[brief(box), { bold: true }]];
   if (box.node?.label) lines.push([cut(text(box.node.label), 30), { italic: true }]);
   else if (box.node) lines.push([firingTokens(box.node), { color: COLORS.facts }]);
   lines.forEach(([line, style], i) => {
@@ -64,10 +66,15 @@ function drawName(box, { left, top, width, height }) {
   });
 }
 
+/* The name of a box from afar: `2:713` where all features are of one site. */
+function brief({ id, node }) {
+  return node?.kind === "feature" && ONE_SITE ? `${node.layer}:${node.feature}` : cut(text(id), 40);
+}
+
 /* The tokens at which its top contexts are ablated, each once. */
 function firingTokens(node) {
   const tokens = node.contexts.map((context) => RUNNING.get(context.tokens[context.firing]).trim());
-  return cut([...new Set(tokens)].map((token) => cut(token, TOKEN_LIMIT)).join("  "), 30);
+  return cut([...new Set(tokens)].map((token) => cut(token, TOKEN_LIMIT)).join("  "), 20);
 }
 
 /* Rings: pinned or at the keyboard, selected, found. A group's stripe. */

@@ -71,6 +71,6 @@ function words(box) {
     ...node.contexts.map((context) => context.tokens[context.firing]),
     ...[...node.promoted, ...node.suppressed].map((effect) => effect.token),
   ];
-  const found = [id, node.label ?? "", node.group ?? "", ...tokens, ...tokens.map((token) => ALONE.get(token))];
+  const found = [id, `${node.layer}:${node.feature}`, node.label ?? "", node.group ?? "", ...tokens, ...tokens.map((token) => ALONE.get(token))];
   return found.map((word) => word.toLowerCase());
 }
