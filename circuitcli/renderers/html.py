@@ -37,8 +37,8 @@ _ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u20
 class Html:
     """One HTML document, UTF-8."""
 
-    def render(self, circuit: Circuit) -> bytes:
-        return page(circuit).encode()
+    def files(self, circuit: Circuit) -> dict[str, bytes]:
+        return {"circuit.html": page(circuit).encode()}
 
 
 plugin = Html()
