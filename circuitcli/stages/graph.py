@@ -51,13 +51,18 @@ def build(job: Job) -> Circuit:
         if abs(edge.effect_mean) >= job.settings.graph.min_effect and edge.effect_mean != 0
     ]
     features = sorted({parse_feature(name) for e in edges for name in (e.source, e.target)}, key=lambda f: f.order)
-    return Circuit(_metadata(job, edges, measured), tuple(_nodes(job, features)), tuple(edges))
+    return Circuit(_metadata(job, edges, measured), tuple(nodes(job, features)), tuple(edges))
 
 
 def largest_edges(table: tables.Columns, count: int) -> list[Edge]:
     """The `count` rows of effects/effects with the largest |mean effect|, largest first."""
     order = np.argsort(-np.abs(table["effect_mean"]), kind="stable")
-    return [_edge(table, int(i)) for i in order[:count]]
+    return list(edges_of(table, [int(i) for i in order[:count]]))
+
+
+def edges_of(table: tables.Columns, rows: Sequence[int]) -> tuple[Edge, ...]:
+    """Some rows of effects/effects."""
+    return tuple(_edge(table, i) for i in rows)
 
 
 def _edge(table: tables.Columns, i: int) -> Edge:
@@ -85,7 +90,8 @@ def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str
     }
 
 
-def _nodes(job: Job, features: Sequence[FeatureId]) -> Iterable[Node]:
+def nodes(job: Job, features: Sequence[FeatureId], tokens_shown: int = _TOKENS_SHOWN) -> Iterable[Node]:
+    """All that the run knows of some features, with so many promoted, and suppressed, tokens at most."""
     tokenizer = job.tokenizer
     pins = set(resolve_pins(job.settings.features.pinned, {e.at: e.d_sae for e in entries_of(job.run)}))
     statistics = rows_of(tables.read(job.run.verified("cache-acts", acts.FEATURES)), features)
@@ -108,8 +114,8 @@ def _nodes(job: Job, features: Sequence[FeatureId]) -> Iterable[Node]:
             n=int(total["n"][0]) if len(total["n"]) else 0,
             pinned=feature in pins,
             contexts=tuple(contexts[feature]),
-            promoted=promoted[:_TOKENS_SHOWN],
-            suppressed=suppressed[:_TOKENS_SHOWN],
+            promoted=promoted[:tokens_shown],
+            suppressed=suppressed[:tokens_shown],
         )
 
 

@@ -1,0 +1,85 @@
+"""Cards: all that a run knows of one feature, from its files alone; no model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from circuitcli.core.circuit import Edge, Node
+from circuitcli.core.sites import FeatureId, Site, resolve_pins
+from circuitcli.stages import effects as effects_stage
+from circuitcli.stages.fetch_saes import entries_of
+from circuitcli.stages.graph import edges_of, nodes
+from circuitcli.stages.stage import Job
+from circuitcli.store import tables
+
+# Causes, and consequences, of one feature that its card names.
+EDGES = 10
+
+
+@dataclass(frozen=True)
+class Card:
+    """One feature, what drives it, and what it drives.
+
+    Attributes:
+        feature: As a graph has it; all promoted and suppressed tokens that the run keeps.
+        causes: The largest |mean effects| of other features on it.
+        consequences: Its largest |mean effects| on others; None if it wasn't ablated.
+        note: Why something is missing, and what to do; None if nothing is.
+    """
+
+    feature: Node
+    causes: tuple[Edge, ...]
+    consequences: tuple[Edge, ...] | None
+    note: str | None
+
+
+def named(job: Job, names: Sequence[str]) -> list[FeatureId]:
+    """The features of the run that were typed, in the model's order, each once.
+
+    Raises:
+        UsageError: One of them is no feature of the run's SAEs.
+    """
+    return resolve_pins(names, _widths(job), word="feature")
+
+
+def cards(job: Job, features: Sequence[FeatureId], edges: int = EDGES) -> list[Card]:
+    """A card for each feature."""
+    table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
+    keep = job.settings.effects.logit_tokens
+    return [
+        _card(job, feature, node, table, edges)
+        for feature, node in zip(features, nodes(job, features, keep), strict=True)
+    ]
+
+
+def _card(job: Job, feature: FeatureId, node: Node, table: tables.Columns, edges: int) -> Card:
+    causes = edges_of(table, strongest(table, "down", feature, edges))
+    if not node.n:
+        return Card(node, causes, None, _not_ablated(job, node))
+    note = None if node.kl_mean is not None else f"{node.id} was ablated without its next token (--no-logits)."
+    return Card(node, causes, edges_of(table, strongest(table, "up", feature, edges)), note)
+
+
+def strongest(table: tables.Columns, end: str, feature: FeatureId, count: int) -> list[int]:
+    """The `count` rows of effects/effects with the largest |mean| that have a feature at one end, `up` or `down`."""
+    here = (table[f"{end}_feature"] == feature.index) & (table[f"{end}_layer"] == feature.site.layer)
+    rows = np.flatnonzero(here & (table[f"{end}_site"] == feature.site.name) & (table["effect_mean"] != 0))
+    order = np.argsort(-np.abs(table["effect_mean"][rows]), kind="stable")
+    return [int(i) for i in rows[order[:count]]]
+
+
+def _not_ablated(job: Job, node: Node) -> str:
+    if not node.density:
+        return f"{node.id} fires nowhere in the sample, so that it can't be ablated: give more text, or other text."
+    pins = " ".join(f"--pin {pin}" for pin in (*job.settings.features.pinned, node.id))
+    return (
+        f"{node.id} wasn't ablated, so that its consequences, tokens and KL are unknown: "
+        f"run `circuit ablate --run {job.run.root} {pins}`, then this again."
+    )
+
+
+def _widths(job: Job) -> dict[Site, int]:
+    return {entry.at: entry.d_sae for entry in entries_of(job.run)}
