@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.tables import context_text, interval, token_text, tokens_text
-from circuitcli.core.circuit import Edge, Node, TokenEffect
+from circuitcli.core.circuit import Context, Edge, Node, TokenEffect
 from circuitcli.core.tokens import ELLIPSIS
+from circuitcli.runtime.neuronpedia import Explained, Weight
 from circuitcli.stages.cards import Card
 from circuitcli.stages.positions import Prompt
 
@@ -24,24 +25,17 @@ NOTHING = "–"
 
 
 def card(found: Card, terminal: Terminal) -> None:
-    """One feature: its facts, contexts, tokens, causes and consequences."""
+    """One feature: its facts, contexts, tokens, causes and consequences, and what Neuronpedia says of it."""
     node = found.feature
     _facts(node, terminal)
-    contexts = [
-        (f"{c.activations[c.firing]:.2f}", context_text(c, terminal.styled, node.max_activation)) for c in node.contexts
-    ]
-    _table(terminal, node, "Top contexts", ("activation", "context"), contexts)
-    pairs = zip_longest(node.promoted, node.suppressed)
-    _table(
-        terminal,
-        node,
-        "Next tokens (ablated − clean)",
-        ("promoted", "nats", "suppressed", "nats"),
-        [(*_effect(lowered), *_effect(raised)) for lowered, raised in pairs],
-    )
-    _edges(terminal, node, "Causes (ablated − clean)", "cause", found.causes)
-    consequences = found.consequences or ()
-    _edges(terminal, node, "Consequences (ablated − clean)", "consequence", consequences)
+    _contexts(terminal, node, "Top contexts", node.contexts, node.max_activation)
+    pairs = zip_longest(map(_effect, node.promoted), map(_effect, node.suppressed), fillvalue=("", ""))
+    tokens = [(*lowered, *raised) for lowered, raised in pairs]
+    _table(terminal, node, "Next tokens (ablated − clean)", ("promoted", "nats", "suppressed", "nats"), tokens)
+    _edges(terminal, found, "Causes (ablated − clean)", "cause", found.causes)
+    _edges(terminal, found, "Consequences (ablated − clean)", "consequence", found.consequences or ())
+    if found.explained:
+        _explained(terminal, node, found.explained)
     if found.note:
         terminal.say(f"Note: {found.note}")
 
@@ -59,10 +53,35 @@ def _facts(node: Node, terminal: Terminal) -> None:
     terminal.table(f"Feature {node.id}", ("feature", *facts), [(node.id, *facts.values())])
 
 
-def _edges(terminal: Terminal, node: Node, title: str, end: str, edges: Sequence[Edge]) -> None:
+def _contexts(terminal: Terminal, node: Node, title: str, contexts: Sequence[Context], largest: float) -> None:
+    rows = [(f"{c.activations[c.firing]:.2f}", context_text(c, terminal.styled, largest)) for c in contexts]
+    _table(terminal, node, title, ("activation", "context"), rows)
+
+
+def _edges(terminal: Terminal, found: Card, title: str, end: str, edges: Sequence[Edge]) -> None:
     others = [edge.source if end == "cause" else edge.target for edge in edges]
-    rows = [(other, f"{e.effect_mean:+.3f}", interval(e), str(e.n)) for other, e in zip(others, edges, strict=True)]
-    _table(terminal, node, title, (end, "mean effect", "95% interval", "n"), rows)
+    rows = [
+        (other, f"{e.effect_mean:+.3f}", interval(e), str(e.n), short(found.labels.get(other)))
+        for other, e in zip(others, edges, strict=True)
+    ]
+    _table(terminal, found.feature, title, (end, "mean effect", "95% interval", "n", "label"), rows)
+
+
+def _explained(terminal: Terminal, node: Node, explained: Explained) -> None:
+    """What others say: their explanations, contexts, and the tokens that the decoder direction writes for."""
+    day = explained.fetched
+    rows = [(short(text),) for text in explained.explanations]
+    _table(terminal, node, f"Explanations on Neuronpedia ({day})", ("explanation",), rows)
+    largest = max((c.activations[c.firing] for c in explained.contexts), default=0.0)
+    _contexts(terminal, node, f"Contexts on Neuronpedia ({day})", explained.contexts, largest)
+    pairs = zip_longest(map(_weight, explained.promoted), map(_weight, explained.suppressed), fillvalue=("", ""))
+    tokens = [(*raised, *lowered) for raised, lowered in pairs]
+    columns = ("written for", "logit", "written against", "logit")
+    _table(terminal, node, f"Tokens of its direction, on Neuronpedia ({day})", columns, tokens)
+
+
+def _weight(weight: Weight) -> tuple[str, str]:
+    return token_text(weight.token), f"{weight.value:+.2f}"
 
 
 def _table(terminal: Terminal, node: Node, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -73,13 +92,13 @@ def _table(terminal: Terminal, node: Node, title: str, columns: Sequence[str], r
         terminal.table(title, ("feature", *columns), [(node.id, *row) for row in rows])
 
 
-def _effect(effect: TokenEffect | None) -> tuple[str, str]:
-    return (token_text(effect.token), f"{effect.effect_mean:+.2f}") if effect else ("", "")
+def _effect(effect: TokenEffect) -> tuple[str, str]:
+    return token_text(effect.token), f"{effect.effect_mean:+.2f}"
 
 
 def positions(prompts: Sequence[Prompt], terminal: Terminal) -> None:
     """A row for each feature that fires at a position, and one for a position at which none does."""
-    columns = ("prompt", "position", "token", "feature", "activation", "KL", "promoted", "suppressed")
+    columns = ("prompt", "position", "token", "feature", "activation", "KL", "promoted", "suppressed", "label")
     rows: list[tuple[str, ...]] = []
     for prompt in prompts:
         for position in prompt.positions:
@@ -92,9 +111,10 @@ def positions(prompts: Sequence[Prompt], terminal: Terminal) -> None:
                     NOTHING if firing.kl is None else f"{firing.kl:.4f}",
                     tokens_text(firing.promoted) or NOTHING,
                     tokens_text(firing.suppressed) or NOTHING,
+                    short(firing.label),
                 )
                 for firing in position.features
-            ] or [(*place, *[NOTHING] * 5)]
+            ] or [(*place, *[NOTHING] * 6)]
     terminal.table("What fires at each position", columns, rows)
 
 

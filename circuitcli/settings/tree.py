@@ -199,6 +199,15 @@ class Graph:
     formats: Annotated[
         tuple[str, ...], Flag("--format", "A format to draw: svg, png, dot or json (repeat).", "FORMAT")
     ] = ("svg", "json", "dot")
+    labels: Annotated[
+        str,
+        Flag(
+            "--labels",
+            "What features are called: neuronpedia asks there for explanations, a csv file with the header "
+            "feature,label has your own.",
+            "neuronpedia|FILE|none",
+        ),
+    ] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

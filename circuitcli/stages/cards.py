@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from circuitcli.core.circuit import Edge, Node
 from circuitcli.core.sites import FeatureId, Site, resolve_pins
+from circuitcli.runtime.neuronpedia import Explained
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.graph import edges_of, nodes
+from circuitcli.stages.labels import Labels, saved
 from circuitcli.stages.stage import Job
 from circuitcli.store import tables
 
@@ -27,12 +29,16 @@ class Card:
         feature: As a graph has it; all promoted and suppressed tokens that the run keeps.
         causes: The largest |mean effects| of other features on it.
         consequences: Its largest |mean effects| on others; None if it wasn't ablated.
+        labels: Of the features among causes and consequences, as far as they have one.
+        explained: What Neuronpedia said of it when the graph was drawn, if it was asked.
         note: Why something is missing, and what to do; None if nothing is.
     """
 
     feature: Node
     causes: tuple[Edge, ...]
     consequences: tuple[Edge, ...] | None
+    labels: dict[str, str]
+    explained: Explained | None
     note: str | None
 
 
@@ -48,19 +54,26 @@ def named(job: Job, names: Sequence[str]) -> list[FeatureId]:
 def cards(job: Job, features: Sequence[FeatureId], edges: int = EDGES) -> list[Card]:
     """A card for each feature."""
     table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
+    known = saved(job.run)
     keep = job.settings.effects.logit_tokens
     return [
-        _card(job, feature, node, table, edges)
+        _card(job, feature, replace(node, label=known.labels.get(node.id)), table, known, edges)
         for feature, node in zip(features, nodes(job, features, keep), strict=True)
     ]
 
 
-def _card(job: Job, feature: FeatureId, node: Node, table: tables.Columns, edges: int) -> Card:
+def _card(job: Job, feature: FeatureId, node: Node, table: tables.Columns, known: Labels, edges: int) -> Card:
     causes = edges_of(table, strongest(table, "down", feature, edges))
-    if not node.n:
-        return Card(node, causes, None, _not_ablated(job, node))
-    note = None if node.kl_mean is not None else f"{node.id} was ablated without its next token (--no-logits)."
-    return Card(node, causes, edges_of(table, strongest(table, "up", feature, edges)), note)
+    consequences = edges_of(table, strongest(table, "up", feature, edges)) if node.n else None
+    others = [*(edge.source for edge in causes), *(edge.target for edge in consequences or ())]
+    return Card(
+        node,
+        causes,
+        consequences,
+        labels={name: known.labels[name] for name in others if name in known.labels},
+        explained=known.explained.get(node.id),
+        note=_missing(job, node),
+    )
 
 
 def strongest(table: tables.Columns, end: str, feature: FeatureId, count: int) -> list[int]:
@@ -71,9 +84,14 @@ def strongest(table: tables.Columns, end: str, feature: FeatureId, count: int) -
     return [int(i) for i in rows[order[:count]]]
 
 
-def _not_ablated(job: Job, node: Node) -> str:
+def _missing(job: Job, node: Node) -> str | None:
+    """What the run doesn't know of a feature, and what to do."""
+    if node.kl_mean is not None:
+        return None
+    if node.n:
+        return f"{node.id} was ablated with --no-logits, so that its tokens and KL are unknown."
     if not node.density:
-        return f"{node.id} fires nowhere in the sample, so that it can't be ablated: give more text, or other text."
+        return f"{node.id} fires nowhere in the sample, so that it can't be ablated: give other text, or more of it."
     pins = " ".join(f"--pin {pin}" for pin in (*job.settings.features.pinned, node.id))
     return (
         f"{node.id} wasn't ablated, so that its consequences, tokens and KL are unknown: "

@@ -13,6 +13,7 @@ from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
 from circuitcli.renderers import Renderer
 from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import effects as effects_stage
+from circuitcli.stages import labels as labelling
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
@@ -25,11 +26,20 @@ _TOKENS_SHOWN = 6
 def run(job: Job) -> Outcome:
     """Draw the circuit in every chosen format."""
     parent = job.parent("effects")
-    return stage(job, NAME, {"effects": parent.result}, lambda todo: _work(job, todo))
+    source = labelling.check(job)
+    inputs = {"effects": parent.result, **labelling.inputs(source)}
+    return stage(job, NAME, inputs, lambda todo: _work(job, todo, source), again=labelling.again(job))
 
 
-def _work(job: Job, todo: Work) -> None:
+def _work(job: Job, todo: Work, source: labelling.Source) -> None:
     circuit = build(job)
+    labels = labelling.find(job, source, [node.id for node in circuit.nodes])
+    if labels is not None:
+        circuit = labels.put_on(circuit)
+        todo.expect({labelling.SAVED: None})
+        labelling.save(job, labels)
+        todo.files[labelling.SAVED] = job.run.entry(job.run.path(labelling.SAVED))
+        todo.facts.update(labelling.facts(circuit, labels))
     names = {name: f"graph/circuit.{name}" for name in job.settings.graph.formats}
     todo.expect(dict.fromkeys(names.values()))
     with job.report.track("Drawing", len(names), "files") as done:

@@ -15,6 +15,7 @@ from circuitcli.errors import UsageError
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.graph import rows_of, token_effects
+from circuitcli.stages.labels import saved
 from circuitcli.stages.stage import Job
 from circuitcli.store import ablations, acts, tables
 
@@ -31,6 +32,7 @@ class Firing:
 
     Attributes:
         feature: Its name.
+        label: What it was called when the graph was drawn.
         activation: SAE units.
         kl: KL(clean ‖ ablated) of the next token where this ablation was read, nats: here; with `positions = "all"`
             at the sequence's last position. None if it wasn't ablated here, or without the next token.
@@ -38,6 +40,7 @@ class Firing:
     """
 
     feature: str
+    label: str | None
     activation: float
     kl: float | None
     promoted: tuple[TokenEffect, ...]
@@ -88,12 +91,13 @@ def by_position(job: Job, features: Sequence[FeatureId] = (), per_site: int = PE
             for seq, pos, index, value in zip(kept.seq, kept.pos, kept.feature, kept.value, strict=True):
                 found[int(seq), int(pos)].append((FeatureId(site, int(index)), float(value)))
     effects = _effects(job, {feature for firing in found.values() for feature, _ in firing})
+    labels = saved(job.run).labels
     prompts = []
     for seq, length in enumerate(lengths.tolist()):
         positions = []
         for pos in range(length):
             firing = [
-                Firing(str(f), value, kl.get((f, seq, pos), kl.get((f, seq, WHOLE))), *effects[f])
+                Firing(str(f), labels.get(str(f)), value, kl.get((f, seq, pos), kl.get((f, seq, WHOLE))), *effects[f])
                 for f, value in found[seq, pos]
             ]
             positions.append(Position(pos, job.tokenizer.text(int(tokens[seq, pos])), tuple(firing)))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from circuitcli.settings import Settings, to_dict
-from circuitcli.stages import ablate, cache_acts, preview
+from circuitcli.stages import ablate, cache_acts, labels, preview
 from circuitcli.stages.estimate import Estimate
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job, Outcome
@@ -15,7 +15,7 @@ from circuitcli.store.run import STAGES
 
 
 def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
-    """Do every stage that isn't done; `show` is called after each. Text is tried first, before anything is written.
+    """Do every stage that isn't done; `show` is called after each. Text and labels are tried first, before anything is written.
 
     Before activations are cached it says what that and the ablations will take.
 
@@ -23,6 +23,7 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
         ResourceError: They would take more memory or disk than there is.
     """
     cache_acts.text_identity(job)
+    labels.check(job)
     outcomes = []
     for name in STAGES:
         if name == cache_acts.NAME and (job.force or job.run.record(name) is None):

@@ -1,0 +1,33 @@
+"""How Neuronpedia numbers features: by model, source and index."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+HOME = "https://www.neuronpedia.org"
+# Models that it calls otherwise than their repositories.
+_MODELS = {"gpt2": "gpt2-small"}
+_NAME = re.compile(r"(?!\.)[\w.-]{1,100}", re.ASCII)  # goes into addresses and file names
+
+
+class Address(NamedTuple):
+    """One feature there."""
+
+    model: str
+    source: str
+    feature: int
+
+
+def address(model: str, source: str | None, feature: int) -> Address | None:
+    """Where a feature is on Neuronpedia; None if it isn't there.
+
+    Args:
+        model: The model's name or repository.
+        source: As an SAE's release or configuration says it: `4-res-jb`, or with its model `gpt2-small/4-res-jb`.
+        feature: Its index.
+    """
+    stated, _, name = (source or "").rpartition("/")
+    own = model.rstrip("/").rpartition("/")[2].lower()
+    stated = stated or _MODELS.get(own, own)
+    return Address(stated, name, feature) if _NAME.fullmatch(stated) and _NAME.fullmatch(name) else None
