@@ -32,7 +32,7 @@ class Pace:
                     self._next = time.monotonic() + self._step
             if wait <= 0 and not self._stop.is_set():
                 return
-            self.sleep(max(wait, 0))
+            self.sleep(max(wait, 0.0))
 
     def hold(self, seconds: float) -> None:
         """No request starts before so many seconds have passed."""
