@@ -51,6 +51,18 @@ def named(job: Job, names: Sequence[str]) -> list[FeatureId]:
     return resolve_pins(names, _widths(job), word="feature")
 
 
+def foremost(job: Job, count: int) -> list[FeatureId]:
+    """The pinned features, else the `count` that matter most: by mean KL, or without that by Σ |effect| downstream."""
+    pins = named(job, job.settings.features.pinned)
+    if pins:
+        return pins
+    totals = tables.read(job.run.verified("effects", effects_stage.FEATURES))
+    weight = totals["out_abs_effect"] if np.isnan(totals["kl_mean"]).all() else totals["kl_mean"]
+    columns = (totals[name].tolist() for name in ("layer", "site", "feature"))
+    features = [FeatureId(Site(layer, site), index) for layer, site, index in zip(*columns, strict=True)]
+    return [features[i] for i in np.argsort(-weight, kind="stable")[:count]]
+
+
 def cards(job: Job, features: Sequence[FeatureId], edges: int = EDGES) -> list[Card]:
     """A card for each feature."""
     table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
