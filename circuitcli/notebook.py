@@ -7,24 +7,23 @@ isn't there the svg. Every text of the model, the user or the network is escaped
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from circuitcli import plugins
-from circuitcli.core.circuit import Circuit, Context, Edge
 from circuitcli.core.tokens import visible
 from circuitcli.errors import CircuitError, InputError
-from circuitcli.renderers import Renderer
-from circuitcli.runtime.quiet import hush
-from circuitcli.settings import resolve
-from circuitcli.stages import graph, labels
-from circuitcli.stages.cards import Card, cards, foremost, named
-from circuitcli.stages.report import Silent
-from circuitcli.stages.stage import Job
-from circuitcli.store.run import Run
+
+if TYPE_CHECKING:
+    from circuitcli.core.circuit import Circuit, Context, Edge
+    from circuitcli.renderers import Renderer
+    from circuitcli.stages.cards import Card
+    from circuitcli.stages.stage import Job
 
 # What a graph is drawn as, the best first, and what its frame may do.
 _FRAMES = {"html": "allow-scripts allow-downloads", "svg": ""}
@@ -62,19 +61,33 @@ def show(run: str | PathLike[str], *features: str, height: int = 720) -> Shown:
     Raises:
         CircuitError: There is no such run, stage or feature; a note on it says what to do.
     """
-    hush()
     try:
-        job = _job(Path(run))
-        job.parent("effects")
-        chosen = named(job, features) if features else foremost(job, _CARDS)
-        drawn = labels.saved(job.run).put_on(graph.build(job))
-        return Shown(job.run.root.resolve().name, drawn, tuple(cards(job, chosen)), height)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other libraries, some when they are imported; the notebook's own stay
+            return _shown(Path(run), features, height)
     except CircuitError as error:
         error.add_note(error.hint)
         raise
 
 
+def _shown(path: Path, features: Sequence[str], height: int) -> Shown:
+    from circuitcli.stages import graph, labels
+    from circuitcli.stages.cards import cards, foremost, named
+
+    job = _job(path)
+    job.parent("effects")
+    chosen = named(job, features) if features else foremost(job, _CARDS)
+    drawn = labels.saved(job.run).put_on(graph.build(job))
+    return Shown(job.run.root.resolve().name, drawn, tuple(cards(job, chosen)), height)
+
+
 def _job(path: Path) -> Job:
+    """The run as it is; nothing of it is changed."""
+    from circuitcli.settings import resolve
+    from circuitcli.stages.report import Silent
+    from circuitcli.stages.stage import Job
+    from circuitcli.store.run import Run
+
     run = Run(path)
     if not run.settings_path.is_file():
         raise InputError(f"There is no run at {path}.", hint="Name the folder of a run.")
@@ -120,7 +133,9 @@ def _card(card: Card) -> str:
         others = card.explained.contexts
         largest = max((c.activations[c.firing] for c in others), default=0.0)
         says = [(_words(text),) for text in card.explained.explanations]
-        parts.append(_beside(_table(("on Neuronpedia",), says), _table(("there", "context"), _contexts(others, largest))))
+        parts.append(
+            _beside(_table(("on Neuronpedia",), says), _table(("there", "context"), _contexts(others, largest)))
+        )
     if card.note:
         parts.append(f"<p>{_words(card.note)}</p>")
     return f"<details open><summary><b>{_text(node.id)}</b>{label}</summary>{''.join(parts)}</details>"
@@ -163,7 +178,7 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are HTML already; none without rows."""
     head = _row("th", map(escape, columns))
     body = "".join(_row("td", row) for row in rows)
-    return f"<table style=\"margin:0 0 12px\"><thead>{head}</thead><tbody>{body}</tbody></table>" if body else ""
+    return f'<table style="margin:0 0 12px"><thead>{head}</thead><tbody>{body}</tbody></table>' if body else ""
 
 
 def _row(kind: str, cells: Iterable[str]) -> str:
