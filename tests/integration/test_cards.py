@@ -14,7 +14,7 @@ from commands import Result, contents
 
 from circuitcli.core.tokens import visible
 from circuitcli.runtime.tokenizer import Tokenizer
-from circuitcli.stages import cards, run_all
+from circuitcli.stages import cards
 from circuitcli.stages.stage import Job
 
 Circuit = Callable[..., Result]
@@ -306,5 +306,3 @@ def test_help_names_both(circuit: Circuit):
     text = " ".join(circuit("effects", "--help").out.split())
     assert "--feature FEATURE" in text
     assert "--by-position" in text
-    assert run_all.run  # run-all has neither: it takes settings alone
-    assert "--by-position" not in circuit("run-all", "--help").out
