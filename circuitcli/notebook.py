@@ -171,7 +171,7 @@ def _edges(card: Card, end: str, edges: Sequence[Edge]) -> str:
 
 def _beside(*parts: str) -> str:
     """Beside one another, as far as there is room."""
-    return f'<div style="display:flex;flex-wrap:wrap;gap:0 40px">{"".join(parts)}</div>'
+    return f'<div style="display:flex;flex-wrap:wrap;align-items:flex-start;gap:0 40px">{"".join(parts)}</div>'
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

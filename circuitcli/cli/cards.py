@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+from rich.text import Text
+
 from circuitcli.cli.console import Terminal
-from circuitcli.cli.tables import context_text, interval, token_text, tokens_text
+from circuitcli.cli.tables import context_text, interval, running_text, token_text, tokens_text
 from circuitcli.core.circuit import Context, Edge, Node, TokenEffect
 from circuitcli.core.tokens import ELLIPSIS
 from circuitcli.runtime.neuronpedia import Explained, Weight
@@ -54,7 +57,15 @@ def _facts(node: Node, terminal: Terminal) -> None:
 
 
 def _contexts(terminal: Terminal, node: Node, title: str, contexts: Sequence[Context], largest: float) -> None:
-    rows = [(f"{c.activations[c.firing]:.2f}", context_text(c, terminal.styled, largest)) for c in contexts]
+    """On a terminal the firing tokens stand below one another."""
+    before = [0 if terminal.piped else cell_len("".join(map(running_text, c.tokens[: c.firing]))) for c in contexts]
+    rows = [
+        (
+            f"{context.activations[context.firing]:.2f}",
+            Text(" " * (max(before) - width)) + context_text(context, terminal.styled, largest),
+        )
+        for context, width in zip(contexts, before, strict=True)
+    ]
     _table(terminal, node, title, ("activation", "context"), rows)
 
 

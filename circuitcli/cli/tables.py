@@ -59,7 +59,7 @@ def context_text(context: Context, styled: bool, largest: float = 0.0) -> Text:
     """
     text = Text()
     for index, (token, activation) in enumerate(zip(context.tokens, context.activations, strict=True)):
-        shown = visible(token, _TOKEN_WIDTH).replace("␣", " ")
+        shown = running_text(token)
         firing = index == context.firing
         if styled:
             style = _shade(activation / largest, bold=firing) if largest > 0 else "bold reverse" if firing else ""
@@ -67,6 +67,11 @@ def context_text(context: Context, styled: bool, largest: float = 0.0) -> Text:
         else:
             text.append(f"«{shown}»" if firing else shown)
     return text
+
+
+def running_text(token: str) -> str:
+    """A token among others: a space is a space."""
+    return token_text(token).replace("␣", " ")
 
 
 def _shade(share: float, *, bold: bool) -> str:

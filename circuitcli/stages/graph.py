@@ -33,7 +33,7 @@ def run(job: Job) -> Outcome:
 
 def _work(job: Job, todo: Work, source: labelling.Source) -> None:
     circuit = build(job)
-    labels = labelling.find(job, source, [node.id for node in circuit.nodes])
+    labels = labelling.find(job, source, circuit.nodes)
     if labels is not None:
         circuit = labels.put_on(circuit)
         todo.expect({labelling.SAVED: None})

@@ -25,19 +25,19 @@ class LabelFile:
     sha256: str
     rows: tuple[tuple[int, str, str], ...]
 
-    def resolve(self, widths: dict[Site, int]) -> tuple[dict[str, str], list[str]]:
-        """Labels by feature, and the names of those that are at no SAE of the run.
+    def resolve(self, widths: dict[Site, int]) -> tuple[dict[str, str], dict[str, str]]:
+        """Labels by feature; and, by their names as written, those of features at no SAE of the run.
 
         Raises:
             InputError: A name could mean several features, lies outside its SAE, or means one that has a label.
         """
         labels: dict[str, str] = {}
         lines: dict[str, int] = {}
-        unknown = []
+        unknown: dict[str, str] = {}
         for line, name, label in self.rows:
             layer, site, _ = parse_pin(name)
             if not any(at.layer == layer and site in (None, at.name) for at in widths):
-                unknown.append(name)
+                unknown[name] = label
                 continue
             try:
                 [feature] = map(str, resolve_pins([name], widths, word="feature"))

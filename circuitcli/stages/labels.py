@@ -15,10 +15,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from circuitcli.core.circuit import Circuit
-from circuitcli.core.sites import parse_feature
+from circuitcli.core.circuit import Circuit, Node
+from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.runtime.neuronpedia import Address, Explained, Neuronpedia, address
+from circuitcli.runtime.neuronpedia import Address, Explained, Neuronpedia, address, address_of_page
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.label_file import LabelFile, read_labels, some
 from circuitcli.stages.stage import Job
@@ -82,16 +82,15 @@ def again(job: Job) -> str | None:
     return f"Neuronpedia failed then ({failure})" if failure and asked else None
 
 
-def find(job: Job, source: Source, names: Sequence[str]) -> Labels | None:
-    """The labels of these features, and of all others that a file names; None where none are wanted."""
+def find(job: Job, source: Source, nodes: Sequence[Node]) -> Labels | None:
+    """The labels of these nodes, and of all other features of the run that a file names; None where none are wanted."""
     if isinstance(source, LabelFile):
-        named, unknown = source.resolve({entry.at: entry.d_sae for entry in entries_of(job.run)})
-        if unknown:
-            job.report.say(f"{source.path} names features at no SAE of this run: {some(unknown)}.")
-        return Labels(source.path, named)
-    if source is None:
-        return None
-    return _ask(job, source, _places(job, names), len(names))
+        labels, others = source.resolve({entry.at: entry.d_sae for entry in entries_of(job.run)})
+        drawn = {node.id: others.pop(node.id) for node in nodes if node.id in others}  # of another run's SAEs
+        if others:
+            job.report.say(f"{source.path} names features at no SAE of this run: {some(list(others))}.")
+        return Labels(source.path, labels | drawn)
+    return _ask(job, source, _places(job, nodes), len(nodes)) if source else None
 
 
 def facts(circuit: Circuit, labels: Labels) -> dict[str, Any]:
@@ -124,16 +123,15 @@ def saved(run: Run) -> Labels:
 _SAVED = TypeAdapter(Labels)
 
 
-def _places(job: Job, names: Sequence[str]) -> dict[str, Address]:
-    """Where those of the features are that Neuronpedia has."""
+def _places(job: Job, nodes: Sequence[Node]) -> dict[str, Address]:
+    """Where those of the nodes are that Neuronpedia has: by the run's SAEs, or by the page that a node names."""
     sources = {entry.at: entry.neuronpedia for entry in entries_of(job.run)}
     found = {}
-    for name in names:
-        feature = parse_feature(name)
-        source = sources.get(feature.site)
-        place = address(job.settings.model, source, feature.index) if source else None
+    for node in nodes:
+        source = sources.get(Site(node.layer, node.site)) if node.kind == "feature" else None
+        place = address(job.settings.model, source, node.feature) if source else address_of_page(node.neuronpedia)
         if place is not None:
-            found[name] = place
+            found[node.id] = place
     return found
 
 

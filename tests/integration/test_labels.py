@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ import pytest
 from commands import Result, contents
 from neuronpedia import LoopbackNeuronpedia, Reply, answer
 
+from circuitcli.core.circuit import Circuit
 from circuitcli.runtime.neuronpedia import client
-from circuitcli.stages import run_all
+from circuitcli.settings import resolve
+from circuitcli.stages import graph, labels, run_all
+from circuitcli.stages.label_file import read_labels
+from circuitcli.stages.report import Silent
+from circuitcli.stages.stage import Job
+from circuitcli.store.run import Run
 
-Circuit = Callable[..., Result]
+Command = Callable[..., Result]
 KEY = "np-secret-0123456789"
 
 
@@ -66,7 +73,7 @@ def expected(name: str) -> str | None:
     return f"words of {layer}:{index}" if layer != "2" and int(index) % 7 else None
 
 
-def test_labels_of_neuronpedia(circuit: Circuit, run: Path, service: LoopbackNeuronpedia):
+def test_labels_of_neuronpedia(circuit: Command, run: Path, service: LoopbackNeuronpedia):
     done = circuit("graph", "--run", run, "--labels", "neuronpedia", "--json")
     assert done.code == 0
     found = nodes(run)
@@ -81,7 +88,7 @@ def test_labels_of_neuronpedia(circuit: Circuit, run: Path, service: LoopbackNeu
 
 
 def test_a_graph_that_is_done_stays_whatever_the_service_says_by_now(
-    circuit: Circuit, run: Path, service: LoopbackNeuronpedia
+    circuit: Command, run: Path, service: LoopbackNeuronpedia
 ):
     circuit("graph", "--run", run, "--labels", "neuronpedia")
     before, asked = contents(run), len(service.requests)
@@ -98,7 +105,7 @@ def test_a_graph_that_is_done_stays_whatever_the_service_says_by_now(
     assert {node["label"] for node in nodes(run).values()} == {"other words", None}
 
 
-def test_a_service_that_fails_is_one_line_and_no_error(circuit: Circuit, run: Path, service: LoopbackNeuronpedia):
+def test_a_service_that_fails_is_one_line_and_no_error(circuit: Command, run: Path, service: LoopbackNeuronpedia):
     service.always("", Reply(503))
     plain = nodes(run)
     failed = circuit("graph", "--run", run, "--labels", "neuronpedia")
@@ -114,7 +121,7 @@ def test_a_service_that_fails_is_one_line_and_no_error(circuit: Circuit, run: Pa
     assert circuit("graph", "--run", run).err == "graph: already done.\n"
 
 
-def test_what_came_before_the_failure_counts(circuit: Circuit, run: Path, service: LoopbackNeuronpedia):
+def test_what_came_before_the_failure_counts(circuit: Command, run: Path, service: LoopbackNeuronpedia):
     bad = next(name for name in nodes(run) if expected(name))
     service.always(f"/{bad.split('.')[0]}-res/{bad.split('.')[2]}", Reply(500))
     failed = circuit("graph", "--run", run, "--labels", "neuronpedia")
@@ -128,7 +135,7 @@ def test_what_came_before_the_failure_counts(circuit: Circuit, run: Path, servic
 
 
 def test_a_run_that_neuronpedia_does_not_know(
-    circuit: Circuit, finished: Path, tmp_path: Path, service: LoopbackNeuronpedia
+    circuit: Command, finished: Path, tmp_path: Path, service: LoopbackNeuronpedia
 ):
     run = Path(shutil.copytree(finished, tmp_path / "unknown"))
     done = circuit("graph", "--run", run, "--labels", "neuronpedia")
@@ -140,7 +147,7 @@ def test_a_run_that_neuronpedia_does_not_know(
     ("name", "value"), [("NEURONPEDIA_ENDPOINT", "http://example.org"), ("NEURONPEDIA_API_KEY", "a\x00b")]
 )
 def test_an_environment_that_cannot_be_used(
-    name: str, value: str, circuit: Circuit, run: Path, service: LoopbackNeuronpedia, monkeypatch: pytest.MonkeyPatch
+    name: str, value: str, circuit: Command, run: Path, service: LoopbackNeuronpedia, monkeypatch: pytest.MonkeyPatch
 ):
     if name == "NEURONPEDIA_API_KEY":
         value = value.replace("\x00", "\x7f")
@@ -151,7 +158,7 @@ def test_an_environment_that_cannot_be_used(
     assert contents(run) == before
 
 
-def test_labels_of_ones_own(circuit: Circuit, run: Path, tmp_path: Path):
+def test_labels_of_ones_own(circuit: Command, run: Path, tmp_path: Path):
     drawn = list(nodes(run))
     first, second = drawn[0], drawn[1]
     layer, _, index = second.split(".")
@@ -177,6 +184,30 @@ def test_labels_of_ones_own(circuit: Circuit, run: Path, tmp_path: Path):
     assert not (run / "graph/labels.json").exists()
 
 
+def test_nodes_of_another_run_in_the_graph(start: Any, run: Path, service: LoopbackNeuronpedia, tmp_path: Path):
+    """A graph that another run's was merged into: nodes at no SAE of this run, some with a page, and no features."""
+    job = start(tmp_path / "unused", {"graph": {"labels": "neuronpedia"}})
+    job = replace(job, run=Run(run))
+    service.add("tiny", "9-res", 4, answer(4, "from afar"))
+    service.features |= {"/api/feature/tiny/9-res/5": answer(5, "never asked")}
+    here = graph.build(Job(Run(run), resolve(Run(run).settings()), Silent())).nodes[0]
+    page = "https://www.neuronpedia.org/tiny/9-res/4"
+    afar = replace(here, id="9.resid_post.4", layer=9, feature=4, neuronpedia=page)
+    unknown = replace(afar, id="9.resid_post.5", feature=5, neuronpedia="https://evil.org/tiny/9-res/5")
+    error = replace(here, id="error", kind="error", neuronpedia=None)
+    nodes = (here, afar, unknown, error)
+    found = labels.find(job, labels.check(job), nodes)
+    assert found is not None
+    assert found.labels == {k: v for k, v in ((here.id, expected(here.id)), (afar.id, "from afar")) if v}
+    path = tmp_path / "mine.csv"
+    path.write_text(f"feature,label\n{afar.id},mine\n{here.id},ours\n")
+    found = labels.find(job, read_labels(str(path)), nodes)
+    assert found is not None
+    assert found.labels == {afar.id: "mine", here.id: "ours"}
+    drawn = found.put_on(Circuit({}, (replace(here, label="a person's own"), afar), ()))
+    assert [node.label for node in drawn.nodes] == ["a person's own", "mine"]
+
+
 MALFORMED = {
     "empty": (b"", ["line 1", "it is empty"]),
     "no header": (b"0:1,light\n", ["line 1", "the header isn't feature,label"]),
@@ -196,7 +227,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_files(name: str, circuit: Circuit, run: Path, tmp_path: Path):
+def test_malformed_files(name: str, circuit: Command, run: Path, tmp_path: Path):
     data, words = MALFORMED[name]
     path = tmp_path / "mine.csv"
     path.write_bytes(data)
@@ -205,19 +236,19 @@ def test_malformed_files(name: str, circuit: Circuit, run: Path, tmp_path: Path)
     assert contents(run) == before
 
 
-def test_files_that_cannot_be_read(circuit: Circuit, run: Path, tmp_path: Path):
+def test_files_that_cannot_be_read(circuit: Command, run: Path, tmp_path: Path):
     for path in (tmp_path, tmp_path / "none.csv", "neuronpedai"):
         circuit("graph", "--run", run, "--labels", path).refused(3, str(path), "can't be read", "neuronpedia, or none")
 
 
-def test_a_file_is_tried_before_anything_is_computed(circuit: Circuit, profile: Path, tmp_path: Path):
+def test_a_file_is_tried_before_anything_is_computed(circuit: Command, profile: Path, tmp_path: Path):
     (tmp_path / "mine.csv").write_text("feature,label\nx,y\n")
     args = ["run-all", "--profile", profile, "--run", tmp_path / "new", "--labels", tmp_path / "mine.csv"]
     circuit(*args).refused(3, "line 2")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_name_that_could_be_at_several_sites(circuit: Circuit, start: Any, tmp_path: Path):
+def test_a_name_that_could_be_at_several_sites(circuit: Command, start: Any, tmp_path: Path):
     job = start(tmp_path / "two", {"saes": {"sites": ["mlp_out", "resid_post"]}, "graph": {"formats": ["json"]}})
     run_all.run(job, lambda outcome: None)
     (tmp_path / "mine.csv").write_text("feature,label\n0.mlp_out.1,fine\n0:1,which\n")
@@ -225,7 +256,7 @@ def test_a_name_that_could_be_at_several_sites(circuit: Circuit, start: Any, tmp
     refused.refused(3, "line 3", "several sites", "0.resid_post.1")
 
 
-def test_cards_show_labels_and_what_neuronpedia_says(circuit: Circuit, run: Path, service: LoopbackNeuronpedia):
+def test_cards_show_labels_and_what_neuronpedia_says(circuit: Command, run: Path, service: LoopbackNeuronpedia):
     circuit("graph", "--run", run, "--labels", "neuronpedia")
     name = next(name for name in nodes(run) if expected(name))
     shown = circuit("effects", "--run", run, "--feature", name)
@@ -241,7 +272,7 @@ def test_cards_show_labels_and_what_neuronpedia_says(circuit: Circuit, run: Path
     assert len(service.requests) == len({request.path for request in service.requests})  # no more was asked
 
 
-def test_damaged_labels_of_a_run(circuit: Circuit, run: Path, tmp_path: Path):
+def test_damaged_labels_of_a_run(circuit: Command, run: Path, tmp_path: Path):
     (tmp_path / "mine.csv").write_text("feature,label\n0:1,light\n")
     circuit("graph", "--run", run, "--labels", tmp_path / "mine.csv")
     (run / "graph/labels.json").write_text("{}")

@@ -14,7 +14,7 @@ from neuronpedia import LoopbackNeuronpedia, Reply, answer
 
 from circuitcli.core.circuit import Context
 from circuitcli.errors import HubError
-from circuitcli.runtime.neuronpedia import Address, Neuronpedia, Weight, address, client, service
+from circuitcli.runtime.neuronpedia import Address, Neuronpedia, Weight, address, address_of_page, client, service
 from circuitcli.runtime.neuronpedia.answer import NoFeature, parse
 
 KEY = "np-secret-0123456789"
@@ -386,3 +386,11 @@ def test_where_features_are():
     assert address("google/Gemma-2-2B", "4-x", 7) == Address("gemma-2-2b", "4-x", 7)
     for source in (None, "", "../..", "a/b/c", "x y", "a\n", "%2e", ".hidden", "é"):
         assert address("gpt2", source, 7) is None, source
+
+
+def test_the_feature_of_a_page():
+    home = "https://www.neuronpedia.org"
+    assert address_of_page(f"{home}/gpt2-small/4-res-jb/7") == Address("gpt2-small", "4-res-jb", 7)
+    for url in (None, "", home, f"{home}/a/b", f"{home}/a/b/x", f"{home}/../b/1", f"{home}/a/b/1/2", f"{home}/a/b/1?x",
+                "https://evil.org/a/b/1", f"{home}/a/b/\u0661", f"{home}/a%2f/b/1", "a/b/1"):  # fmt: skip
+        assert address_of_page(url) is None, url

@@ -9,6 +9,6 @@ Imports go down: client → {cache, pace, service} → {answer, names}.
 
 from circuitcli.runtime.neuronpedia.answer import Explained, Weight
 from circuitcli.runtime.neuronpedia.client import Answers, Neuronpedia
-from circuitcli.runtime.neuronpedia.names import Address, address
+from circuitcli.runtime.neuronpedia.names import Address, address, address_of_page
 
-__all__ = ["Address", "Answers", "Explained", "Neuronpedia", "Weight", "address"]
+__all__ = ["Address", "Answers", "Explained", "Neuronpedia", "Weight", "address", "address_of_page"]

@@ -9,6 +9,7 @@ HOME = "https://www.neuronpedia.org"
 # Models that it calls otherwise than their repositories.
 _MODELS = {"gpt2": "gpt2-small"}
 _NAME = re.compile(r"(?!\.)[\w.-]{1,100}", re.ASCII)  # goes into addresses and file names
+_PAGE = re.compile(rf"{re.escape(HOME)}/([^/]+)/([^/]+)/([0-9]{{1,9}})")
 
 
 class Address(NamedTuple):
@@ -31,3 +32,9 @@ def address(model: str, source: str | None, feature: int) -> Address | None:
     own = model.rstrip("/").rpartition("/")[2].lower()
     stated = stated or _MODELS.get(own, own)
     return Address(stated, name, feature) if _NAME.fullmatch(stated) and _NAME.fullmatch(name) else None
+
+
+def address_of_page(url: str | None) -> Address | None:
+    """The feature of a page that people look at, `https://www.neuronpedia.org/gpt2-small/4-res-jb/112`."""
+    found = _PAGE.fullmatch(url or "")
+    return address("", f"{found[1]}/{found[2]}", int(found[3])) if found else None
