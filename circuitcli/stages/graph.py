@@ -36,10 +36,6 @@ def _work(job: Job, todo: Work, source: labelling.Source) -> None:
     labels = labelling.find(job, source, circuit.nodes)
     if labels is not None:
         circuit = labels.put_on(circuit)
-        todo.expect({labelling.SAVED: None})
-        labelling.save(job, labels)
-        todo.files[labelling.SAVED] = job.run.entry(job.run.path(labelling.SAVED))
-        todo.facts.update(labelling.facts(circuit, labels))
     names = {name: f"graph/circuit.{name}" for name in job.settings.graph.formats}
     todo.expect(dict.fromkeys(names.values()))
     with job.report.track("Drawing", len(names), "files") as done:
@@ -48,6 +44,8 @@ def _work(job: Job, todo: Work, source: labelling.Source) -> None:
             files.write(job.run.path(path), renderer.render(circuit))
             todo.files[path] = job.run.entry(job.run.path(path))
             done(1)
+    if labels is not None:
+        labelling.save(todo, circuit, labels)
     todo.facts.update(nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata["share_drawn"])
 
 

@@ -21,7 +21,7 @@ from circuitcli.errors import InputError
 from circuitcli.runtime.neuronpedia import Address, Explained, Neuronpedia, address, address_of_page
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.label_file import LabelFile, read_labels, some
-from circuitcli.stages.stage import Job
+from circuitcli.stages.stage import Job, Work
 from circuitcli.store import files
 from circuitcli.store.run import Run
 
@@ -93,15 +93,15 @@ def find(job: Job, source: Source, nodes: Sequence[Node]) -> Labels | None:
     return _ask(job, source, _places(job, nodes), len(nodes)) if source else None
 
 
-def facts(circuit: Circuit, labels: Labels) -> dict[str, Any]:
-    """What the graph's record says of them."""
-    count = sum(node.label is not None for node in circuit.nodes)
-    return {"labels": count, **({FAILURE: labels.failure} if labels.failure else {})}
-
-
-def save(job: Job, labels: Labels) -> None:
-    """Keep them in the run."""
-    files.write(job.run.path(SAVED), (json.dumps(asdict(labels), indent=1) + "\n").encode())
+def save(todo: Work, circuit: Circuit, labels: Labels) -> None:
+    """Keep them in the run, and note in the graph's record how many it has, and what failed."""
+    path = todo.job.run.path(SAVED)
+    todo.expect({SAVED: None})
+    files.write(path, (json.dumps(asdict(labels), indent=1) + "\n").encode())
+    todo.files[SAVED] = todo.job.run.entry(path)
+    todo.facts["labels"] = sum(node.label is not None for node in circuit.nodes)
+    if labels.failure:
+        todo.facts[FAILURE] = labels.failure
 
 
 def saved(run: Run) -> Labels:
