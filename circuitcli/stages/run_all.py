@@ -15,9 +15,10 @@ from circuitcli.store.run import STAGES
 
 
 def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
-    """Do every stage that isn't done; `show` is called after each. Text and labels are tried first, before anything is written.
+    """Do every stage that isn't done; `show` is called after each.
 
-    Before activations are cached it says what that and the ablations will take.
+    Text and labels are tried first, before anything is written. Before activations are cached it says what that and
+    the ablations will take.
 
     Raises:
         ResourceError: They would take more memory or disk than there is.
