@@ -34,8 +34,9 @@ class Firing:
         feature: Its name.
         label: What it was called when the graph was drawn.
         activation: SAE units.
-        kl: KL(clean ‖ ablated) of the next token where this ablation was read, nats: here; with `positions = "all"`
-            at the sequence's last position. None if it wasn't ablated here, or without the next token.
+        kl: KL(clean ‖ ablated) of the next token where this ablation was read, nats: here (`top`), summed over here and
+            later positions (`onward`), or at the sequence's last position (`all`). None if it wasn't ablated here, or
+            without the next token.
         promoted, suppressed: Over all contexts at which it was ablated; empty if it wasn't.
     """
 

@@ -28,7 +28,7 @@ def job(measure: Any) -> Job:
     return measure({"saes": {"sites": SITES}, "features": {"thinning": 0.1, "branching": 2, "seq_cap": 4}})
 
 
-@pytest.fixture(scope="module", params=["top", "all"])
+@pytest.fixture(scope="module", params=["top", "onward", "all"])
 def prompted(request: Any, measure: Any) -> Job:
     """A run on two prompts."""
     texts = {"source": "prompt", "prompt": PROMPTS, "file": ""}
@@ -112,6 +112,7 @@ def assert_strongest(edges: Any, end: str, effects: dict[str, float]) -> None:
 def test_positions_by_brute_force(prompted: Job, circuit: Circuit, plain_model: Any, plain_saes: Any, tiny_model: Path):
     """At each position the three strongest of each site, and of those that were ablated, by plain transformers."""
     root, whole = prompted.run.root, prompted.settings.ablate.positions == "all"
+    horizon = None if prompted.settings.ablate.positions == "onward" else 0
     truth = Brute(root, plain_model, plain_saes, SITES, 2)
     before = contents(root)
     prompts = circuit("effects", "--run", root, "--by-position", "--json").document["prompts"]
@@ -143,7 +144,7 @@ def test_positions_by_brute_force(prompted: Job, circuit: Circuit, plain_model: 
                     edited = -1 if whole else position["pos"]
                     assert bool(firing["promoted"]) == (firing["feature"] in tokens)
                     if (firing["feature"], seq, edited) in ablations:
-                        outcome = truth.ablate(place, index, seq, edited, 0.0)
+                        outcome = truth.ablate(place, index, seq, edited, 0.0, horizon)
                         assert firing["kl"] == pytest.approx(outcome.kl, rel=1e-3, abs=2e-6)
                         kls += 1
                     else:
