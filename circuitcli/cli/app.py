@@ -28,12 +28,9 @@ app = typer.Typer(
 )
 settings_command(app, "run-all", run_all.HELP, more=run_all.MORE)(run_all.command)
 settings_command(app, "fetch-saes", fetch_saes.HELP, more=fetch_saes.MORE)(fetch_saes.command)
-for _name, _module in {
-    "cache-acts": cache_acts,
-    "effects": effects,
-}.items():
-    settings_command(app, _name, _module.HELP)(partial(one_stage, show=_module.show))
+settings_command(app, "cache-acts", cache_acts.HELP)(partial(one_stage, show=cache_acts.show))
 settings_command(app, "ablate", ablate.HELP, more=ablate.MORE)(ablate.command)
+settings_command(app, "effects", effects.HELP, more=effects.MORE)(effects.command)
 settings_command(app, "graph", graph.HELP, more=graph.MORE)(graph.command)
 settings_command(app, "doctor", doctor.HELP, without=("force",))(doctor.command)
 settings_command(app, "bench", bench.HELP, without=("force",), more=bench.MORE)(bench.command)

@@ -75,7 +75,7 @@ class Terminal:
         """A table; tab-separated and uncut in a pipe."""
         if self.quiet or self.as_json or not rows:
             return
-        if not self._out.is_terminal:
+        if self.piped:
             for row in (columns, *rows):
                 sys.stdout.write("\t".join(printable(str(cell)) for cell in row) + "\n")
             sys.stdout.flush()
@@ -105,9 +105,14 @@ class Terminal:
             sys.stdout.flush()
 
     @property
+    def piped(self) -> bool:
+        """Whether stdout is no terminal."""
+        return not self._out.is_terminal
+
+    @property
     def styled(self) -> bool:
         """Whether stdout shows colours; where not, tables mark things with characters."""
-        return self._out.is_terminal and not self._out.no_color
+        return not self.piped and not self._out.no_color
 
 
 def show_error(error: CircuitError, *, as_json: bool) -> None:

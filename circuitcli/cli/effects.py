@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from circuitcli.cli import session
 from circuitcli.cli.console import Terminal
+from circuitcli.cli.options import Request
 
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
-HELP = "Reduce ablations to mean effects, logit effects and totals."
+HELP = "Reduce ablations to mean effects, logit effects and totals; --feature and --by-position show single features."
+MORE: dict[str, tuple[Any, Any]] = {
+    "features": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                "--feature",
+                help="Show the card of this feature instead of the tables: `4:112` or `4.resid_post.112` (repeat).",
+                metavar="FEATURE",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
+    "by_position": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--by-position",
+                help="Show what fires at each position of a run's prompts, and what that promotes and suppresses, "
+                "instead of the tables; with --feature these features alone.",
+            ),
+        ],
+        False,
+    ),
+}
+
+
+def command(request: Request) -> None:
+    """The stage, unless it is done, and its tables, or in their place cards or positions."""
+    if request.more["features"] or request.more["by_position"]:
+        session.work(request, partial(_look, request))
+    else:
+        session.one_stage(request, show)
 
 
 def show(job: Job, terminal: Terminal) -> None:
@@ -18,3 +57,23 @@ def show(job: Job, terminal: Terminal) -> None:
 
     tables.edges(job, terminal)
     tables.tokens(job, terminal)
+
+
+def _look(request: Request, job: Job, terminal: Terminal) -> None:
+    """Cards, or positions; what was typed is checked before the stage may work."""
+    from circuitcli.cli import cards as drawn
+    from circuitcli.stages import cards, effects, positions
+
+    features = cards.named(job, request.more["features"] or ())
+    if request.more["by_position"]:
+        positions.require_prompts(job)
+    document = session.document(job, [effects.run(job)])
+    if request.more["by_position"]:
+        prompts = positions.by_position(job, features)
+        drawn.positions(prompts, terminal)
+        terminal.document({**document, "prompts": [asdict(prompt) for prompt in prompts]})
+    else:
+        found = cards.cards(job, features)
+        for card in found:
+            drawn.card(card, terminal)
+        terminal.document({**document, "cards": [asdict(card) for card in found]})

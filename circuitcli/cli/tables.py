@@ -5,13 +5,15 @@ from __future__ import annotations
 from rich.text import Text
 
 from circuitcli.cli.console import Terminal
-from circuitcli.core.circuit import Context, TokenEffect
+from circuitcli.core.circuit import Context, Edge, TokenEffect
 from circuitcli.core.tokens import visible
 from circuitcli.stages import summaries
 from circuitcli.stages.stage import Job
 
 _FEATURES, _EDGES, _TOKENS, _SHOWN = 12, 10, 8, 4
 _TOKEN_WIDTH = 16
+# A faint, and the largest, activation.
+_PALE, _FULL = (253, 237, 211), (245, 166, 35)
 
 
 def features(job: Job, terminal: Terminal) -> None:
@@ -32,7 +34,7 @@ def edges(job: Job, terminal: Terminal) -> None:
         "Largest effects (ablated − clean)",
         ("from", "to", "mean effect", "95% interval", "n"),
         [
-            (e.source, e.target, f"{e.effect_mean:+.3f}", _interval(e.ci_low, e.ci_high), str(e.n))
+            (e.source, e.target, f"{e.effect_mean:+.3f}", interval(e), str(e.n))
             for e in summaries.top_edges(job, _EDGES)
         ],
     )
@@ -44,29 +46,52 @@ def tokens(job: Job, terminal: Terminal) -> None:
         "Next tokens: promoted (ablation lowers them) and suppressed (ablation raises them), nats",
         ("feature", "KL", "n", "promoted", "suppressed"),
         [
-            (t.feature, f"{t.kl_mean:.4f}", str(t.n), _tokens(t.promoted), _tokens(t.suppressed))
+            (t.feature, f"{t.kl_mean:.4f}", str(t.n), tokens_text(t.promoted), tokens_text(t.suppressed))
             for t in summaries.top_tokens(job, _TOKENS)
         ],
     )
 
 
-def context_text(context: Context, styled: bool) -> Text:
-    """The tokens of a context, the firing one highlighted: in reverse, or between « and » without colours."""
+def context_text(context: Context, styled: bool, largest: float = 0.0) -> Text:
+    """The tokens of a context, the firing one highlighted: in reverse, or between « and » without colours.
+
+    With the feature's `largest` activation tokens are shaded by their share of it instead, and the firing one is bold.
+    """
     text = Text()
-    for index, token in enumerate(context.tokens):
-        shown = visible(token, _TOKEN_WIDTH).replace("␣", " ")
-        if index != context.firing:
-            text.append(shown)
-        elif styled:
-            text.append(shown, style="bold reverse")
+    for index, (token, activation) in enumerate(zip(context.tokens, context.activations, strict=True)):
+        shown = running_text(token)
+        firing = index == context.firing
+        if styled:
+            style = _shade(activation / largest, bold=firing) if largest > 0 else "bold reverse" if firing else ""
+            text.append(shown, style=style)
         else:
-            text.append(f"«{shown}»")
+            text.append(f"«{shown}»" if firing else shown)
     return text
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"
+def running_text(token: str) -> str:
+    """A token among others: a space is a space."""
+    return token_text(token).replace("␣", " ")
 
 
-def _tokens(effects: tuple[TokenEffect, ...]) -> str:
-    return "  ".join(f"{visible(e.token, _TOKEN_WIDTH)} {e.effect_mean:+.2f}" for e in effects[:_SHOWN])
+def _shade(share: float, *, bold: bool) -> str:
+    """Black on orange, the stronger the more; a terminal's own colours where a token doesn't fire."""
+    if share <= 0:
+        return "bold" if bold else ""
+    red, green, blue = (round(pale + (full - pale) * min(share, 1)) for pale, full in zip(_PALE, _FULL, strict=True))
+    return f"{'bold underline ' if bold else ''}rgb(0,0,0) on rgb({red},{green},{blue})"
+
+
+def interval(edge: Edge) -> str:
+    """The 95% interval of an effect, if it has one."""
+    return "–" if edge.ci_low is None or edge.ci_high is None else f"[{edge.ci_low:+.3f}, {edge.ci_high:+.3f}]"
+
+
+def token_text(token: str) -> str:
+    """A token in a table."""
+    return visible(token, _TOKEN_WIDTH)
+
+
+def tokens_text(effects: tuple[TokenEffect, ...]) -> str:
+    """The strongest tokens and their effects."""
+    return "  ".join(f"{token_text(e.token)} {e.effect_mean:+.2f}" for e in effects[:_SHOWN])

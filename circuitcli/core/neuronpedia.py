@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-_SITE = "https://www.neuronpedia.org"
+HOME = "https://www.neuronpedia.org"
 # What Neuronpedia calls otherwise than their repositories.
 _MODELS = {"gpt2": "gpt2-small", "llama-3.1-8b": "llama3.1-8b", "llama-3.1-8b-instruct": "llama3.1-8b-it"}
 
@@ -18,4 +18,4 @@ def model_id(model: str) -> str:
 def page(model: str, source: str, index: int) -> str:
     """The address of a feature's page. A source may name its model too: `gpt2-small/4-res-jb`."""
     of, _, name = source.rpartition("/")
-    return f"{_SITE}/{quote(of or model_id(model))}/{quote(name)}/{index}"
+    return f"{HOME}/{quote(of or model_id(model))}/{quote(name)}/{index}"

@@ -131,12 +131,13 @@ def parse_feature(name: str) -> FeatureId:
     return FeatureId(Site(int(layer), site), int(index))
 
 
-def resolve_pins(pins: Iterable[str], widths: dict[Site, int]) -> list[FeatureId]:
+def resolve_pins(pins: Iterable[str], widths: dict[Site, int], *, word: str = "pin") -> list[FeatureId]:
     """The features that pins name, among the SAEs of a run, sorted and each once.
 
     Args:
         pins: Names as typed.
         widths: d_sae of each SAE of the run.
+        word: What an error calls such a name.
 
     Raises:
         UsageError: A pin doesn't parse, names no SAE of the run, needs a site, or lies outside the SAE.
@@ -147,13 +148,13 @@ def resolve_pins(pins: Iterable[str], widths: dict[Site, int]) -> list[FeatureId
         sites = [s for s in widths if s.layer == layer and name in (None, s.name)]
         if not sites:
             known = ", ".join(str(s) for s in sorted(widths, key=lambda s: s.order))
-            raise UsageError(f"The pin `{pin}` is at no SAE of this run.", hint=f"The run has {known}.")
+            raise UsageError(f"The {word} `{pin}` is at no SAE of this run.", hint=f"The run has {known}.")
         if len(sites) > 1:
             names = ", ".join(f"`{s}.{index}`" for s in sorted(sites, key=lambda s: s.order))
-            raise UsageError(f"The pin `{pin}` could be at several sites.", hint=f"Name one: {names}.")
+            raise UsageError(f"The {word} `{pin}` could be at several sites.", hint=f"Name one: {names}.")
         if index >= widths[sites[0]]:
             raise UsageError(
-                f"The pin `{pin}` lies outside its SAE of {widths[sites[0]]} features.",
+                f"The {word} `{pin}` lies outside its SAE of {widths[sites[0]]} features.",
                 hint=f"Indices of {sites[0]} count from 0 to {widths[sites[0]] - 1}.",
             )
         features.add(FeatureId(sites[0], index))

@@ -206,6 +206,15 @@ class Graph:
         tuple[str, ...],
         Flag("--extend", "An earlier circuit.json, or a run, whose graph this one is added to (repeat).", "FILE|RUN"),
     ] = ()
+    labels: Annotated[
+        str,
+        Flag(
+            "--labels",
+            "What features are called: neuronpedia asks there for explanations, a csv file with the header "
+            "feature,label has your own.",
+            "neuronpedia|FILE|none",
+        ),
+    ] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)

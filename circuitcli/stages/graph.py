@@ -20,6 +20,7 @@ from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import edits as written
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages import growth
+from circuitcli.stages import labels as labelling
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
@@ -32,13 +33,22 @@ _TOKENS_SHOWN = 6
 def run(job: Job, edited: Path | None = None) -> Outcome:
     """Draw the circuit in every chosen format, with the labels and groups of an edited circuit.json if one is given."""
     parent = job.parent("effects")
-    edits, earlier = written.edits(job, edited), growth.earlier(job)
-    inputs = {"effects": parent.result, "extended": growth.digests(job), "edits": written.document(edits)}
-    return stage(job, NAME, inputs, lambda todo: _work(job, todo, edits, earlier))
+    edits, earlier, source = written.edits(job, edited), growth.earlier(job), labelling.check(job)
+    inputs = {
+        "effects": parent.result,
+        "extended": growth.digests(job),
+        "edits": written.document(edits),
+        **labelling.inputs(source),
+    }
+    again = labelling.again(job)
+    return stage(job, NAME, inputs, lambda todo: _work(job, todo, edits, earlier, source), again=again)
 
 
-def _work(job: Job, todo: Work, edits: written.Edits, earlier: list[Circuit]) -> None:
+def _work(job: Job, todo: Work, edits: written.Edits, earlier: list[Circuit], source: labelling.Source) -> None:
     circuit = written.applied(build(job, earlier), edits)
+    labels = labelling.find(job, source, circuit.nodes)
+    if labels is not None:
+        circuit = labels.put_on(circuit)
     drawn: dict[str, bytes] = {}
     with job.report.track("Drawing", len(job.settings.graph.formats), "formats") as done:
         for name in job.settings.graph.formats:
@@ -50,6 +60,8 @@ def _work(job: Job, todo: Work, edits: written.Edits, earlier: list[Circuit]) ->
     for path, data in drawn.items():
         files.write(job.run.path(path), data)
         todo.files[path] = job.run.entry(job.run.path(path))
+    if labels is not None:
+        labelling.save(todo, circuit, labels)
     todo.facts.update(nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata["share_drawn"])
 
 
@@ -71,8 +83,8 @@ def build(job: Job, earlier: list[Circuit]) -> Circuit:
     run, created = _measured_by(job)
     edges = [replace(edge, run=run, created=created) for edge in edges]
     features = sorted({parse_feature(name) for e in edges for name in (e.source, e.target)}, key=lambda f: f.order)
-    nodes = (replace(node, run=run, created=created) for node in _nodes(job, features))
-    return growth.grown(earlier, Circuit(_metadata(job, edges, measured), tuple(nodes), tuple(edges)))
+    own = (replace(node, run=run, created=created) for node in nodes(job, features))
+    return growth.grown(earlier, Circuit(_metadata(job, edges, measured), tuple(own), tuple(edges)))
 
 
 def _measured_by(job: Job) -> tuple[str, str]:
@@ -80,10 +92,20 @@ def _measured_by(job: Job) -> tuple[str, str]:
     return job.run.root.resolve().name, job.run.require("ablate").finished
 
 
+def of_run(job: Job) -> Circuit:
+    """The circuit as it was last drawn, with what people wrote on it and the labels that were found for it then."""
+    return labelling.saved(job.run).put_on(written.applied(build(job, growth.earlier(job)), written.edits(job, None)))
+
+
 def largest_edges(table: tables.Columns, count: int) -> list[Edge]:
     """The `count` rows of effects/effects with the largest |mean effect|, largest first."""
     order = np.argsort(-np.abs(table["effect_mean"]), kind="stable")
-    return [_edge(table, int(i)) for i in order[:count]]
+    return list(edges_of(table, [int(i) for i in order[:count]]))
+
+
+def edges_of(table: tables.Columns, rows: Sequence[int]) -> tuple[Edge, ...]:
+    """Some rows of effects/effects."""
+    return tuple(_edge(table, i) for i in rows)
 
 
 def _edges_between(table: tables.Columns, pairs: Collection[tuple[str, str]]) -> list[Edge]:
@@ -135,7 +157,8 @@ def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str
     }
 
 
-def _nodes(job: Job, features: Sequence[FeatureId]) -> Iterable[Node]:
+def nodes(job: Job, features: Sequence[FeatureId], tokens_shown: int = _TOKENS_SHOWN) -> Iterable[Node]:
+    """All that the run knows of some features, with so many promoted, and suppressed, tokens at most."""
     tokenizer = job.tokenizer
     pins = set(resolve_pins(job.settings.features.pinned, {e.at: e.d_sae for e in entries_of(job.run)}))
     statistics = rows_of(tables.read(job.run.verified("cache-acts", acts.FEATURES)), features)
@@ -159,8 +182,8 @@ def _nodes(job: Job, features: Sequence[FeatureId]) -> Iterable[Node]:
             n=int(total["n"][0]) if len(total["n"]) else 0,
             pinned=feature in pins,
             contexts=tuple(contexts[feature]),
-            promoted=promoted[:_TOKENS_SHOWN],
-            suppressed=suppressed[:_TOKENS_SHOWN],
+            promoted=promoted[:tokens_shown],
+            suppressed=suppressed[:tokens_shown],
             neuronpedia=page(job.settings.model, source, feature.index) if source else None,
         )
 

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from circuitcli.runtime.device import out_of_memory
 from circuitcli.settings import Settings, to_dict
-from circuitcli.stages import ablate, cache_acts, growth, preview
+from circuitcli.stages import ablate, cache_acts, growth, labels, preview
 from circuitcli.stages.estimate import Estimate
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job, Outcome
@@ -18,7 +18,7 @@ from circuitcli.store.run import STAGES
 def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
     """Do every stage that isn't done; `show` is called after each.
 
-    Text, and the graphs that are to be extended, are tried first, before anything is written or computed. Before
+    Text, labels and the graphs that are to be extended are tried first, before anything is written or computed. Before
     activations are cached it says what that and the ablations will take.
 
     Raises:
@@ -26,6 +26,7 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
     """
     cache_acts.text_identity(job)
     growth.read(job)
+    labels.check(job)
     outcomes = []
     for name in STAGES:
         if name == cache_acts.NAME:

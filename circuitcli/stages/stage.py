@@ -207,7 +207,9 @@ class Outcome:
     record: Record
 
 
-def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[Work], None]) -> Outcome:
+def stage(
+    job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[Work], None], *, again: str | None = None
+) -> Outcome:
     """Do a stage's work unless it is done.
 
     Args:
@@ -215,11 +217,12 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
         name: Of the stage.
         facts_of_inputs: What decides the numbers besides the stage's settings: digests, parents' results.
         work: Plans and writes the files.
+        again: Why to do it though it is done; None if nothing speaks for that.
 
     Raises:
         InputError: The stage was made, or begun, from other inputs, and needs --force.
     """
-    todo = unstarted(job, name, facts_of_inputs)
+    todo = unstarted(job, name, facts_of_inputs, again=again)
     if todo is None:
         job.report.say(f"{name}: already done.")
         return Outcome(name, "skipped", job.run.require(name))
@@ -244,8 +247,8 @@ def stage(job: Job, name: str, facts_of_inputs: dict[str, Any], work: Callable[[
     return Outcome(name, "done", done)
 
 
-def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any]) -> Work | None:
-    """What a stage has to work on, before anything is changed; None if it is done.
+def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: str | None = None) -> Work | None:
+    """What a stage has to work on, before anything is changed; None if it is done and nobody says why to do it again.
 
     Raises:
         InputError: The stage was made, or begun, from other inputs, and needs --force.
@@ -258,7 +261,9 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any]) -> Work | No
         job.chosen(CHOOSES.get(name, ())),
     )
     if same and not job.force and record is not None and _all_there(job.run, record):
-        return None
+        if again is None:
+            return None
+        job.report.say(f"{name}: made again, because {again}.")
     if plan and plan.fingerprint != fingerprint:
         _changed(job, name, records.changes(plan.inputs, inputs))
         plan = None

@@ -1,5 +1,6 @@
 """The command line in this process, and a finished run to break."""
 
+import io
 import shutil
 import signal
 import sys
@@ -81,3 +82,30 @@ def profile(start: Callable[..., Any], tmp_path: Path) -> Path:
     path = tmp_path / "profile.toml"
     path.write_text(tomli_w.dumps(to_dict(settings)), encoding="utf-8")
     return path
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Circuit, list[str | Path]], str]:
+    """What a command shows on a terminal of 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def shown(circuit: Circuit, args: list[str | Path]) -> str:
+        out = Screen()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdout", out)
+            patch.setattr("sys.stderr", out)
+            assert circuit(*args).code == 0
+        return out.getvalue()
+
+    return shown

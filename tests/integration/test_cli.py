@@ -1,6 +1,5 @@
 """What a person types and sees: six commands, flags, profiles, pipes and terminals."""
 
-import io
 import json
 import re
 import shutil
@@ -25,37 +24,10 @@ FLAGS = {
     "--column --allow-misfit --no-allow-misfit --top-k --view --context-sequences",
     "ablate": "--pin --thinning --branching --max-features --seq-cap --intervention --positions --logits --no-logits "
     "--horizon --allow-over-memory --no-allow-over-memory --dry-run",
-    "effects": "--logit-tokens",
-    "graph": "--min-effect --max-edges --format --extend --load",
+    "effects": "--logit-tokens --feature --by-position",
+    "graph": "--min-effect --max-edges --format --extend --load --labels",
 }
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009 - typer says no more of it than that it is a command
-
-
-class Screen(io.StringIO):
-    """A terminal that remembers."""
-
-    encoding = "utf-8"
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Circuit, list[str | Path]], str]:
-    """What a command shows on a terminal of 100 columns."""
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-
-    def shown(circuit: Circuit, args: list[str | Path]) -> str:
-        out = Screen()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.stdout", out)
-            patch.setattr("sys.stderr", out)
-            assert circuit(*args).code == 0
-        return out.getvalue()
-
-    return shown
 
 
 def test_six_commands_are_run_all(circuit: Circuit, profile: Path, finished: Path, tmp_path: Path, monkeypatch):
@@ -198,7 +170,8 @@ def test_commands_take_the_flags_of_their_tables():
     assert set(COMMANDS) == {*FLAGS, "run-all", "profile", "doctor", "bench", "diff"}
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
-    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - {"--help", "--list", "--load"}
+    not_settings = {"--help", "--list", "--feature", "--by-position", "--load"}
+    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - not_settings
     assert {row.flag.name for row in table() if row.flag.name} < flags_of("run-all")
 
 

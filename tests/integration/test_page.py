@@ -34,7 +34,7 @@ def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
     def open_page(circuit: Circuit = drawn.SMALL, **context: Any) -> Opened:
         file = tmp_path / "circuit.html"
-        file.write_bytes(html.plugin.render(circuit))
+        file.write_bytes(html.plugin.files(circuit)["circuit.html"])
         pages.append(Opened(browser, file, **context))
         return pages[-1]
 

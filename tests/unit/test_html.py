@@ -94,7 +94,7 @@ def test_data_is_the_document_and_cannot_leave_its_element() -> None:
     assert not re.search("[<>&\u2028\u2029]", data)
     assert json.loads(data)["document"] == json.loads(json.dumps(circuit.to_dict()))
     assert page.count("</script>") == 3
-    assert html.plugin.render(circuit).decode() == page
+    assert html.plugin.files(circuit)["circuit.html"].decode() == page
 
 
 @settings(max_examples=200)
@@ -167,7 +167,7 @@ def test_graphviz_sees_the_strongest_arrows_of_every_box() -> None:
 
 
 def test_pictures_show_labels_and_groups() -> None:
-    words = svg.plugin.render(drawn.SMALL).decode()
+    words = svg.plugin.files(drawn.SMALL)["circuit.svg"].decode()
     assert ">cats and dogs<" in words
     assert ">group animals<" in words
     long = dataclasses.replace(drawn.SMALL.nodes[0], label="the word " * 40, group="\n")
@@ -175,4 +175,4 @@ def test_pictures_show_labels_and_groups() -> None:
     assert len(lines) == 3
     assert all(len(line) <= 60 for line in lines)
     assert lines[1].endswith("…")
-    assert svg.plugin.render(dataclasses.replace(drawn.SMALL, nodes=(long, *drawn.SMALL.nodes[1:])))
+    assert svg.plugin.files(dataclasses.replace(drawn.SMALL, nodes=(long, *drawn.SMALL.nodes[1:])))["circuit.svg"]

@@ -80,7 +80,12 @@ def test_names_import_no_plugin():
             "Unknown format `..json`.",
             "Did you mean `json`? Known formats: csv, dot, graphml, html, json, neuronpedia, png, svg.",
         ),
-        ("renderers", "SVG", "Unknown format `SVG`.", "Known formats: csv, dot, graphml, html, json, neuronpedia, png, svg."),
+        (
+            "renderers",
+            "SVG",
+            "Unknown format `SVG`.",
+            "Known formats: csv, dot, graphml, html, json, neuronpedia, png, svg.",
+        ),
     ],
 )
 def test_unknown_names(folder: str, name: str, message: str, hint: str):

@@ -1,0 +1,135 @@
+"""How cards of features, and the positions of a prompt, are shown.
+
+A terminal sees one card after another; in a pipe each row begins with the name of its feature, so that grep finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from circuitcli.cli.console import Terminal
+from circuitcli.cli.tables import context_text, interval, running_text, token_text, tokens_text
+from circuitcli.core.circuit import Context, Edge, Node, TokenEffect
+from circuitcli.core.tokens import ELLIPSIS
+from circuitcli.runtime.neuronpedia import Explained, Weight
+from circuitcli.stages.cards import Card
+from circuitcli.stages.positions import Prompt
+
+if TYPE_CHECKING:
+    from circuitcli.cli.console import Cell
+
+_LABEL_WIDTH = 80
+NOTHING = "–"
+
+
+def card(found: Card, terminal: Terminal) -> None:
+    """One feature: its facts, contexts, tokens, causes and consequences, and what Neuronpedia says of it."""
+    node = found.feature
+    _facts(node, terminal)
+    _contexts(terminal, node, "Top contexts", node.contexts, node.max_activation)
+    pairs = zip_longest(map(_effect, node.promoted), map(_effect, node.suppressed), fillvalue=("", ""))
+    tokens = [(*lowered, *raised) for lowered, raised in pairs]
+    _table(terminal, node, "Next tokens (ablated − clean)", ("promoted", "nats", "suppressed", "nats"), tokens)
+    _edges(terminal, found, "Causes (ablated − clean)", "cause", found.causes)
+    _edges(terminal, found, "Consequences (ablated − clean)", "consequence", found.consequences or ())
+    if found.explained:
+        _explained(terminal, node, found.explained)
+    if found.note:
+        terminal.say(f"Note: {found.note}")
+
+
+def _facts(node: Node, terminal: Terminal) -> None:
+    facts = {
+        "density": f"{node.density:.2%}",
+        "max activation": f"{node.max_activation:.2f}",
+        "n": str(node.n) if node.n else NOTHING,
+        "KL": NOTHING if node.kl_mean is None else f"{node.kl_mean:.4f}",
+        "pinned": "yes" if node.pinned else "no",
+        "label": short(node.label),
+        "Neuronpedia": node.neuronpedia or NOTHING,
+    }
+    terminal.table(f"Feature {node.id}", ("feature", *facts), [(node.id, *facts.values())])
+
+
+def _contexts(terminal: Terminal, node: Node, title: str, contexts: Sequence[Context], largest: float) -> None:
+    """On a terminal the firing tokens stand below one another."""
+    before = [0 if terminal.piped else cell_len("".join(map(running_text, c.tokens[: c.firing]))) for c in contexts]
+    rows = [
+        (
+            f"{context.activations[context.firing]:.2f}",
+            Text(" " * (max(before) - width)) + context_text(context, terminal.styled, largest),
+        )
+        for context, width in zip(contexts, before, strict=True)
+    ]
+    _table(terminal, node, title, ("activation", "context"), rows)
+
+
+def _edges(terminal: Terminal, found: Card, title: str, end: str, edges: Sequence[Edge]) -> None:
+    others = [edge.source if end == "cause" else edge.target for edge in edges]
+    rows = [
+        (other, f"{e.effect_mean:+.3f}", interval(e), str(e.n), short(found.labels.get(other)))
+        for other, e in zip(others, edges, strict=True)
+    ]
+    _table(terminal, found.feature, title, (end, "mean effect", "95% interval", "n", "label"), rows)
+
+
+def _explained(terminal: Terminal, node: Node, explained: Explained) -> None:
+    """What others say: their explanations, contexts, and the tokens that the decoder direction writes for."""
+    day = explained.fetched
+    rows = [(short(text),) for text in explained.explanations]
+    _table(terminal, node, f"Explanations on Neuronpedia ({day})", ("explanation",), rows)
+    largest = max((c.activations[c.firing] for c in explained.contexts), default=0.0)
+    _contexts(terminal, node, f"Contexts on Neuronpedia ({day})", explained.contexts, largest)
+    pairs = zip_longest(map(_weight, explained.promoted), map(_weight, explained.suppressed), fillvalue=("", ""))
+    tokens = [(*raised, *lowered) for raised, lowered in pairs]
+    columns = ("written for", "logit", "written against", "logit")
+    _table(terminal, node, f"Tokens of its direction, on Neuronpedia ({day})", columns, tokens)
+
+
+def _weight(weight: Weight) -> tuple[str, str]:
+    return token_text(weight.token), f"{weight.value:+.2f}"
+
+
+def _table(terminal: Terminal, node: Node, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """A table about one feature."""
+    if not terminal.piped:
+        terminal.table(title, columns, rows)
+    else:
+        terminal.table(title, ("feature", *columns), [(node.id, *row) for row in rows])
+
+
+def _effect(effect: TokenEffect) -> tuple[str, str]:
+    return token_text(effect.token), f"{effect.effect_mean:+.2f}"
+
+
+def positions(prompts: Sequence[Prompt], terminal: Terminal) -> None:
+    """A row for each feature that fires at a position, and one for a position at which none does."""
+    columns = ("prompt", "position", "token", "feature", "activation", "KL", "promoted", "suppressed", "label")
+    rows: list[tuple[str, ...]] = []
+    for prompt in prompts:
+        for position in prompt.positions:
+            place = (str(prompt.seq), str(position.pos), token_text(position.token))
+            rows += [
+                (
+                    *place,
+                    firing.feature,
+                    f"{firing.activation:.2f}",
+                    NOTHING if firing.kl is None else f"{firing.kl:.4f}",
+                    tokens_text(firing.promoted) or NOTHING,
+                    tokens_text(firing.suppressed) or NOTHING,
+                    short(firing.label),
+                )
+                for firing in position.features
+            ] or [(*place, *[NOTHING] * 6)]
+    terminal.table("What fires at each position", columns, rows)
+
+
+def short(label: str | None) -> str:
+    """A label on one line of a table."""
+    text = " ".join((label or NOTHING).split())
+    return text if len(text) <= _LABEL_WIDTH else text[: _LABEL_WIDTH - len(ELLIPSIS)] + ELLIPSIS

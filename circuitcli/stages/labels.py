@@ -1,0 +1,150 @@
+"""What features are called: by Neuronpedia's explanations, or by the user's own csv file.
+
+A graph keeps the labels that it was drawn with in graph/labels.json, with all else that Neuronpedia said, for the
+cards of features. The setting, and the content of a file, belong to the graph's fingerprint; what Neuronpedia answers
+doesn't: a graph that is done stays as it is, and one that is made again reads what the user's cache remembers. --force
+asks anew. A graph that was drawn while the service failed is made again by the next `circuit graph`, which says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from circuitcli.core.circuit import Circuit, Node
+from circuitcli.core.sites import Site
+from circuitcli.errors import InputError
+from circuitcli.runtime.neuronpedia import Address, Explained, Neuronpedia, address, address_of_page
+from circuitcli.stages.fetch_saes import entries_of
+from circuitcli.stages.label_file import LabelFile, read_labels, some
+from circuitcli.stages.stage import Job, Work
+from circuitcli.store import files
+from circuitcli.store.run import Run
+
+NONE, NEURONPEDIA = "none", "neuronpedia"
+SAVED = "graph/labels.json"
+# The fact of a graph whose labels couldn't all be had: why.
+FAILURE = "labels_failure"
+
+
+Source = LabelFile | Neuronpedia | None
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What features are called.
+
+    Attributes:
+        source: `neuronpedia`, or the file.
+        labels: By feature, `layer.site.index`.
+        explained: All that Neuronpedia says of them.
+        failure: Why some are missing, if the service failed.
+    """
+
+    source: str
+    labels: dict[str, str] = field(default_factory=dict)
+    explained: dict[str, Explained] = field(default_factory=dict)
+    failure: str | None = None
+
+    def put_on(self, circuit: Circuit) -> Circuit:
+        """The same circuit with labels on the nodes that have none."""
+        nodes = (replace(node, label=node.label or self.labels.get(node.id)) for node in circuit.nodes)
+        return replace(circuit, nodes=tuple(nodes))
+
+
+def check(job: Job) -> Source:
+    """Where the labels are to come from, found fit before any work.
+
+    Raises:
+        InputError: The file can't be read, or isn't as it should be.
+        HubError: The address or the key of Neuronpedia can't be used.
+    """
+    setting = job.settings.graph.labels
+    if setting == NONE:
+        return None
+    return Neuronpedia() if setting == NEURONPEDIA else read_labels(setting)
+
+
+def inputs(source: Source) -> dict[str, Any]:
+    """What decides the labels besides the setting, for the graph's fingerprint."""
+    return {"labels": source.sha256} if isinstance(source, LabelFile) else {}
+
+
+def again(job: Job) -> str | None:
+    """Why a graph that is done should be made again: Neuronpedia failed when it was drawn."""
+    record = job.run.record("graph")
+    failure = record.facts.get(FAILURE) if record else None
+    asked = job.settings.graph.labels == NEURONPEDIA
+    return f"Neuronpedia failed then ({failure})" if failure and asked else None
+
+
+def find(job: Job, source: Source, nodes: Sequence[Node]) -> Labels | None:
+    """The labels of these nodes, and of all other features of the run that a file names; None where none are wanted."""
+    if isinstance(source, LabelFile):
+        labels, others = source.resolve({entry.at: entry.d_sae for entry in entries_of(job.run)})
+        drawn = {node.id: others.pop(node.id) for node in nodes if node.id in others}  # of another run's SAEs
+        if others:
+            job.report.say(f"{source.path} names features at no SAE of this run: {some(list(others))}.")
+        return Labels(source.path, labels | drawn)
+    return _ask(job, source, _places(job, nodes), len(nodes)) if source else None
+
+
+def save(todo: Work, circuit: Circuit, labels: Labels) -> None:
+    """Keep them in the run, and note in the graph's record how many it has, and what failed."""
+    path = todo.job.run.path(SAVED)
+    todo.expect({SAVED: None})
+    files.write(path, (json.dumps(asdict(labels), indent=1) + "\n").encode())
+    todo.files[SAVED] = todo.job.run.entry(path)
+    todo.facts["labels"] = sum(node.label is not None for node in circuit.nodes)
+    if labels.failure:
+        todo.facts[FAILURE] = labels.failure
+
+
+def saved(run: Run) -> Labels:
+    """The labels that the run's graph was drawn with; none if it wasn't drawn yet, or without.
+
+    Raises:
+        InputError: They aren't as they were written.
+    """
+    record = run.record("graph")
+    if record is None or SAVED not in record.files:
+        return Labels(NONE)
+    path = run.verified("graph", SAVED)
+    try:
+        return _SAVED.validate_json(path.read_bytes())
+    except ValidationError:
+        raise InputError(f"{path} isn't as this version of circuit writes it.", hint="Run `circuit graph`.") from None
+
+
+_SAVED = TypeAdapter(Labels)
+
+
+def _places(job: Job, nodes: Sequence[Node]) -> dict[str, Address]:
+    """Where those of the nodes are that Neuronpedia has: by the run's SAEs, or by the page that a node names."""
+    sources = {entry.at: entry.neuronpedia for entry in entries_of(job.run)}
+    found = {}
+    for node in nodes:
+        source = sources.get(Site(node.layer, node.site)) if node.kind == "feature" else None
+        place = address(job.settings.model, source, node.feature) if source else address_of_page(node.neuronpedia)
+        if place is not None:
+            found[node.id] = place
+    return found
+
+
+def _ask(job: Job, source: Neuronpedia, places: dict[str, Address], wanted: int) -> Labels:
+    """What Neuronpedia says of the features that it has; whatever is missing is told in one line."""
+    if not places:
+        job.report.say("Neuronpedia has none of this run's SAEs: the graph is drawn without labels.")
+        return Labels(NEURONPEDIA)
+    with job.report.track("Asking Neuronpedia", len(places), "features") as done:
+        answers = source.ask(list(places.values()), done, fresh=job.force)
+    explained = {name: answers.found[place] for name, place in places.items() if place in answers.found}
+    labels = {name: found.label for name, found in explained.items() if found.label}
+    if answers.failure:
+        without = f"without {wanted - len(labels)} of {wanted} labels" if labels else "without labels"
+        job.report.say(f"Neuronpedia fails ({answers.failure}): the graph is drawn {without}.")
+    return Labels(NEURONPEDIA, labels, explained, answers.failure)
