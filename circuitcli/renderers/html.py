@@ -29,8 +29,6 @@ SCRIPTS = ("data", "dom", "theme", "card", "box", "graph", "overlay", "shown", "
 LIBRARY = "vendor/cytoscape.min.js"
 TOKEN_LIMIT = 40  # characters of a token in a card; boxes cut shorter
 TEXT_LIMIT = 400  # of a name, label or group
-# What could end a script element, or a line of a script.
-_ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,15 @@ def data(circuit: Circuit) -> dict[str, Any]:
 
 
 def embedded(value: object) -> str:
-    """JSON that can stand inside a script element: nothing in it can end the element or open a comment."""
+    """JSON that can stand inside a script element: nothing in it can end the element, open a comment or turn text."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.translate(_ESCAPES).encode("utf-8", errors="backslashreplace").decode()  # a lone surrogate: as json.py
+    escaped = {char for char in set(text) if char in "<>&" or not char.isprintable()}  # lone surrogates are among them
+    return text.translate({ord(char): _as_escape(char) for char in escaped})
+
+
+def _as_escape(char: str) -> str:
+    """A character as JSON can write it in ASCII."""
+    return f"\\u{ord(char):04x}" if char in "<>&" else json.dumps(char)[1:-1]
 
 
 def _tokens(circuit: Circuit) -> Iterator[str]:

@@ -83,8 +83,8 @@ def build(job: Job, earlier: list[Circuit]) -> Circuit:
     run, created = _measured_by(job)
     edges = [replace(edge, run=run, created=created) for edge in edges]
     features = sorted({parse_feature(name) for e in edges for name in (e.source, e.target)}, key=lambda f: f.order)
-    own = (replace(node, run=run, created=created) for node in nodes(job, features))
-    return growth.grown(earlier, Circuit(_metadata(job, edges, measured), tuple(own), tuple(edges)))
+    own = Circuit(_metadata(job, edges, measured), tuple(nodes(job, features)), tuple(edges))
+    return growth.grown(earlier, own)
 
 
 def _measured_by(job: Job) -> tuple[str, str]:
@@ -166,6 +166,7 @@ def nodes(job: Job, features: Sequence[FeatureId], tokens_shown: int = _TOKENS_S
     logits = rows_of(tables.read(job.run.verified("effects", effects_stage.LOGITS)), features)
     contexts = top_contexts(job, features, tokenizer)
     sources = {entry.at: entry.neuronpedia for entry in entries_of(job.run)}
+    run, created = _measured_by(job)
     for feature in features:
         total, source = totals[feature], sources[feature.site]
         kl = float(total["kl_mean"][0]) if len(total["n"]) else np.nan
@@ -185,6 +186,8 @@ def nodes(job: Job, features: Sequence[FeatureId], tokens_shown: int = _TOKENS_S
             promoted=promoted[:tokens_shown],
             suppressed=suppressed[:tokens_shown],
             neuronpedia=page(job.settings.model, source, feature.index) if source else None,
+            run=run,
+            created=created,
         )
 
 

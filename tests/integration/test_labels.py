@@ -190,7 +190,7 @@ def test_nodes_of_another_run_in_the_graph(start: Any, run: Path, service: Loopb
     job = replace(job, run=Run(run))
     service.add("tiny", "9-res", 4, answer(4, "from afar"))
     service.features |= {"/api/feature/tiny/9-res/5": answer(5, "never asked")}
-    here = graph.build(Job(Run(run), resolve(Run(run).settings()), Silent())).nodes[0]
+    here = graph.build(Job(Run(run), resolve(Run(run).settings()), Silent()), []).nodes[0]
     page = "https://www.neuronpedia.org/tiny/9-res/4"
     afar = replace(here, id="9.resid_post.4", layer=9, feature=4, neuronpedia=page)
     unknown = replace(afar, id="9.resid_post.5", feature=5, neuronpedia="https://evil.org/tiny/9-res/5")

@@ -134,7 +134,7 @@ def test_the_svg_can_do_nothing_and_the_html_page_only_what_it_must(
     (tmp_path / "plain").mkdir()
     page = "<html><script>let a = \"</iframe>\" && '&quot;'</script></html>"
     (tmp_path / "plain/html.py").write_text(
-        f"class Html:\n    def files(self, circuit):\n        return {{'circuit.html': {page!r}.encode()}}\nplugin = Html()\n"
+        f"class Html:\n    def files(self, circuit):\n        return {{'c.html': {page!r}.encode()}}\nplugin = Html()\n"
     )
     names = plugins.names("renderers")
     monkeypatch.setattr(plugins, "names", lambda folder: [n for n in names if n != "html"])
@@ -145,7 +145,7 @@ def test_the_svg_can_do_nothing_and_the_html_page_only_what_it_must(
     monkeypatch.delitem(sys.modules, "circuitcli.renderers.html", raising=False)
     monkeypatch.setattr(circuitcli.renderers, "__path__", [str(tmp_path / "plain"), *circuitcli.renderers.__path__])
     [frame] = [a for tag, a in checked(show(run)._repr_html_()).elements if tag == "iframe"]
-    assert frame["sandbox"] == "allow-scripts allow-downloads"
+    assert frame["sandbox"] == "allow-scripts allow-downloads allow-popups"
     assert frame["srcdoc"] == page  # as the renderer wrote it, after escaping and parsing
     sys.modules.pop("circuitcli.renderers.html")
 
