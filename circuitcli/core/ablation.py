@@ -79,14 +79,14 @@ class Clean:
     """Some sequences as the model reads them unedited: what ablations in them start from, at any of some sites.
 
     Attributes:
-        start: The first of the sequences, in the sample.
+        sequences: Which ones they are in the sample, ascending; on the CPU.
         lengths: Of each; on the CPU.
         run: Clean activations of what resuming at the sites needs.
-        acts: What the SAEs make of them, by site; places are numbered sequence · width + position, from `start` on.
+        acts: What the SAEs make of them, by site; places are numbered width · (which of these sequences) + position.
         logits: Whether the stream after the last block is there too.
     """
 
-    start: int
+    sequences: Int[Tensor, " s"]
     lengths: Int[Tensor, " s"]
     run: Pass
     acts: Mapping[Site, Active]
@@ -95,6 +95,10 @@ class Clean:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", int(self.lengths.max()))
+
+    def which(self, seq: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """Which of these sequences each sequence of the sample is."""
+        return torch.searchsorted(self.sequences, seq.contiguous())
 
 
 def read_clean(
@@ -105,7 +109,7 @@ def read_clean(
     acts: Mapping[Site, Active],
     *,
     logits: bool,
-    start: int = 0,
+    sequences: Int[Tensor, " s"] | None = None,
 ) -> Clean:
     """Run sequences once, for all ablations that are made in them.
 
@@ -116,14 +120,14 @@ def read_clean(
         lengths: Their lengths, on the CPU.
         acts: What the SAEs of the edited and the read sites make of them; see `Clean`.
         logits: Whether ablations go on to the next token's log-probabilities.
-        start: The first sequence's place in the sample.
+        sequences: Which ones they are in the sample, ascending, on the CPU; the first ones if not given.
     """
     reads = sorted({*edited, *(base for site in edited for base in model.bases(site))}, key=lambda s: s.order)
     layers = [site.layer for site in (*edited, *acts)]
     run = model.run(
         tokens[:, : int(lengths.max())], reads, final=logits, keep=min(s.layer for s in edited), until=max(layers)
     )
-    return Clean(start, lengths, run, acts, logits)
+    return Clean(torch.arange(len(lengths)) if sequences is None else sequences, lengths, run, acts, logits)
 
 
 def ablate(
@@ -156,7 +160,7 @@ def ablate(
     places = Places(on_device.seq, on_device.pos, chained=grid.chained) if model.resumes_at_places else None
     base = {name: _at(clean.run.sites[name], on_device) for name in model.bases(site)}
     ablated = model.resume(clean.run, base, Edit(site, delta), downstream, final=clean.logits, places=places)
-    context, seq, pos = _contexts(grid, rows.seq - clean.start, clean.width)
+    context, seq, pos = _contexts(grid, clean.which(rows.seq), clean.width)
     kl = None
     if clean.logits:
         assert clean.run.final is not None and ablated.final is not None and sums is not None
@@ -173,7 +177,7 @@ def ablate(
 
 def _grid(model: Model, clean: Clean, site: Site, rows: Rows, horizon: int | None) -> Grid:
     """What is computed again, on the CPU: as little as the edits and the model allow."""
-    seq = rows.seq - clean.start
+    seq = clean.which(rows.seq)
     lengths = clean.lengths[seq]
     at_once = bool((rows.pos >= 0).all())
     if at_once and horizon == 0 and model.resumes_at_places:
@@ -196,7 +200,7 @@ def _grid(model: Model, clean: Clean, site: Site, rows: Rows, horizon: int | Non
 def _first_changed(clean: Clean, site: Site, rows: Rows, edited: Tensor) -> Int[Tensor, " n"]:
     """The first position at which each row's edit changes anything; the last one edited where it changes nothing."""
     row, pos = edited.nonzero(as_tuple=True)
-    acts, seq = clean.acts[site], rows.seq - clean.start
+    acts, seq = clean.acts[site], clean.which(rows.seq)
     place = (seq[row] * clean.width + pos).to(acts.place.device)
     now = acts.lookup(place, rows.feature[row].to(place.device)).cpu()
     differs = torch.zeros_like(edited)

@@ -23,7 +23,7 @@ from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
-from circuitcli.stages.inputs import CLEAN_BYTES, CLEAN_SEQUENCES, Inputs
+from circuitcli.stages.inputs import CLEAN_BYTES, Inputs
 from circuitcli.stages.shard import LOGIT_TOKENS, effect_columns
 from circuitcli.store import tables
 
@@ -146,11 +146,12 @@ def estimate(inputs: Inputs, planned: Ablations) -> Estimate:
     """What the planned ablations take."""
     trial = _trial(inputs, next(site for site, count in planned.contexts.items() if count))
     ablations, features = sum(planned.contexts.values()), sum(planned.features.values())
-    blocks = -(-len(inputs.sample[1]) // CLEAN_SEQUENCES)
-    kept = min(blocks * trial.clean_bytes, inputs.job.runtime.room(CLEAN_BYTES))
-    passes = blocks if blocks * trial.clean_bytes <= kept else blocks * len(planned.contexts)
+    positions = [len(block) * int(inputs.sample[1][block].max()) for block in inputs.blocks]
+    passes = sum(positions) / positions[0]  # in passes over the first block, the longest
+    kept = min(int(passes * trial.clean_bytes), inputs.job.runtime.room(CLEAN_BYTES))
+    again = 1 if passes * trial.clean_bytes <= kept else len(planned.contexts)
     own = _operations(inputs, trial.site)
-    seconds = passes * trial.clean_seconds + trial.row_seconds * sum(
+    seconds = again * passes * trial.clean_seconds + trial.row_seconds * sum(
         count * _operations(inputs, site) / own for site, count in planned.contexts.items()
     )
     rows = round(ablations * trial.changes)
@@ -205,7 +206,7 @@ def _trial(inputs: Inputs, site: Site) -> _Trial:
         started = time.perf_counter()
         clean = inputs.clean(0, logits=logits)
         clean_seconds = time.perf_counter() - started
-        firings = _few(inputs.firings(site), len(clean.lengths), whole=inputs.job.settings.ablate.positions == "all")
+        firings = _few(inputs.firings(site), inputs.blocks[0], whole=inputs.job.settings.ablate.positions == "all")
         feature, seq, pos = (torch.as_tensor(part).long() for part in (firings.feature, firings.seq, firings.pos))
         rows = ablation.Rows(feature, seq, pos, torch.zeros(len(feature)), torch.zeros_like(feature))
         downstream = selection.downstream(site, list(inputs.widths), inputs.model.shape)
@@ -241,9 +242,9 @@ def _part(firings: Firings, part: slice) -> Firings:
     return firings.where(np.arange(len(firings))[part])
 
 
-def _few(firings: Firings, sequences: int, *, whole: bool) -> Firings:
-    """Some of a site's firings in the first sequences, spread over them."""
-    here = firings.where(np.flatnonzero(firings.seq < sequences))
+def _few(firings: Firings, sequences: np.ndarray, *, whole: bool) -> Firings:
+    """Some of a site's firings in these sequences, spread over them."""
+    here = firings.where(np.flatnonzero(np.isin(firings.seq, sequences)))
     picked = here.where(np.unique(np.linspace(0, len(here) - 1, _TRIAL).round().astype(np.int64)))
     return Firings(picked.seq, np.full_like(picked.pos, -1), picked.feature, picked.value) if whole else picked
 

@@ -30,8 +30,8 @@ CLEAN_BYTES = 2**30
 class _Acts(Mapping[Site, Active]):
     """What fires in a block of sequences, by site: put together when it is asked for."""
 
-    def __init__(self, inputs: Inputs, start: int, lengths: torch.Tensor) -> None:
-        self._inputs, self._start, self._lengths = inputs, start, lengths
+    def __init__(self, inputs: Inputs, sequences: np.ndarray, width: int) -> None:
+        self._inputs, self._sequences, self._width = inputs, sequences, width
         self._found: dict[Site, Active] = {}
 
     def __getitem__(self, site: Site) -> Active:
@@ -47,13 +47,13 @@ class _Acts(Mapping[Site, Active]):
 
     def _active(self, site: Site) -> Active:
         whole = self._inputs.firings(site)
-        here = slice(*np.searchsorted(whole.seq, [self._start, self._start + len(self._lengths)]).tolist())
-        place = (whole.seq[here].astype(np.int64) - self._start) * int(self._lengths.max()) + whole.pos[here]
+        whole = whole.where(np.flatnonzero(np.isin(whole.seq, self._sequences)))
+        place = np.searchsorted(self._sequences, whole.seq) * self._width + whole.pos
         device = self._inputs.job.runtime.device
         return Active(
-            torch.as_tensor(place, device=device),
-            torch.as_tensor(whole.feature[here], device=device).long(),
-            torch.as_tensor(whole.value[here], device=device),
+            torch.as_tensor(place, device=device).long(),
+            torch.as_tensor(whole.feature, device=device).long(),
+            torch.as_tensor(whole.value, device=device),
             self._inputs.widths[site],
         )
 
@@ -118,25 +118,33 @@ class Inputs:
             self._firings[site] = whole.where(np.lexsort((whole.feature, whole.pos, whole.seq)))
         return self._firings[site]
 
-    @staticmethod
-    def block_of(seq: np.ndarray) -> np.ndarray:
-        """The block of sequences, run clean together, in which each sequence is."""
-        return np.asarray(seq // CLEAN_SEQUENCES)
+    @cached_property
+    def blocks(self) -> list[np.ndarray]:
+        """The sequences that are run clean together: of like length, so that little is padded; the longest first."""
+        order = np.argsort(-self.sample[1].astype(np.int64), kind="stable")
+        return [np.sort(order[i : i + CLEAN_SEQUENCES]) for i in range(0, len(order), CLEAN_SEQUENCES)]
+
+    def block_of(self, seq: np.ndarray) -> np.ndarray:
+        """The block in which each sequence is."""
+        block = np.empty(len(self.sample[1]), np.int64)
+        for i, sequences in enumerate(self.blocks):
+            block[sequences] = i
+        return np.asarray(block[seq])
 
     def clean(self, block: int, *, logits: bool) -> ablation.Clean:
         """A block of sequences, unedited: run once for all features of all sites, while there is room to keep it."""
         if block in self._clean:
             return self._clean[block]
-        span = slice(block * CLEAN_SEQUENCES, (block + 1) * CLEAN_SEQUENCES)
-        tokens, lengths = (torch.as_tensor(part[span]).long() for part in self.sample)
+        sequences = self.blocks[block]
+        tokens, lengths = (torch.as_tensor(part[sequences]).long() for part in self.sample)
         found = ablation.read_clean(
             self.model,
             list(self.widths),
             tokens.to(self.job.runtime.device),
             lengths,
-            _Acts(self, span.start, lengths),
+            _Acts(self, sequences, int(lengths.max())),
             logits=logits,
-            start=span.start,
+            sequences=torch.as_tensor(sequences),
         )
         room = self.job.runtime.room(CLEAN_BYTES)
         if found.run.nbytes + sum(kept.run.nbytes for kept in self._clean.values()) <= room:

@@ -18,7 +18,7 @@ from circuitcli.saes import SaeEntry
 from circuitcli.stages.cache_acts import firings_in, read_sample
 from circuitcli.stages.doctor import Unrecorded
 from circuitcli.stages.estimate import Estimate, Named, count, estimate
-from circuitcli.stages.inputs import CLEAN_SEQUENCES, Inputs
+from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.stage import Job
 
 
@@ -60,11 +60,12 @@ class _Unread(Inputs):
 
     def firings(self, site: Site) -> Firings:
         if site not in self._firings:
-            tokens, lengths = (part[:CLEAN_SEQUENCES] for part in self.sample)
+            sequences = self.blocks[0]
+            tokens, lengths = (part[sequences] for part in self.sample)
             sae = self.saes([site])[site]
             started = time.perf_counter()
-            x = self.model.run(torch.as_tensor(tokens, device=self.model.device).long(), [site]).sites[site]
-            self._firings[site] = firings_in(sae, x, np.arange(len(lengths)), lengths)
+            cut = torch.as_tensor(tokens[:, : int(lengths.max())], device=self.model.device).long()
+            self._firings[site] = firings_in(sae, self.model.run(cut, [site]).sites[site], sequences, lengths)
             self.seconds[site] = (time.perf_counter() - started) / int(lengths.sum())
         return self._firings[site]
 
