@@ -30,7 +30,7 @@ from circuitcli.core.model import Edit, Model, Pass, Places
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.places import Grid, alone, chain, edited_positions
 from circuitcli.core.sae import Sae
-from circuitcli.core.sites import Site
+from circuitcli.core.sites import Site, last_block
 
 # Rows of logits that are held at once.
 _LOGIT_BYTES = 2**27
@@ -123,10 +123,8 @@ def read_clean(
         sequences: Which ones they are in the sample, ascending, on the CPU; the first ones if not given.
     """
     reads = sorted({*edited, *(base for site in edited for base in model.bases(site))}, key=lambda s: s.order)
-    layers = [site.layer for site in (*edited, *acts)]
-    run = model.run(
-        tokens[:, : int(lengths.max())], reads, final=logits, keep=min(s.layer for s in edited), until=max(layers)
-    )
+    keep, until = min(site.layer for site in edited), last_block([*edited, *acts])
+    run = model.run(tokens[:, : int(lengths.max())], reads, final=logits, keep=keep, until=until)
     return Clean(torch.arange(len(lengths)) if sequences is None else sequences, lengths, run, acts, logits)
 
 

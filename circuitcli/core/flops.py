@@ -27,7 +27,9 @@ def rest_of_block(site: Site, sizes: BlockSizes, shape: ModelShape, keys: float)
 
 
 def resumed(site: Site, last: int, sizes: BlockSizes, shape: ModelShape, keys: float) -> float:
-    """One position from an edit at a site to the end of block `last`."""
+    """One position from an edit at a site to the end of block `last`; nothing if that lies before the site."""
+    if last < site.layer:
+        return 0.0
     return rest_of_block(site, sizes, shape, keys) + (last - site.layer) * block(sizes, shape, keys)
 
 

@@ -69,6 +69,12 @@ def is_upstream(up: Site, down: Site, *, parallel: bool) -> bool:
     return not beside
 
 
+def last_block(sites: Iterable[Site]) -> int:
+    """The last block that has to run so that all of these sites are there; −1 if none has: a block's input is there
+    before it runs."""
+    return max((site.layer - (site.name == "resid_pre") for site in sites), default=-1)
+
+
 def parse_site(text: str) -> str:
     """The name of a site, or a `UsageError` that names the nearest one."""
     if text not in SITES:

@@ -18,7 +18,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.supported_models import MODEL_ALIASES
 
 from circuitcli.core.model import Activations, BlockSizes, Edit, ModelShape, Pass, Places
-from circuitcli.core.sites import Site
+from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import InputError
 from circuitcli.runtime import weights
 from circuitcli.runtime.calls import Calls, Kept, recorder
@@ -68,8 +68,7 @@ class BridgeModel:
         sites: Activations = {}
         calls = Calls({}, Kept(self._shape.n_layers if keep is None else keep), tokens.shape[1])
         ends: list[Tensor] = []
-        furthest = max((*(s.layer for s in read), -1 if until is None else until), default=-1)
-        last = self._shape.n_layers - 1 if final else furthest
+        last = self._shape.n_layers - 1 if final else max(last_block(read), -1 if until is None else until)
 
         def stop(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
             ends.append(args[0])
@@ -83,6 +82,7 @@ class BridgeModel:
             hooks.enter_context(self._bridge.hooks(fwd_hooks=_edits(edit) + _readers(sites, read)))
             with suppress(_Stop):
                 self._bridge(tokens, return_type="logits")
+        _note_end(sites, read, last, ends[0])
         return Pass(sites, ends[0] if final else None, calls, calls.kept.nbytes)
 
     def bases(self, site: Site) -> tuple[Site, ...]:
@@ -111,14 +111,17 @@ class BridgeModel:
         site, delta = edit.site, edit.delta.to(self.runtime.dtype)
         sites: Activations = {}
         x: Tensor
+        last = self._shape.n_layers - 1 if final else last_block(read)
+        if last < site.layer:  # nothing behind the site is asked for
+            return Pass(sites, None, clean.calls)
         with self._bridge.hooks(fwd_hooks=_readers(sites, read)):
             if site.name == "resid_pre":
                 x = self._block(site.layer, base[site] + delta, clean.calls, places)
             else:
                 x = self._rest_of_block(site, base, delta, sites, read)
-            last = self._shape.n_layers - 1 if final else max((s.layer for s in read), default=site.layer)
             for layer in range(site.layer + 1, last + 1):
                 x = self._block(layer, x, clean.calls, places)
+        _note_end(sites, read, last, x)
         return Pass(sites, x if final else None, clean.calls)
 
     def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
@@ -283,6 +286,12 @@ def _readers(sites: Activations, read: Sequence[Site]) -> list[tuple[str, Callab
         return note
 
     return [(site.hook, reader(site)) for site in read]
+
+
+def _note_end(sites: Activations, read: Sequence[Site], last: int, x: Tensor) -> None:
+    """The stream behind the last block that ran is the next one's input, which its hook is never shown."""
+    if Site(last + 1, "resid_pre") in read:
+        sites[Site(last + 1, "resid_pre")] = x
 
 
 def _edits(edit: Edit | None) -> list[tuple[str, Callable[..., Tensor]]]:

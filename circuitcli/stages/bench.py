@@ -26,7 +26,7 @@ from circuitcli.core.active import Active
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.reference import Plain, ablate_one
 from circuitcli.core.selection import downstream
-from circuitcli.core.sites import Site
+from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import InputError
 from circuitcli.runtime.device import Runtime, peak_memory
 from circuitcli.stages.report import Report
@@ -127,9 +127,7 @@ class _Bench:
         self.downstream = downstream(self.site, list(subject.saes), self.model.shape)
         self.acts = self._cached()
         self.rows = self._rows()
-        self.batch = runtime.with_plan(
-            batch_size=batch_size(self.model, runtime, self.width, 0), threads=runtime.threads
-        ).batch_size
+        self.batch = batch_size(self.model, runtime, self.width, 0)
         self.square = [torch.randn(_SQUARE, _SQUARE, device=self.model.device) for _ in range(3)]
 
     def _cached(self) -> dict[Site, Active]:
@@ -169,7 +167,7 @@ class _Bench:
         """All ablations, with the clean passes that they need."""
         clean = self.clean(logits=logits)
         sums = TokenSums(SLOTS, self.model.shape.d_vocab, self.model.device) if logits else None
-        return [self.ablate(clean, self.rows[part], sums) for part in _slices(len(self.rows), self.batch or 1)]
+        return [self.ablate(clean, self.rows[part], sums) for part in _slices(len(self.rows), self.batch)]
 
     def ablate(self, clean: Clean, rows: Rows, sums: TokenSums | None) -> Ablated:
         return ablate(self.model, self.subject.saes, self.site, rows, clean, self.downstream, sums=sums)
@@ -221,7 +219,7 @@ class _Bench:
             sequences=len(self.lengths),
             contexts=len(torch.unique(self.rows.seq * self.width + self.rows.pos)),
             ablations=n,
-            batch_size=self.batch or 0,
+            batch_size=self.batch,
             mean_l0=len(self.acts[self.site].value) / float((self.lengths - 1).sum()),
             cache_tokens_per_second=tokens / times.of("cache"),
             cache_gemm_share=self.share(times, "cache", "gemm at last", self.cache_flops()),
@@ -251,15 +249,10 @@ class _Bench:
 
     def cache_flops(self) -> float:
         """The model up to the last site, and every encoder, over all positions."""
-        last = max(site.layer for site in self.downstream or [self.site])
+        sites = (self.site, *self.downstream)
         whole = flops.block(self.model.sizes, self.model.shape, (self.width + 1) / 2)
-        # A site at a block's input needs nothing of that block.
-        blocks = (
-            last if all(s.name == "resid_pre" for s in (self.site, *self.downstream) if s.layer == last) else last + 1
-        )
-        counted = int(self.lengths.sum()) - len(self.lengths)
-        encoders = sum(self.encoder(site) for site in (self.site, *self.downstream))
-        return int(self.lengths.sum()) * blocks * whole + counted * encoders
+        tokens = int(self.lengths.sum())
+        return tokens * (last_block(sites) + 1) * whole + (tokens - len(self.lengths)) * sum(map(self.encoder, sites))
 
     def encoder(self, site: Site) -> float:
         return flops.encode(self.subject.saes[site].d_in, self.subject.saes[site].d_sae)
@@ -267,12 +260,9 @@ class _Bench:
     def engine_flops(self, *, logits: bool) -> float:
         """Clean passes, blocks behind the edits, encoders, and logits of rows and contexts."""
         model, shape = self.model, self.model.shape
-        last = shape.n_layers - 1 if logits else max((site.layer for site in self.downstream), default=self.site.layer)
-        row_last = last
-        if not logits and self.downstream and all(s.name == "resid_pre" for s in self.downstream if s.layer == last):
-            row_last = last - 1
+        last = shape.n_layers - 1 if logits else last_block([self.site, *self.downstream])
         keys = float(self.rows.pos.float().mean()) + 1
-        row = flops.resumed(self.site, row_last, model.sizes, shape, keys) + sum(map(self.encoder, self.downstream))
+        row = flops.resumed(self.site, last, model.sizes, shape, keys) + sum(map(self.encoder, self.downstream))
         clean = (last + 1) * flops.block(model.sizes, shape, (self.width + 1) / 2) * int(self.lengths.sum())
         contexts = len(torch.unique(self.rows.seq * self.width + self.rows.pos))
         tokens = (len(self.rows) + contexts) * flops.unembed(shape) if logits else 0.0

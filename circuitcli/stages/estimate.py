@@ -20,7 +20,7 @@ import torch
 from circuitcli.core import ablation, flops, selection
 from circuitcli.core.contexts import Firings
 from circuitcli.core.next_token import TokenSums
-from circuitcli.core.sites import Site
+from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
 from circuitcli.stages.inputs import CLEAN_BYTES, Inputs
@@ -190,7 +190,7 @@ def _operations(inputs: Inputs, site: Site) -> float:
     """Floating-point operations of one ablation at a site, the same constant factors left out at all of them."""
     model, shape, logits = inputs.model, inputs.model.shape, inputs.job.settings.ablate.logits
     downstream = selection.downstream(site, list(inputs.widths), shape)
-    last = shape.n_layers - 1 if logits else max((down.layer for down in downstream), default=site.layer)
+    last = shape.n_layers - 1 if logits else last_block(downstream)
     encoders = sum(flops.encode(shape.width(down.name), inputs.widths[down]) for down in downstream)
     tokens = flops.unembed(shape) if logits else 0.0
     # Never nothing: rows are gathered and written even where no product is made.

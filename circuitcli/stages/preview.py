@@ -12,7 +12,7 @@ import torch
 
 from circuitcli.core import flops
 from circuitcli.core.contexts import Firings
-from circuitcli.core.sites import Site, resolve_pins
+from circuitcli.core.sites import Site, last_block, resolve_pins
 from circuitcli.errors import InputError
 from circuitcli.saes import SaeEntry
 from circuitcli.stages.cache_acts import firings_in, read_sample
@@ -99,7 +99,7 @@ def _token_seconds(inputs: _Unread, site: Site) -> float:
 
     def operations(sites: Sequence[Site]) -> float:
         encoders = sum(flops.encode(shape.width(s.name), inputs.widths[s]) for s in sites)
-        return (max(s.layer for s in sites) + 1) * block + encoders
+        return (last_block(sites) + 1) * block + encoders
 
     return inputs.seconds[site] * operations(list(inputs.widths)) / operations([site])
 

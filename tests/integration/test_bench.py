@@ -19,9 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from circuitcli.core import flops
 from circuitcli.core.ablation import ablate
+from circuitcli.core.model import Edit, Places
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sae import Sae
-from circuitcli.core.sites import SITES, Site
+from circuitcli.core.sites import SITES, Site, last_block
 from circuitcli.runtime import device, shapes
 
 Circuit = Callable[..., Result]
@@ -126,6 +127,9 @@ def test_operations_by_formula_are_those_that_torch_counts(family: str, tmp_path
 
     whole = counted(lambda: model.run(tokens, [last]))
     assert whole == pytest.approx(2 * t * shape.n_layers * flops.block(model.sizes, shape, float(t)), rel=1e-6)
+    for site in (Site(1, "resid_pre"), Site(1, "z")):  # at a block's input, nothing of the block
+        whole = counted(partial(model.run, tokens, [site]))
+        assert whole == pytest.approx(2 * t * (last_block([site]) + 1) * flops.block(model.sizes, shape, float(t)))
     assert counted(lambda: model.logits(torch.randn(5, shape.d_model))) == 5 * flops.unembed(shape)
     for name in names:
         site = Site(1, name)
@@ -138,6 +142,29 @@ def test_operations_by_formula_are_those_that_torch_counts(family: str, tmp_path
         row = flops.resumed(site, last.layer, model.sizes, shape, t + 4.0) + flops.encode(shape.d_model, 50)
         adding = 2 * 4 * 3 * shape.d_vocab  # effects on tokens are added up by products, which no formula counts
         assert done == 4 * row + (4 + 3) * flops.unembed(shape) + adding, name
+        assert resumed_to_the_next_block(model, name) == pytest.approx(
+            4 * flops.resumed(Site(0, name), last_block([Site(1, "resid_pre")]), model.sizes, shape, t + 4.0)
+        )
+
+
+def resumed_to_the_next_block(model: Any, name: str) -> int:
+    """What four edits in the first block take where only the input of the second is read."""
+    site, behind = Site(0, name), Site(1, "resid_pre")
+    bases = model.bases(site)
+    clean = model.run(torch.randint(1, model.shape.d_vocab, (1, 9)), [site, *bases, behind], keep=0)
+    places = Places(torch.tensor([0]), torch.tensor([[4, 4, 7, 2]]))
+    base = {base: clean.sites[base][0][places.pos] for base in bases}
+    edit = Edit(site, torch.zeros(1, 4, model.shape.width(name)))
+    found = []
+    done = counted(lambda: found.append(model.resume(clean, base, edit, [behind], places=places)))
+    torch.testing.assert_close(
+        found[0].sites[behind],
+        clean.sites[behind][0][places.pos],
+        rtol=0,
+        atol=1e-4 * float(clean.sites[behind].abs().max()),
+    )
+    assert counted(lambda: model.resume(clean, base, edit, [], places=places)) == 0
+    return done
 
 
 def test_the_document_is_plain_json(circuit: Circuit, small: None) -> None:
