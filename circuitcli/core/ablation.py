@@ -149,7 +149,8 @@ def ablate(
         clean: What they start from.
         downstream: Sites to read, all downstream of `site`.
         horizon: How many positions behind the edited one are read as well; None: all of them.
-        sums: Where the effects on tokens are added; needed where `clean` has logits.
+        sums: Where the effects on tokens are added, last of all; needed where `clean` has logits. A batch that fails
+            adds nothing.
     """
     device = model.device
     grid = _grid(model, clean, site, rows, horizon)
@@ -159,17 +160,18 @@ def ablate(
     base = {name: _at(clean.run.sites[name], on_device) for name in model.bases(site)}
     ablated = model.resume(clean.run, base, Edit(site, delta), downstream, final=clean.logits, places=places)
     context, seq, pos = _contexts(grid, clean.which(rows.seq), clean.width)
-    kl = None
-    if clean.logits:
-        assert clean.run.final is not None and ablated.final is not None and sums is not None
-        final = ablated.final.flatten(0, 1)[on_device.read]
-        before = clean.run.final[seq.to(device), pos.to(device)]
-        kl = _next_token(model, rows.slot[grid.read_row], context, before, final, sums)
     where_read = ((seq * clean.width + pos)[context]).to(device)
     found = {}
     for down in downstream:
         after = saes[down].active(ablated.sites[down].flatten(0, 1)[on_device.read])
         found[down] = changes(clean.acts[down].at(where_read), after)
+    kl = None
+    if clean.logits:
+        assert clean.run.final is not None and ablated.final is not None and sums is not None
+        final = ablated.final.flatten(0, 1)[on_device.read]
+        before = clean.run.final[seq.to(device), pos.to(device)]
+        with sums.whole():
+            kl = _next_token(model, rows.slot[grid.read_row], context, before, final, sums)
     return Ablated(grid.read_row, grid.read_pos, found, kl)
 
 

@@ -127,8 +127,9 @@ class Model(Protocol):
     ) -> Pass:
         """One pass over whole sequences, edited by a hook if there is an edit.
 
-        It stops before the first block that none of the sites read is in or behind, or after the block `until`, unless
-        `final` asks for the stream after the last block. Keys and values of the blocks from `keep` on stay, for `resume` at places.
+        It stops after the last block that the sites read need (see `core.sites.last_block`), or after the block
+        `until`, unless `final` asks for the stream after the last one. Keys and values of the blocks from `keep` on
+        stay, for `resume` at places.
         """
         ...
 

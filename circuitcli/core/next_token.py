@@ -6,16 +6,21 @@ With l the logits, p = softmax(l_clean) and d = l_ablated − l_clean, whatever 
     KL(clean ‖ ablated) = log Z − Σ_v p·s        p_ablated − p_clean = p·(exp(s)/Z − 1)
 
 Written so, what didn't change is 0 exactly, and neither distribution is formed for its own sake. All float32; sums over
-ablations are wider.
+ablations are wider. A p below float32's smallest counts as that (e^−87), so that Z is never 0: beyond that effects are
+cut, and stay finite.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+_TINY = torch.finfo(torch.float32).tiny
 # Logits that are worked on at once: on a CPU what stays in its caches, on a GPU what fills it.
 _CHUNK_BYTES = {"cpu": 2**22, "mps": 2**28, "cuda": 2**28}
 
@@ -27,6 +32,16 @@ class TokenSums:
         wide = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
         self.logprob = torch.zeros(slots, d_vocab, dtype=wide, device=device)
         self.prob = torch.zeros(slots, d_vocab, dtype=wide, device=device)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Whatever is added within is added wholly or, if that fails, not at all: a batch may be tried again."""
+        before = self.logprob.clone(), self.prob.clone()
+        try:
+            yield
+        except BaseException:
+            self.logprob, self.prob = before
+            raise
 
     def add(
         self,
@@ -45,6 +60,7 @@ class TokenSums:
         """
         p = (clean - clean.amax(-1, keepdim=True)).exp_()
         p /= p.sum(-1, keepdim=True)  # pairwise, unlike softmax's own sum: an error here would be one of every KL
+        p.clamp_(min=_TINY)
         size = max(1, _CHUNK_BYTES[clean.device.type] // (4 * clean.shape[1]))
         kl = []
         for start in range(0, len(slot), size):

@@ -70,8 +70,10 @@ def is_upstream(up: Site, down: Site, *, parallel: bool) -> bool:
 
 
 def last_block(sites: Iterable[Site]) -> int:
-    """The last block that has to run so that all of these sites are there; −1 if none has: a block's input is there
-    before it runs."""
+    """The last block that has to run so that all of these sites are there; −1 if none has.
+
+    Of a block whose input alone is read nothing has to run.
+    """
     return max((site.layer - (site.name == "resid_pre") for site in sites), default=-1)
 
 

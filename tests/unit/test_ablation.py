@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from circuitcli.core.ablation import Rows
+from circuitcli.core import ablation
+from circuitcli.core.ablation import Rows, ablate
 from circuitcli.core.active import changes
 from circuitcli.core.model import Model
 from circuitcli.core.next_token import TokenSums
@@ -137,6 +138,45 @@ def test_sums_over_tokens_are_those_of_two_softmaxes(seed: int, n: int, v: int, 
     logprob = torch.zeros(5, v, dtype=torch.float64).index_add_(0, slot, effect)
     torch.testing.assert_close(sums.logprob, logprob, rtol=1e-5, atol=n * tolerance)
     torch.testing.assert_close(sums.prob, torch.zeros_like(logprob).index_add_(0, slot, prob), rtol=1e-4, atol=1e-5 * n)
+
+
+def test_a_batch_that_fails_adds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may run out between the logits of one chunk and the next; the batch is then tried again."""
+    monkeypatch.setattr(ablation, "_LOGIT_BYTES", 4 * MODEL.shape.d_vocab * 2)
+    clean = engine.clean_of(MODEL, SAES, (TOKENS, LENGTHS))
+    which = rows(*((feature, seq, 1, 0.0) for feature in (0, 5) for seq in range(3)))
+    sums, asked = TokenSums(6, MODEL.shape.d_vocab, MODEL.device), []
+
+    def logits(model: LinearModel, final: Tensor) -> Tensor:
+        asked.append(len(final))
+        if len(asked) == 4:  # of the second chunk
+            raise MemoryError
+        return final @ model.u
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LinearModel, "logits", logits)
+        with pytest.raises(MemoryError):
+            ablate(MODEL, SAES, UP, which, clean, [LAST], sums=sums)
+    assert not sums.logprob.any()
+    assert not sums.prob.any()
+    ablate(MODEL, SAES, UP, which, clean, [LAST], sums=sums)
+    once = engine.ablated(MODEL, SAES, UP, which, clean, [LAST])
+    assert torch.equal(sums.logprob.float(), once.logprob_effect)
+
+
+def test_effects_beyond_float32_are_cut_and_spoil_no_other_row() -> None:
+    clean = torch.tensor([[0.0, -110.0, -1.0], [0.0, 0.0, 0.0]])
+    ablated = torch.tensor([[-200.0, 90.0, -200.0], [0.0, 1.0, 0.0]])
+    expected = ablated.double().log_softmax(-1) - clean.double().log_softmax(-1)
+    sums = TokenSums(2, 3, torch.device("cpu"))
+    kl = sums.add(torch.tensor([0, 1]), torch.tensor([0, 1]), clean, ablated.clone())
+    torch.testing.assert_close(sums.logprob[1], expected[1], rtol=0, atol=1e-6)
+    assert kl[0] > 87
+    assert sums.logprob[0, 1] > 87
+    assert (sums.logprob[0, [0, 2]] < -200).all()
+    torch.testing.assert_close(
+        sums.prob, ablated.double().softmax(-1) - clean.double().softmax(-1), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_what_is_not_changed_has_no_kl_at_all() -> None:
