@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from circuitcli.core.circuit import Change, Circuit, Edge, Node
-from circuitcli.core.merge import require_same_features
+from circuitcli.core.merge import measurements, require_same_features
 
 Pair = tuple[Edge, Edge]
 
@@ -84,6 +84,8 @@ def _untold(a: Edge, b: Edge) -> bool:
 def drawn(before: Circuit, after: Circuit, names: tuple[str, str]) -> Circuit:
     """The difference as one circuit: all nodes and edges of both, each with what became of it.
 
+    What the first measured of an edge that has changed, or may have, is among the `older` of the second's.
+
     Args:
         before: The first.
         after: The second; what both have is drawn with its numbers.
@@ -96,10 +98,21 @@ def drawn(before: Circuit, after: Circuit, names: tuple[str, str]) -> Circuit:
         **{(edge.source, edge.target): "gained" for edge in found.gained},
         **{(edge.source, edge.target): "changed" for _, edge in found.changed},
     }
-    edges = [replace(edge, change=became.get((edge.source, edge.target))) for edge in after.edges]
+    old = {(edge.source, edge.target): edge for edge, _ in (*found.changed, *found.untold)}
+    edges = [
+        replace(_after(old.get((edge.source, edge.target)), edge), change=became.get((edge.source, edge.target)))
+        for edge in after.edges
+    ]
     diff = {"before": names[0], "after": names[1], "same": found.same, "untold": len(found.untold)}
     return Circuit(
         {**after.metadata, "diff": diff},
         (*nodes, *(replace(node, change="lost") for node in found.nodes_lost)),
         (*edges, *(replace(edge, change="lost") for edge in found.lost)),
     )
+
+
+def _after(before: Edge | None, edge: Edge) -> Edge:
+    """An edge that remembers what another measured of it."""
+    known = measurements(edge)
+    more = [one for one in measurements(before) if one not in known] if before else []
+    return replace(edge, older=tuple(sorted((*more, *edge.older), key=lambda one: one.created, reverse=True)))

@@ -17,6 +17,7 @@ WORDS: dict[Change, str] = {
     "lost": "lost (dashed): only in the first graph",
     "changed": "changed: the 95% intervals don't overlap",
 }
+AS_IT_WAS = "as it was, or not known to have changed"
 
 
 def color(change: Change | None) -> str:

@@ -50,7 +50,7 @@ def settings(metadata: dict[str, Any]) -> str:
         f"{_list(metadata.get('layers'), 'layer')})",
         f"{_words(metadata.get('intervention', 'unknown'))} ablation",
         f"positions {_words(metadata.get('positions', 'unknown'))}",
-        f"{_count(metadata.get('num_sequences'))} sequences",
+        _sequences(metadata.get("num_sequences")),
         _words(metadata.get("created", ""))[:10],
         f"circuit {_words(metadata.get('version', ''))}".strip(),
     ]
@@ -66,6 +66,11 @@ def share(circuit: Circuit) -> str:
     least = "at least " if len(circuit.metadata.get("runs", ())) > 1 else ""
     of_total = f": {least}{percent(drawn)} of the total |effect|" if isinstance(drawn, (int, float)) else ""
     return f"{len(circuit.edges):,} of {measured} measured effects drawn{of_total}"
+
+
+def changes(circuit: Circuit) -> list[tuple[str, str]]:
+    """What the colours of a difference are called, and what they mean in words; none of another circuit."""
+    return [*_change.WORDS.items(), ("unchanged", _change.AS_IT_WAS)] if circuit.metadata.get("diff") else []
 
 
 def header(circuit: Circuit, zoom: float) -> str:
@@ -94,12 +99,12 @@ def _legend(circuit: Circuit, size: int) -> str:
     ]
     if circuit.metadata.get("diff"):
         left = [(_arrow(_change.COLORS[change], size), text) for change, text in _change.WORDS.items()]
-        left += [(_arrow(_change.UNCHANGED, size), "as it was, or not known to have changed"), ("", _range(magnitudes))]
+        left += [(_arrow(_change.UNCHANGED, size), _change.AS_IT_WAS), ("", _range(magnitudes))]
     right = [
         (_tokens("tokens", size, RAISES, BLUE_TINT), "blue tokens: promoted (ablation lowers them)"),
         (_tokens("tokens", size, LOWERS, RED_TINT), "red tokens: suppressed (ablation raises them)"),
         (shades, "shade: activation, relative to the feature's largest"),
-        (_tokens("token", size, INK, blend(SHADE, 1.0)), "bold: where it is ablated · ␣ space · ⏎ newline · ⇥ tab"),
+        (_tokens("token", size, INK, blend(SHADE, 1.0)), "bold: the firing token · ␣ space · ⏎ newline · ⇥ tab"),
     ]
     columns = [cell(table([_entry(s, text, size) for s, text in entries]), align="LEFT") for entries in (left, right)]
     return table([[columns[0], cell(width=2 * size), columns[1]]])
@@ -140,6 +145,10 @@ def _words(value: object) -> str:
 
 def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else "?"
+
+
+def _sequences(value: object) -> str:
+    return "1 sequence" if value == 1 else f"{_count(value)} sequences"
 
 
 def _list(value: object, word: str) -> str:

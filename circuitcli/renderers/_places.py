@@ -17,7 +17,7 @@ from circuitcli.runtime.layout import coordinates
 
 ACROSS, BETWEEN_LINES = 26, 26  # points between boxes, and between the lines of a broken row
 UP, UP_MOST = 110, 600  # between rows: the wider the page the more, so that arrows aren't flat
-WIDEST = 20  # boxes in a row that isn't broken
+WIDEST = 12  # boxes in a row that isn't broken
 PAGE = 1.6  # width over height
 GUIDES = 2  # strongest arrows into and out of a box that Graphviz sees, where there are more than MANY
 MANY = 1000
@@ -125,7 +125,10 @@ def _guides(edges: Sequence[Edge]) -> list[Edge]:
 
 
 def _in_lines(rows: Sequence[_Row], sizes: Sizes) -> Places:
-    """Rows broken into lines, each column of lines filled from the bottom, so that the page is about 16:10."""
+    """Rows broken into lines, each column of lines filled from the bottom, so that the page is about 16:10.
+
+    Every other line is half a box further to the right, so that arrows pass between boxes rather than behind them.
+    """
     width, height = (max(size[i] for size in sizes.values()) + gap for i, gap in ((0, ACROSS), (1, BETWEEN_LINES)))
     columns = max(1, math.ceil(math.sqrt(PAGE * len(sizes) * height / width)))
     boxes, headings, floor = {}, [], 0.0
@@ -133,7 +136,8 @@ def _in_lines(rows: Sequence[_Row], sizes: Sizes) -> Places:
         lines = math.ceil(len(row.members) / columns)
         used = math.ceil(len(row.members) / lines)
         for i, name in enumerate(row.members):
-            boxes[name] = Box((i // lines - used / 2) * width, floor - i % lines * height, *sizes[name])
+            across, up = i // lines - used / 2 + i % lines % 2 / 2, i % lines
+            boxes[name] = Box(across * width, floor - up * height, *sizes[name])
         headings.append(Heading(row.name, floor - (lines - 1) * height / 2))
         floor -= lines * height + UP
     return Places(boxes, headings, [])

@@ -73,6 +73,7 @@ def data(circuit: Circuit) -> dict[str, Any]:
         "title": _legend.title(circuit),
         "settings": _legend.settings(circuit.metadata),
         "share": _legend.share(circuit),
+        "changes": _legend.changes(circuit),
         "tokens": [[t, running(t, TOKEN_LIMIT), visible(t, TOKEN_LIMIT)] for t in sorted(set(_tokens(circuit)))],
         "texts": [[text, words(text, TEXT_LIMIT)] for text in sorted(set(_texts(circuit)))],
     }

@@ -13,9 +13,10 @@ import pytest
 from browser import Opened, chromium
 from playwright.sync_api import Browser
 
-from circuitcli.core.circuit import Circuit
+from circuitcli.core import compare
+from circuitcli.core.circuit import Circuit, Edge
 from circuitcli.core.tokens import visible
-from circuitcli.renderers import _html, html
+from circuitcli.renderers import _change, _html, html
 
 Open = Callable[..., Opened]
 TREE, CATS, HOUSE, BIRD, RIVER = "1.mlp_out.5", "1.resid_post.6", "2.resid_post.7", "2.resid_post.9", "3.resid_post.8"
@@ -76,12 +77,8 @@ def test_arrows_have_the_colours_of_the_svg(opened: Open) -> None:
     colors = there.page.evaluate(
         "Object.fromEntries(EDGES.map((e) => [e.edge.effect_mean, e.element.style('line-color')]))"
     )
-    rgb = {
-        color: f"rgb({','.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))})"
-        for color in (_html.RAISES, _html.LOWERS)
-    }
     assert {float(mean): color for mean, color in colors.items()} == {
-        e.effect_mean: rgb[_html.RAISES if e.effect_mean > 0 else _html.LOWERS] for e in drawn.SMALL.edges
+        e.effect_mean: rgb(_html.RAISES if e.effect_mean > 0 else _html.LOWERS) for e in drawn.SMALL.edges
     }
 
 
@@ -100,7 +97,7 @@ def test_the_pointer_shows_a_card(opened: Open) -> None:
         " the house⏎ sat",
         "␣dog −0.5",
         "⏎ −0.25",
-        "␣fish 0.5",
+        "␣fish +0.5",
     ):
         assert words in said
     tokens = card.locator(".context").first.locator("mark")
@@ -141,7 +138,7 @@ def test_a_click_pins(opened: Open) -> None:
         ["earlier: monday, 2025-11-01", "−0.7", "[−0.8, −0.6]", "12"],
         [f"{CATS} cats and dogs", "−0.21", "[−0.3, −0.1]", "30"],
     ]
-    assert there.page.locator("#consequences tbody tr").evaluate_all(cells) == [[RIVER, "0.05", "–", "1"]]
+    assert there.page.locator("#consequences tbody tr").evaluate_all(cells) == [[RIVER, "+0.05", "–", "1"]]
     there.page.get_by_role("button", name=TREE).click()
     assert (there.shown(), there.arrows()) == effects_of(TREE)
     there.page.keyboard.press("Escape")
@@ -396,6 +393,103 @@ def test_positions_are_columns(opened: Open) -> None:
     columns = [there.place(name)[0] for name in (HOUSE, CATS, BIRD, TREE, RIVER)]
     assert columns[1] == pytest.approx(columns[2], abs=1)
     assert columns == sorted(columns)
+
+
+def rgb(color: str) -> str:
+    return f"rgb({','.join(str(int(color[i : i + 2], 16)) for i in (1, 3, 5))})"
+
+
+def difference() -> Circuit:
+    """One edge and its feature gained, one edge and its feature lost, one edge changed, the others as they were."""
+    facts = {**drawn.METADATA, "model_identity": "c" * 40, "saes": []}
+    first = [e for e in drawn.SMALL.edges if e.target != BIRD]
+    changed = Edge(TREE, CATS, 0.1, 0.05, 0.15, 40, run="tuesday", created="2025-11-25")
+    second = [changed, *(e for e in drawn.SMALL.edges if RIVER != e.target and (e.source, e.target) != (TREE, CATS))]
+    before, after = (
+        Circuit(facts, tuple(n for n in drawn.SMALL.nodes if n.id != left_out), tuple(edges))
+        for left_out, edges in ((BIRD, first), (RIVER, second))
+    )
+    return compare.drawn(before, after, ("monday", "tuesday"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_difference_has_three_colours_and_a_legend(opened: Open, scheme: str) -> None:
+    there = opened(difference(), color_scheme=scheme)
+    assert there.page.inner_text("#title") == "From monday to tuesday: what changed"
+    looks = there.page.evaluate(
+        "EDGES.map((e) => [e.edge.source, e.edge.target, e.element.style('line-color'), e.element.style('line-style')])"
+    )
+    drawn_as = {(source, target): (color, line) for source, target, color, line in looks}
+    frames = dict(there.page.evaluate("ORDER.map((b) => [b.id, b.element.style('border-color')])"))
+    legend = {
+        item["name"]: (item["color"].replace(" ", ""), item["words"].split(":")[0].split()[-1])
+        for item in there.page.locator("#legend li span[aria-hidden]").evaluate_all(
+            "(spans) => spans.map((s) => ({name: s.className, color: getComputedStyle(s).color, "
+            "words: s.parentElement.innerText}))"
+        )
+    }
+    assert {name: words for name, (_, words) in legend.items()} == {
+        **{"gained": "gained", "lost": "(dashed)", "changed": "changed"},
+        "unchanged": "changed",  # "as it was, or not known to have changed"
+    }
+    colors = {name: color for name, (color, _) in legend.items()}
+    assert len(set(colors.values())) == 4
+    if scheme == "light":
+        assert colors == {
+            name: rgb(color) for name, color in {**_change.COLORS, "unchanged": _change.UNCHANGED}.items()
+        }
+    assert drawn_as == {
+        (CATS, BIRD): (colors["gained"], "solid"),
+        (HOUSE, RIVER): (colors["lost"], "dashed"),
+        (TREE, CATS): (colors["changed"], "solid"),
+        (TREE, HOUSE): (colors["unchanged"], "solid"),
+        (CATS, HOUSE): (colors["unchanged"], "solid"),
+    }
+    assert (frames[BIRD], frames[RIVER]) == (colors["gained"], colors["lost"])
+    assert "ablating the source" not in there.page.inner_text("#legend")
+    there.page.locator("#changes").get_by_label("unchanged").uncheck()
+    there.rest()
+    assert there.arrows() == {(CATS, BIRD), (HOUSE, RIVER), (TREE, CATS)}
+    there.click(TREE)
+    rows = there.page.locator("#consequences tbody tr").all_inner_texts()
+    assert [row.split() for row in rows] == [
+        [CATS, "cats", "and", "dogs", "changed", "+0.1", "[0.05,", "0.15]", "40"],
+        ["earlier:", ",", "+0.42", "[0.33,", "0.51]", "40"],
+    ]
+
+
+def test_a_circuit_that_is_no_difference_has_no_changes(opened: Open) -> None:
+    there = opened()
+    assert not there.page.locator("#changes").is_visible()
+    assert "gained" not in there.page.inner_text("#legend")
+
+
+@pytest.mark.parametrize("size", [(1400, 900), (480, 760)])
+def test_every_box_says_its_name_beside_the_names_of_rows(opened: Open, size: tuple[int, int]) -> None:
+    """As the page opens, of a hundred features: nothing lies over a box, and its name is large enough to be read."""
+    there = opened(drawn.large(100, 300))
+    there.page.set_viewport_size({"width": size[0], "height": size[1]})
+    there.page.evaluate(
+        "cy.resize(); window.written = []; const before = write;"
+        "write = (pen, value, x, y, style) => { written.push([value, x, y, style?.size]); before(pen, value, x, y, style); };"
+        "fit(); drawOverlay();"
+    )
+    written = {value: (x, size) for value, x, _, size in there.page.evaluate("written")}
+    edge = min(there.page.evaluate("ORDER.map((b) => onScreen(b).left)"))
+    headings = there.page.evaluate("Math.max(...PAGE.rows.map(([name]) => 10 + headingWidth(name)))")
+    assert headings < edge
+    names = there.page.evaluate("ORDER.map(brief)")
+    assert set(names) <= set(written)
+    assert min(written[name][1] for name in names) >= (6 if size[0] > 800 else 4)
+
+
+def test_a_small_window_has_the_legend_below(opened: Open) -> None:
+    there = opened()
+    for width, holder in ((480, "ASIDE"), (1400, "HEADER")):
+        there.page.set_viewport_size({"width": width, "height": 760})
+        there.page.wait_for_timeout(100)
+        assert there.page.evaluate("byId('legend').parentElement.tagName") == holder
+        assert "red arrow" in there.page.locator("#legend").text_content()
 
 
 def test_an_end_that_is_no_node_has_a_box(opened: Open) -> None:

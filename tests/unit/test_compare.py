@@ -1,5 +1,6 @@
 """What changed between two graphs: by hand, against brute force, and drawn."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from circuitcli.core.compare import compare, drawn
 from circuitcli.core.merge import merge
 from circuitcli.errors import InputError
 from circuitcli.renderers import _change
+from circuitcli.renderers.html import _asset
 
 
 def with_edges(*edges: Edge) -> Circuit:
@@ -100,6 +102,9 @@ def test_the_drawing_has_everything_of_both_marked() -> None:
         ("1.mlp_out.5", "2.resid_post.7"): "lost",
     }
     assert {n.id: n.change for n in found.nodes} == {**dict.fromkeys(NAMES), "3.resid_post.9": "gained"}
+    older = {(e.source, e.target): [m.effect_mean for m in e.older] for e in found.edges}
+    assert older.pop(("1.mlp_out.5", "1.resid_post.6")) == [0.42]  # what the first graph had
+    assert set(map(len, older.values())) == {0}
     assert found.metadata["diff"] == {"before": "monday", "after": "<tuesday>", "same": 2, "untold": 0}
     validator().validate(found.to_dict() | {"nodes": [], "edges": []})
     with pytest.raises(InputError):
@@ -130,13 +135,22 @@ BLIND = {
 }
 
 
+DARK = _asset("page.css").split(':root[data-theme="dark"]')[1].split("}")[0]
+PALETTES = {
+    "light": (*_change.COLORS.values(), _change.UNCHANGED),
+    "dark": tuple(re.findall(r"--(?:gained|lost|changed|unchanged): (#\w+);", DARK)),
+}
+
+
+@pytest.mark.parametrize("palette", PALETTES)
 @pytest.mark.parametrize("kind", BLIND)
-def test_colour_blind_people_can_tell_them_apart(kind: str) -> None:
+def test_colour_blind_people_can_tell_them_apart(kind: str, palette: str) -> None:
     def seen(color: str) -> tuple[float, ...]:
         rgb = [(int(color[i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)]
         return tuple(max(sum(w * c for w, c in zip(row, rgb, strict=True)), 0) ** (1 / 2.2) for row in BLIND[kind])
 
-    colors = [seen(color) for color in (*_change.COLORS.values(), _change.UNCHANGED)]
+    colors = [seen(color) for color in PALETTES[palette]]
+    assert len(colors) == 4
     apart = [
         sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) ** 0.5 for i, p in enumerate(colors) for q in colors[:i]
     ]

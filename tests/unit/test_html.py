@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitcli.core.circuit import Circuit, Edge
-from circuitcli.renderers import _html, _node, _places, html, svg
+from circuitcli.renderers import _change, _html, _node, _places, html, svg
 
 PAGE = Path(str(resources.files("circuitcli.renderers"))) / "_page"
 
@@ -84,6 +84,7 @@ def test_light_colours_are_those_of_the_svg() -> None:
         "shade": _html.SHADE,
     }
     names |= {"raises-tint": _html.BLUE_TINT, "lowers-tint": _html.RED_TINT, "group": _html.GROUP}
+    names |= {**_change.COLORS, "unchanged": _change.UNCHANGED}
     assert {name: re.search(rf"--{name}: (#\w+);", css)[1] for name in names} == names
 
 

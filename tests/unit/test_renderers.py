@@ -136,7 +136,7 @@ def test_the_legend_is_in_words(circuit: Circuit) -> None:
         "opacity: |effect| relative to the largest drawn",
         "|effect| from 0.05 to 0.84, in SAE units of the target",
         "shade: activation, relative to the feature's largest",
-        "bold: where it is ablated · ␣ space · ⏎ newline · ⇥ tab",
+        "bold: the firing token · ␣ space · ⏎ newline · ⇥ tab",
     } <= set(texts(picture(circuit)))
 
 

@@ -20,6 +20,7 @@ function named(node) {
   const parts = [];
   if (node.label) parts.push(make("div", { className: "card-label" }, isolated(text(node.label))));
   if (node.group) parts.push(make("div", { className: "card-group" }, "group ", isolated(text(node.group))));
+  if (node.change) parts.push(make("div", { className: node.change }, CHANGES.get(node.change) ?? node.change));
   return parts;
 }
 
@@ -53,10 +54,10 @@ function contextLine(context, largest) {
 
 function tokenLine(word, color, effects) {
   if (!effects.length) return [];
-  const line = make("div", { className: `tokens ${word}` }, make("span", { className: color === "raises" ? "raises" : "lowers" }, `${word} `));
+  const line = make("div", { className: `tokens ${word}` }, make("span", { className: color }, `${word} `));
   for (const effect of effects) {
-    const token = make("span", { className: "token" }, isolated(ALONE.get(effect.token)), ` ${number(effect.effect_mean)}`);
-    line.append(token);
+    line.append(make("span", { className: "token" }, isolated(ALONE.get(effect.token)), ` ${signed(effect.effect_mean)}`));
   }
+  line.append(make("span", { className: "facts" }, "nats, ablated − clean"));
   return [line];
 }

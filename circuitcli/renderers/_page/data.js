@@ -24,6 +24,14 @@ for (const each of EDGES) {
   each.source.consequences.push(each);
   each.target.causes.push(each);
 }
+/* Of a difference: what its colours are called, and what they mean. Of another circuit it is empty. */
+const CHANGES = new Map(PAGE.changes);
+
+/* What became of an edge or a node of a difference. */
+function became({ change }) {
+  return change ?? "unchanged";
+}
+
 const LARGEST = EDGES.length ? EDGES[0].size : 0;
 
 /* A name, label or group, with what a reader can't see made visible. */
@@ -40,6 +48,11 @@ function cut(value, limit) {
 /* Three significant digits, with a real minus sign. */
 function number(value, digits = 3) {
   return Number.isFinite(value) ? String(Number(value.toPrecision(digits))).replaceAll("-", "−") : "–";
+}
+
+/* The same with its sign. */
+function signed(value) {
+  return `${value > 0 ? "+" : ""}${number(value)}`;
 }
 
 /* A share as a percentage of two significant digits. */

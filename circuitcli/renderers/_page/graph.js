@@ -12,11 +12,11 @@ function elements() {
   const nodes = ORDER.map(({ index, x, y, width, height, node }) => ({
     data: { id: NAME(index), width, height },
     position: { x, y },
-    classes: node?.pinned ? "thick" : "",
+    classes: node?.change ?? (node?.pinned ? "thick" : ""),
   }));
   const arrows = EDGES.map(({ edge, size, source, target }, i) => ({
     data: { id: `arrow ${i}`, source: NAME(source.index), target: NAME(target.index), ...strength(size, 1) },
-    classes: edge.effect_mean > 0 ? "raises" : "lowers",
+    classes: CHANGES.size ? became(edge) : edge.effect_mean > 0 ? "raises" : "lowers",
     selectable: false,
   }));
   return [...nodes, ...arrows.reverse()]; // the largest on top
@@ -57,10 +57,15 @@ function looks() {
         "overlay-opacity": 0,
       },
     },
-    ...["raises", "lowers"].map((name) => ({
+    ...["raises", "lowers", ...CHANGES.keys()].map((name) => ({
       selector: `edge.${name}`,
       style: { "line-color": COLORS[name], "target-arrow-color": COLORS[name] },
     })),
+    ...[...CHANGES.keys()].map((name) => ({
+      selector: `node.${name}`,
+      style: { "border-width": 4, "border-color": COLORS[name] },
+    })),
+    { selector: "edge.lost", style: { "line-style": "dashed", "line-dash-pattern": [24, 14] } },
     { selector: ".off", style: { display: "none" } },
   ];
 }
@@ -100,7 +105,8 @@ function thicken() {
 /* Bring boxes into view, beside the rows' names and below the columns', and not much larger than life. */
 function fit(boxes = ORDER.filter((box) => box.shown)) {
   if (!boxes.length) return;
-  const margin = { left: cy.width() > 600 ? 140 : 20, right: 20, top: PAGE.columns.length ? 44 : 20, bottom: 20 };
+  const lead = Math.max(0, ...(arranged.rows ?? PAGE.rows).map(([name]) => headingWidth(name)));
+  const margin = { left: lead + 26, right: 20, top: PAGE.columns.length ? 44 : 20, bottom: 20 };
   const room = { width: cy.width() - margin.left - margin.right, height: cy.height() - margin.top - margin.bottom };
   const [left, right] = extent(boxes, "x", "width");
   const [top, bottom] = extent(boxes, "y", "height");

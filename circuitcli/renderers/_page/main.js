@@ -4,6 +4,7 @@ const DWELL_MS = 120; // on a box, before its card shows
 const LINGER_MS = 250; // so that the pointer can reach the card
 const SETTLED_MS = 150; // after which the view counts as at rest
 const APART = 8; // pixels between a box and its card
+const SMALL = matchMedia("(max-width: 800px)"); // as in page.css
 let coming = 0;
 let leaving = 0;
 let settled = 0;
@@ -142,7 +143,20 @@ addEventListener("beforeunload", (event) => {
   if (markUnsaved.yes) event.preventDefault();
 });
 
+/* The legend: of a difference the colours of changes in place of those of signs; in a small window below the rest. */
+function prepareLegend() {
+  const arrow = (name) => make("span", { className: name, ariaHidden: "true" }, name === "lost" ? "⇢" : "➔");
+  if (CHANGES.size) {
+    for (const line of document.querySelectorAll("#legend .sign")) line.remove();
+    byId("legend").prepend(...[...CHANGES].map(([name, meaning]) => make("li", {}, arrow(name), ` ${meaning}`)));
+  }
+  const put = () => SMALL.matches ? byId("help").after(byId("legend")) : byId("about").after(byId("legend"));
+  SMALL.addEventListener("change", put);
+  put();
+}
+
 for (const id of ["title", "settings", "share"]) byId(id).textContent = PAGE[id];
+prepareLegend();
 listenToGraph();
 listenToControls();
 prepareSliders();

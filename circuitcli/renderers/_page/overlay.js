@@ -3,9 +3,9 @@
 const DETAIL = 0.32; // the zoom from which a box's text can be read
 const PER_FRAME = 8; // pictures of boxes that one frame may draw anew
 const NARROWEST = Math.min(...ORDER.map((box) => box.width));
-const LOWEST = Math.min(...ORDER.map((box) => box.height));
 const ONE_SITE = new Set(CIRCUIT.nodes.map((node) => node.site)).size === 1;
-const LONGEST = Math.max(8, ...ORDER.map((box) => brief(box).length)); // name, characters
+const LONGEST = Math.max(5, ...ORDER.map((box) => brief(box).length)); // name, characters
+const LINE = 1.4; // of a line's height over its letters'
 const SCALES = [0.5, 1, 2, 4];
 const overlay = byId("overlay");
 const pen = overlay.getContext("2d");
@@ -40,8 +40,8 @@ function isInside({ left, top, width, height }, across, down) {
 /* The picture of a box, or its name where that is all that can be read. False if it had to be drawn anew. */
 function drawInside(box, frame, scale, mayPaint) {
   if (cy.zoom() < DETAIL) {
-    pen.strokeStyle = COLORS.line;
-    pen.lineWidth = box.node?.pinned ? 2 : 0.5;
+    pen.strokeStyle = COLORS[box.node?.change ?? "line"];
+    pen.lineWidth = box.node?.pinned || box.node?.change ? 2 : 0.5;
     pen.strokeRect(frame.left, frame.top, frame.width, frame.height);
     drawName(box, frame);
     return true;
@@ -53,15 +53,16 @@ function drawInside(box, frame, scale, mayPaint) {
   return known !== null;
 }
 
-/* Its name, and its label or else the tokens that it fires on; of one size in all boxes. */
+/* Its name, of one size in all boxes but the lowest, and where there is room its label or the tokens that it fires on. */
 function drawName(box, { left, top, width, height }) {
-  const size = Math.min(15, (NARROWEST * cy.zoom()) / (0.6 * LONGEST), 0.32 * LOWEST * cy.zoom());
+  const size = Math.min(15, (NARROWEST * cy.zoom()) / (0.62 * LONGEST), height / 1.1);
   if (size < 4) return;
   const lines = [[brief(box), { bold: true }]];
-  if (box.node?.label) lines.push([cut(text(box.node.label), 30), { italic: true }]);
+  if (height < 2 * LINE * size) lines.length = 1;
+  else if (box.node?.label) lines.push([cut(text(box.node.label), 30), { italic: true }]);
   else if (box.node) lines.push([firingTokens(box.node), { color: COLORS.facts }]);
   lines.forEach(([line, style], i) => {
-    const y = top + height / 2 + (i - (lines.length - 1) / 2) * size * 1.4;
+    const y = top + height / 2 + (i - (lines.length - 1) / 2) * size * LINE;
     write(pen, line, left + width / 2, y, { size: i ? 0.95 * size : size, align: "center", room: width - 4, ...style });
   });
 }
@@ -112,11 +113,19 @@ function drawHeadings(width, height) {
 
 function drawHeading(name, x, y, height, align) {
   if (y < 0 || y > height) return;
-  font(pen, { bold: true });
-  const width = pen.measureText(name).width;
+  const lines = name.split(" · ");
+  const width = headingWidth(name);
   pen.globalAlpha = 0.85;
   pen.fillStyle = COLORS.page;
-  pen.fillRect(align === "left" ? x - 4 : x - width / 2 - 4, y - 11, width + 8, 22);
+  pen.fillRect(align === "left" ? x - 4 : x - width / 2 - 4, y - 9 * lines.length - 2, width + 8, 18 * lines.length + 4);
   pen.globalAlpha = 1;
-  write(pen, name, x, y, { bold: true, color: COLORS.facts, align });
+  lines.forEach((line, i) => {
+    write(pen, line, x, y + 18 * (i - (lines.length - 1) / 2), { bold: true, color: COLORS.facts, align });
+  });
+}
+
+/* `layer 3` stands over `resid_post`: the wider of the two. */
+function headingWidth(name) {
+  font(pen, { bold: true });
+  return Math.max(...name.split(" · ").map((line) => pen.measureText(line).width));
 }

@@ -28,8 +28,8 @@ function showPinned() {
   byId("pinned-heading").replaceChildren(isolated(text(box.id)));
   byId("label").value = box.node?.label ?? "";
   byId("label").disabled = !box.node;
-  byId("causes").replaceChildren(...effects("Causes", "what ablating them does to it", box.causes, "source"));
-  byId("consequences").replaceChildren(...effects("Consequences", "what ablating it does to them", box.consequences, "target"));
+  byId("causes").replaceChildren(...effects("Causes", "what ablating them does to it, SAE units", box.causes, "source"));
+  byId("consequences").replaceChildren(...effects("Consequences", "what ablating it does to them, SAE units", box.consequences, "target"));
   byId("details").replaceChildren(make("h3", {}, "Feature"), card(box));
   byId("pinned").scrollIntoView({ block: "nearest" });
 }
@@ -55,10 +55,11 @@ function effectRows({ edge }, other) {
   const color = edge.effect_mean > 0 ? "raises" : "lowers";
   const label = other.node?.label ? `${text(other.id)} ${text(other.node.label)}` : text(other.id);
   const name = make("td", {}, button(label, () => pin(other)));
-  const row = make("tr", {}, name, make("td", { className: color, title: color }, number(edge.effect_mean)), ...rest(edge));
+  if (edge.change) name.append(make("span", { className: `change ${edge.change}` }, edge.change));
+  const row = make("tr", {}, name, make("td", { className: color, title: color }, signed(edge.effect_mean)), ...rest(edge));
   const older = (edge.older ?? []).map((earlier) => {
     const source = isolated(`earlier: ${cut(text(earlier.run), 60)}, ${cut(text(earlier.created), 10)}`);
-    const cells = [make("td", {}, source), make("td", {}, number(earlier.effect_mean)), ...rest(earlier)];
+    const cells = [make("td", {}, source), make("td", {}, signed(earlier.effect_mean)), ...rest(earlier)];
     return make("tr", { className: "older" }, ...cells);
   });
   return [row, ...older];
@@ -113,10 +114,11 @@ function soon(action) {
   });
 }
 
-/* A box to tick for each layer and each site. */
+/* A box to tick for each layer and each site, and of a difference for what became of arrows. */
 function prepareFilters() {
-  for (const [id, chosen, word] of [["layers", state.layers, String], ["sites", state.sites, text]]) {
-    for (const value of [...chosen].sort(id === "layers" ? (a, b) => a - b : undefined)) {
+  byId("changes").hidden = !CHANGES.size;
+  for (const [id, chosen, word] of [["layers", state.layers, String], ["sites", state.sites, text], ["changes", state.changes, String]]) {
+    for (const value of [...chosen].sort({ layers: (a, b) => a - b, changes: () => 0 }[id])) {
       const tick = make("input", { type: "checkbox", checked: true });
       tick.addEventListener("change", () => {
         tick.checked ? chosen.add(value) : chosen.delete(value);

@@ -9,6 +9,7 @@ const state = {
   count: EDGES.length,
   layers: new Set(CIRCUIT.nodes.map((node) => node.layer)),
   sites: new Set(CIRCUIT.nodes.map((node) => node.site)),
+  changes: new Set(CHANGES.keys()),
 };
 
 /* Work out what is shown, and tell the graph what changed. */
@@ -36,8 +37,9 @@ function isAdmitted({ node }) {
   return !node || (state.layers.has(node.layer) && state.sites.has(node.site));
 }
 
-function isDrawn({ size, source, target }, rank) {
+function isDrawn({ edge, size, source, target }, rank) {
   if (rank >= state.count || size < state.least) return false;
+  if (CHANGES.size && !state.changes.has(became(edge))) return false;
   return !state.pinned || source === state.pinned || target === state.pinned;
 }
 

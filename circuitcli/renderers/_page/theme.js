@@ -1,7 +1,7 @@
 /* Light or dark: as the system says, until the button was pressed. Colours have their home in page.css. */
 
 const DARK = matchMedia("(prefers-color-scheme: dark)");
-const NAMES = ["page", "paper", "ink", "facts", "line", "raises", "lowers", "raises-tint", "lowers-tint", "shade", "on-shade", "focus", "group"];
+const NAMES = ["page", "paper", "ink", "facts", "line", "raises", "lowers", "raises-tint", "lowers-tint", "shade", "on-shade", "focus", "group", "gained", "lost", "changed", "unchanged"];
 let COLORS = {};
 
 function isDark() {
