@@ -35,6 +35,7 @@ METADATA: dict[str, Any] = {
     ],
     "intervention": "zero",
     "positions": "top",
+    "horizon": 0,
     "num_sequences": 200,
     "seed": 0,
     "min_effect": 0.0,

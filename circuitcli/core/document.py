@@ -67,6 +67,7 @@ class Metadata:
     saes: list[SaeFacts]
     intervention: str
     positions: str
+    horizon: int
     num_sequences: int | None
     seed: int | None
     min_effect: float

@@ -5,9 +5,10 @@ follows from sets of measurements, not from the order in which graphs were joine
 
     edge        all measurements that either graph has of it; the newest counts, the others are `older`
     node        the newest measurement of those at which it was ablated, else the newest; pinned if it ever was
-    runs        all; of one run that was drawn twice, the later time
+    runs        all; of one that measured the same when it was drawn twice, the later time
     share_drawn Σ|effect| of the edges over the sum, over runs, of Σ|effect| that each measured. What two runs both
-                measured counts twice below the line, so of several runs it is the *least* that the share can be
+                measured counts twice below the line, and so does what one run measured with other pins; so of several
+                it is the *least* that the share can be
 
 Joining is associative and idempotent, up to what people write: a label or a group of the second graph goes before one
 of the first.
@@ -23,6 +24,9 @@ from typing import Any
 from circuitcli.core.circuit import Circuit, Edge, Measurement, Node
 from circuitcli.core.sites import SITES
 from circuitcli.errors import InputError
+
+# What makes effects one quantity, besides the model and its SAEs.
+MEASURED = ("intervention", "positions", "horizon")
 
 
 def merge(first: Circuit, second: Circuit) -> Circuit:
@@ -68,7 +72,7 @@ def require_same_effects(first: Circuit, second: Circuit) -> None:
     Raises:
         InputError: They were measured by different interventions, or at different positions.
     """
-    for what in ("intervention", "positions"):
+    for what in MEASURED:
         a, b = first.metadata[what], second.metadata[what]
         if a != b:
             raise InputError(
@@ -157,7 +161,7 @@ def _metadata(first: Circuit, second: Circuit, edges: Sequence[Edge]) -> dict[st
     drawn = math.fsum(abs(edge.effect_mean) for edge in edges)
     saes = {(sae["layer"], _order(sae["site"]), sae["site"]): sae for sae in (*a["saes"], *b["saes"])}
     return {
-        **{key: b[key] for key in ("schema_version", "model", "model_identity", "intervention", "positions")},
+        **{key: b[key] for key in ("schema_version", "model", "model_identity", *MEASURED)},
         "release": ", ".join(sorted({run["release"] for run in runs})),
         "layers": sorted({*a["layers"], *b["layers"]}),
         "sites": sorted({*a["sites"], *b["sites"]}),
@@ -175,10 +179,13 @@ def _metadata(first: Circuit, second: Circuit, edges: Sequence[Edge]) -> dict[st
 
 
 def _runs(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each run once: of one that was drawn twice, the later."""
-    latest: dict[tuple[str, str], dict[str, Any]] = {}
+    """Each run once: of one that measured the same when it was drawn twice, the later.
+
+    Its fingerprint doesn't say which features it ablated: with other pins it measured other effects.
+    """
+    latest: dict[tuple[str, str, int, float], dict[str, Any]] = {}
     for run in runs:
-        key = run["run"], run["fingerprint"]
+        key = run["run"], run["fingerprint"], run["edges_measured"], run["abs_effect_measured"]
         latest[key] = max(latest.get(key, run), run, key=_state)
     return [latest[key] for key in sorted(latest, key=lambda key: (latest[key]["created"], key))]
 

@@ -49,7 +49,7 @@ def settings(metadata: dict[str, Any]) -> str:
         f"SAEs {_words(metadata.get('release', 'unknown'))} ({_list(metadata.get('sites'), 'site')}, "
         f"{_list(metadata.get('layers'), 'layer')})",
         f"{_words(metadata.get('intervention', 'unknown'))} ablation",
-        f"positions {_words(metadata.get('positions', 'unknown'))}",
+        f"positions {_words(metadata.get('positions', 'unknown'))}{_horizon(metadata.get('horizon'))}",
         _sequences(metadata.get("num_sequences")),
         _words(metadata.get("created", ""))[:10],
         f"circuit {_words(metadata.get('version', ''))}".strip(),
@@ -145,6 +145,10 @@ def _words(value: object) -> str:
 
 def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else "?"
+
+
+def _horizon(value: object) -> str:
+    return f" (at most {_count(value)} behind)" if value else ""
 
 
 def _sequences(value: object) -> str:

@@ -25,6 +25,7 @@ from itertools import accumulate
 from typing import Any
 
 from circuitcli.core.circuit import Circuit, Context, Node
+from circuitcli.core.merge import MEASURED
 from circuitcli.core.neuronpedia import model_id
 from circuitcli.core.tokens import visible
 from circuitcli.renderers import _attribution_names as names
@@ -98,7 +99,7 @@ def document(circuit: Circuit, numbers: Mapping[str, int]) -> dict[str, Any]:
 def _metadata(circuit: Circuit) -> dict[str, Any]:
     facts, source_set = circuit.metadata, _source_set(circuit)
     model = names.plain_name(model_id(str(facts["model"])), "model")
-    settings = {name: facts.get(name) for name in ("intervention", "positions", "num_sequences", "seed", "min_effect")}
+    settings = {name: facts.get(name) for name in (*MEASURED, "num_sequences", "seed", "min_effect")}
     return {
         "slug": _slug(str(facts.get("run", ""))),
         "scan": model if source_set else f"custom-{model}",

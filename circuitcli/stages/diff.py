@@ -9,6 +9,7 @@ from circuitcli import plugins
 from circuitcli.core import compare
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.compare import Difference
+from circuitcli.core.merge import MEASURED
 from circuitcli.errors import UsageError
 from circuitcli.renderers import Renderer
 from circuitcli.store import circuits, files
@@ -33,7 +34,7 @@ def run(before: Path, after: Path) -> Compared:
     first, second = (circuits.read(circuits.locate(path)) for path in (before, after))
     different = tuple(
         f"{what} {first.metadata[what]} → {second.metadata[what]}"
-        for what in ("intervention", "positions")
+        for what in MEASURED
         if first.metadata[what] != second.metadata[what]
     )
     return Compared(first, second, compare.compare(first, second), different)

@@ -42,8 +42,9 @@ def edits(job: Job, edited: Path | None) -> Edits:
     kept = _kept(job)
     if edited is None:
         return kept
-    circuit = circuits.read(circuits.locate(edited))
-    require_same(job, circuit)
+    path = circuits.locate(edited)
+    circuit = circuits.read(path)
+    require_same(job, circuit, path, effects=False)
     kept |= {node.id: Edit(node.label or None, node.group or None) for node in circuit.nodes}
     return {name: edit for name, edit in kept.items() if edit != Edit()}
 

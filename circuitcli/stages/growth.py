@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitcli.core.circuit import Circuit
-from circuitcli.core.merge import merge, require_same_features
+from circuitcli.core.merge import MEASURED, merge, require_same_effects, require_same_features
 from circuitcli.errors import InputError, UsageError
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job
@@ -23,36 +23,48 @@ def identity(job: Job) -> dict[str, Any]:
     return {"model": job.settings.model, "model_identity": found, "saes": saes}
 
 
-def require_same(job: Job, circuit: Circuit) -> None:
-    """Refuse a circuit whose features aren't the run's.
+def measured(job: Job) -> dict[str, Any]:
+    """What the run's effects are, as a circuit's metadata has it: `core.merge.MEASURED`."""
+    return {what: getattr(job.settings.ablate, what) for what in MEASURED}
+
+
+def require_same(job: Job, circuit: Circuit, path: Path, *, effects: bool) -> None:
+    """Refuse a file whose features, or also whose effects, aren't the run's.
 
     Raises:
-        InputError: Of another model, or of another SAE at a site.
+        InputError: Of another model, or of another SAE at a site; or measured in another way.
     """
-    require_same_features(circuit, Circuit(identity(job), (), ()))
+    own = Circuit(identity(job) | measured(job), (), ())
+    try:
+        require_same_features(circuit, own)
+        if effects:
+            require_same_effects(circuit, own)
+    except InputError as error:
+        raise InputError(f"{path} doesn't go with {job.run.root}. {error.message}", hint=error.hint) from None
 
 
-def read(job: Job) -> list[Circuit]:
-    """The graphs that the run's own goes on from, in the order in which they were named.
+def read(job: Job) -> dict[Path, Circuit]:
+    """The graphs that the run's own goes on from by their files, in the order in which they were named.
 
     Raises:
         InputError: One is missing or damaged.
         UsageError: One is the run's own graph.
     """
-    return [circuits.read(path) for path in _paths(job)]
+    return {path: circuits.read(path) for path in _paths(job)}
 
 
 def earlier(job: Job) -> list[Circuit]:
-    """The same, once they were found to be of the run's features.
+    """The same, once they were found to be of the run's features, and measured as it measures.
 
     Raises:
-        InputError: One is missing or damaged, or of another model or SAE than the run has recorded.
+        InputError: One is missing or damaged, or of another model or SAE than the run has recorded, or measured in
+            another way.
         UsageError: One is the run's own graph.
     """
     found = read(job)
-    for circuit in found:
-        require_same(job, circuit)
-    return found
+    for path, circuit in found.items():
+        require_same(job, circuit, path, effects=True)
+    return list(found.values())
 
 
 def digests(job: Job) -> list[str]:

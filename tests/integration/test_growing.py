@@ -110,6 +110,21 @@ def test_run_all_extends_and_refuses_before_it_computes(
     assert set(edges(graph(other))) <= set(edges(graph(new)))
 
 
+@pytest.mark.parametrize("changes", [{"intervention": "mean"}, {"positions": "all"}, {"horizon": 3}])
+def test_other_quantities_are_refused_before_anything_is_said_to_be_made_again(
+    changes: dict, circuit: Circuit, run: Path
+) -> None:
+    tree = graph(run)
+    tree["metadata"] |= changes
+    (run.parent / "strange.json").write_text(json.dumps(tree))
+    before = contents(run)
+    result = circuit("graph", "--run", run, "--extend", run.parent / "strange.json")
+    result.refused(3, "strange.json", "different ways", *changes)
+    assert "made again" not in result.err
+    assert contents(run) == before
+    assert circuit("graph", "--run", run, "--load", run.parent / "strange.json").code == 0  # labels are labels
+
+
 @pytest.mark.parametrize("flag", ["--extend", "--load"])
 @pytest.mark.parametrize(
     ("changes", "words"),

@@ -404,7 +404,7 @@ def difference() -> Circuit:
     facts = {**drawn.METADATA, "model_identity": "c" * 40, "saes": []}
     first = [e for e in drawn.SMALL.edges if e.target != BIRD]
     changed = Edge(TREE, CATS, 0.1, 0.05, 0.15, 40, run="tuesday", created="2025-11-25")
-    second = [changed, *(e for e in drawn.SMALL.edges if RIVER != e.target and (e.source, e.target) != (TREE, CATS))]
+    second = [changed, *(e for e in drawn.SMALL.edges if e.target != RIVER and (e.source, e.target) != (TREE, CATS))]
     before, after = (
         Circuit(facts, tuple(n for n in drawn.SMALL.nodes if n.id != left_out), tuple(edges))
         for left_out, edges in ((BIRD, first), (RIVER, second))
@@ -471,7 +471,7 @@ def test_every_box_says_its_name_beside_the_names_of_rows(opened: Open, size: tu
     there.page.set_viewport_size({"width": size[0], "height": size[1]})
     there.page.evaluate(
         "cy.resize(); window.written = []; const before = write;"
-        "write = (pen, value, x, y, style) => { written.push([value, x, y, style?.size]); before(pen, value, x, y, style); };"
+        "write = (...given) => { written.push([...given.slice(1, 4), given[4]?.size]); before(...given); };"
         "fit(); drawOverlay();"
     )
     written = {value: (x, size) for value, x, _, size in there.page.evaluate("written")}

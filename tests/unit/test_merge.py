@@ -124,10 +124,25 @@ def test_metadata_of_a_union_says_what_is_known() -> None:
 
 
 def test_a_run_that_was_drawn_again_counts_once() -> None:
-    again = {**RUN, "created": LATER, "edges_measured": 2000, "abs_effect_measured": 5.0}
+    again = {**RUN, "created": LATER}
     facts = merge(PLAIN, replace(PLAIN, metadata={**METADATA, "runs": [again]})).metadata
     assert facts["runs"] == [again]
-    assert facts["edges_measured"] == 2000
+    assert facts["edges_measured"] == RUN["edges_measured"]
+
+
+def test_a_run_with_other_pins_counts_again_so_that_the_share_is_never_too_large() -> None:
+    """The same run, drawn with one feature pinned and then with another: each time it measured that one alone."""
+    first, second = PLAIN.edges[:2], PLAIN.edges[2:]
+    runs = [
+        {**RUN, "created": time, "abs_effect_measured": total} for time, total in ((RUN["created"], 2.0), (LATER, 1.0))
+    ]
+    parts = [
+        replace(PLAIN, edges=edges, metadata={**METADATA, "runs": [run]})
+        for edges, run in zip((first, second), runs, strict=True)
+    ]
+    facts = merge(*parts).metadata
+    assert facts["share_drawn"] == pytest.approx(sum(abs(e.effect_mean) for e in PLAIN.edges) / 3.0)
+    assert facts["runs"] == runs
 
 
 @pytest.mark.parametrize(
@@ -140,9 +155,10 @@ def test_a_run_that_was_drawn_again_counts_once() -> None:
         ),
         ({"intervention": "mean"}, ("intervention zero and mean",)),
         ({"positions": "all"}, ("positions top and all",)),
+        ({"horizon": 3}, ("horizon 0 and 3",)),
         ({"diff": {"before": "a", "after": "b", "same": 0, "untold": 0}}, ("difference",)),
     ],
-    ids=["model", "sae", "intervention", "positions", "diff"],
+    ids=["model", "sae", "intervention", "positions", "horizon", "diff"],
 )
 def test_what_can_t_be_one_graph_is_refused(changes: dict, words: tuple[str, ...]) -> None:
     other = replace(PLAIN, metadata={**METADATA, **changes})
