@@ -1,8 +1,8 @@
 """A run in a notebook: `show("my-run")` as the last line of a cell draws its graph and cards of features.
 
 Nothing here needs Jupyter: what `show` returns has the `_repr_html_` that notebooks look for. The graph is the page of
-`circuit graph --format html` in a frame that can reach neither the notebook nor the network, or where that format
-isn't there the svg. Every text of the model, the user or the network is escaped.
+`circuit graph --format html` in a frame that can reach neither the notebook nor the network. Every text of the model,
+the user or the network is escaped.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from circuitcli.stages.cards import Card
     from circuitcli.stages.stage import Job
 
-# What a graph is drawn as, the best first, and what its frame may do.
-_FRAMES = {"html": "allow-scripts allow-downloads allow-popups", "svg": ""}
+# What the frame of the page may do: to save edits, and to open Neuronpedia.
+_ALLOWED = "allow-scripts allow-downloads allow-popups"
 # Characters of a token, and of a label.
 _TOKEN, _SENTENCE = 40, 400
 _CARDS = 3
@@ -95,14 +95,10 @@ def _job(path: Path) -> Job:
 
 def _frame(circuit: Circuit, height: int) -> str:
     """The page of a graph in a frame of its own."""
-    known = plugins.names("renderers")
-    name = next(name for name in _FRAMES if name in known)
-    renderer: Renderer = plugins.load("renderers", name)
-    page = next(iter(renderer.files(circuit).values())).decode("utf-8")
-    if name == "svg":
-        page = f"<!doctype html><meta charset=utf-8><style>svg{{width:100%;height:auto}}</style>{page}"
+    renderer: Renderer = plugins.load("renderers", "html")
+    [page] = renderer.files(circuit).values()
     return (
-        f'<iframe title="The graph" srcdoc="{escape(page)}" sandbox="{_FRAMES[name]}" referrerpolicy="no-referrer" '
+        f'<iframe title="The graph" srcdoc="{escape(page.decode())}" sandbox="{_ALLOWED}" referrerpolicy="no-referrer" '
         f'style="width:100%;height:{int(height)}px;border:1px solid #8c8c8c;background:white"></iframe>'
     )
 

@@ -34,13 +34,14 @@ def command(
 
     terminal = Terminal(as_json=as_json, quiet=quiet)
     if output is not None:
-        diff.format_of(output)
+        diff.check_output(output, (before, after))
     found = diff.run(before, after)
+    if output is not None:
+        diff.draw(found, (_name(before), _name(after)), output)
     for what in found.different:
         terminal.say(f"Note: they were measured in different ways: {what}.")
     _show(found, terminal)
     if output is not None:
-        diff.draw(found, (_name(before), _name(after)), output)
         terminal.line(str(output))
     terminal.document(_document(found, (str(before), str(after)), output))
 
@@ -84,10 +85,11 @@ def _row(change: str, before: Edge | None, after: Edge | None) -> tuple[str, ...
 
 
 def _numbers(edge: Edge | None) -> tuple[str, str]:
+    from circuitcli.cli import tables
+
     if edge is None:
         return "–", "–"
-    low, high = edge.ci_low, edge.ci_high
-    return f"{edge.effect_mean:+.3f}", "–" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"
+    return f"{edge.effect_mean:+.3f}", tables.interval(edge)
 
 
 def _document(found: Compared, paths: tuple[str, str], output: Path | None) -> dict[str, Any]:

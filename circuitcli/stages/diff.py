@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,21 +41,31 @@ def run(before: Path, after: Path) -> Compared:
     return Compared(first, second, compare.compare(first, second), different)
 
 
-def format_of(output: Path) -> str:
-    """The format that a file's suffix names.
+def check_output(output: Path, graphs: Sequence[Path]) -> None:
+    """Refuse a file that can't be drawn to, before any work.
 
     Raises:
-        UsageError: None has it, or it makes more than one file.
+        UsageError: Its suffix names no format, or it is one of the graphs that are compared.
     """
-    name = output.suffix.removeprefix(".")
-    plugins.check("renderers", name)
-    if name in ("csv", "neuronpedia"):
-        raise UsageError(f"{name} makes several files.", hint="Name one file, such as diff.svg or diff.html.")
-    return name
+    if not output.suffix:
+        raise UsageError(f"{output} has no suffix that names a format.", hint="Name it diff.svg, say, or diff.html.")
+    plugins.check("renderers", _format(output))
+    if output.resolve() in [circuits.locate(path).resolve() for path in graphs]:
+        raise UsageError(f"{output} is one of the graphs that are compared.", hint="Name another file with --output.")
 
 
 def draw(found: Compared, names: tuple[str, str], output: Path) -> None:
-    """The difference as a graph in three colours, in the format of the file's suffix."""
-    renderer: Renderer = plugins.load("renderers", format_of(output))
-    [data] = renderer.files(compare.drawn(found.before, found.after, names)).values()
-    files.write(output, data)
+    """The difference as a graph in three colours, in the format of the file's suffix.
+
+    Raises:
+        UsageError: The format makes several files.
+    """
+    renderer: Renderer = plugins.load("renderers", _format(output))
+    made = renderer.files(compare.drawn(found.before, found.after, names))
+    if len(made) > 1:
+        raise UsageError(f"{_format(output)} makes several files.", hint="Name one file: diff.svg, say, or diff.html.")
+    files.write(output, *made.values())
+
+
+def _format(output: Path) -> str:
+    return output.suffix.removeprefix(".")

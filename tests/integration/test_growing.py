@@ -272,6 +272,8 @@ def test_diff_in_a_pipe_in_json_and_as_a_picture(circuit: Circuit, run: Path, ot
 
 def test_diff_refuses_in_words(circuit: Circuit, run: Path, tmp_path: Path) -> None:
     tree = graph(run)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(tree))
     tree["metadata"] |= {"model": "pythia", "model_identity": "0" * 40}
     (tmp_path / "strange.json").write_text(json.dumps(tree))
     circuit("diff", run, tmp_path / "strange.json").refused(3, "different models", "pythia")
@@ -279,8 +281,14 @@ def test_diff_refuses_in_words(circuit: Circuit, run: Path, tmp_path: Path) -> N
     circuit("diff", run, tmp_path).refused(3, "has no graph/circuit.json")
     circuit("diff", run).refused(2)
     for name in ("diff", "diff.swg", "diff.csv", "diff.neuronpedia"):
-        circuit("diff", run, run, "--output", tmp_path / name).refused(2)
+        result = circuit("diff", run, run, "--output", tmp_path / name)
+        result.refused(2)
+        assert result.out == ""
         assert not (tmp_path / name).exists()
+    before = contents(run)
+    for graphs in ((run, other), (other, run / "graph" / "circuit.json")):
+        circuit("diff", *graphs, "--output", run / "graph" / "circuit.json").refused(2, "one of the graphs")
+    assert contents(run) == before
     circuit("diff", run, tmp_path / "none", "--json").refused_in_json(3)
 
 
