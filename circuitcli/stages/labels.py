@@ -57,7 +57,7 @@ class Labels:
 
 
 def check(job: Job) -> Source:
-    """Where the labels are to come from, found fit before any work.
+    """Where the labels are to come from, found fit before any work; once its SAEs are recorded, fit for the run's.
 
     Raises:
         InputError: The file can't be read, or isn't as it should be.
@@ -66,7 +66,12 @@ def check(job: Job) -> Source:
     setting = job.settings.graph.labels
     if setting == NONE:
         return None
-    return Neuronpedia() if setting == NEURONPEDIA else read_labels(setting)
+    if setting == NEURONPEDIA:
+        return Neuronpedia()
+    found = read_labels(setting)
+    if job.run.record("fetch-saes") is not None:
+        found.resolve(_widths(job))
+    return found
 
 
 def inputs(source: Source) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def again(job: Job) -> str | None:
 def find(job: Job, source: Source, nodes: Sequence[Node]) -> Labels | None:
     """The labels of these nodes, and of all other features of the run that a file names; None where none are wanted."""
     if isinstance(source, LabelFile):
-        labels, others = source.resolve({entry.at: entry.d_sae for entry in entries_of(job.run)})
+        labels, others = source.resolve(_widths(job))
         drawn = {node.id: others.pop(node.id) for node in nodes if node.id in others}  # of another run's SAEs
         if others:
             job.report.say(f"{source.path} names features at no SAE of this run: {some(list(others))}.")
@@ -121,6 +126,10 @@ def saved(run: Run) -> Labels:
 
 
 _SAVED = TypeAdapter(Labels)
+
+
+def _widths(job: Job) -> dict[Site, int]:
+    return {entry.at: entry.d_sae for entry in entries_of(job.run)}
 
 
 def _places(job: Job, nodes: Sequence[Node]) -> dict[str, Address]:

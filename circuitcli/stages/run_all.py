@@ -30,7 +30,8 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
     outcomes = []
     for name in STAGES:
         if name == cache_acts.NAME:
-            growth.earlier(job)  # the run has recorded its model and SAEs
+            growth.earlier(job)  # again, as the run has recorded its model and SAEs by now
+            labels.check(job)
             if job.force or job.run.record(name) is None:
                 _announce(job)
         module = import_module(f"circuitcli.stages.{name.replace('-', '_')}")

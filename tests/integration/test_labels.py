@@ -232,7 +232,9 @@ def test_malformed_files(name: str, circuit: Command, run: Path, tmp_path: Path)
     path = tmp_path / "mine.csv"
     path.write_bytes(data)
     before = contents(run)
-    circuit("graph", "--run", run, "--labels", path).refused(3, str(path), *words)
+    result = circuit("graph", "--run", run, "--labels", path)
+    result.refused(3, str(path), *words)
+    assert "made again" not in result.err
     assert contents(run) == before
 
 
@@ -246,6 +248,16 @@ def test_a_file_is_tried_before_anything_is_computed(circuit: Command, profile: 
     args = ["run-all", "--profile", profile, "--run", tmp_path / "new", "--labels", tmp_path / "mine.csv"]
     circuit(*args).refused(3, "line 2")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_other_features_is_refused_before_activations_are_cached(
+    circuit: Command, profile: Path, tmp_path: Path
+):
+    (tmp_path / "mine.csv").write_bytes(b"feature,label\n0:40,a\n")
+    new = tmp_path / "new"
+    result = circuit("run-all", "--profile", profile, "--run", new, "--labels", tmp_path / "mine.csv")
+    result.refused(3, "line 2", "lies outside its SAE")
+    assert not (new / "acts").exists()
 
 
 def test_a_name_that_could_be_at_several_sites(circuit: Command, start: Any, tmp_path: Path):
