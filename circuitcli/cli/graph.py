@@ -41,6 +41,8 @@ def command(request: Request) -> None:
 
 def show(job: Job, terminal: Terminal) -> None:
     """The paths of the pictures; of a format that has many files, their folder."""
-    paths = (Path(*Path(name).parts[:2]) for name in job.run.require("graph").files)
+    from circuitcli.stages.labels import SAVED
+
+    paths = (Path(*Path(name).parts[:2]) for name in job.run.require("graph").files if name != SAVED)
     for path in dict.fromkeys(paths):
         terminal.line(str(job.run.root / path))

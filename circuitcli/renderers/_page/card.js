@@ -54,10 +54,9 @@ function contextLine(context, largest) {
 
 function tokenLine(word, color, effects) {
   if (!effects.length) return [];
-  const line = make("div", { className: `tokens ${word}` }, make("span", { className: color }, `${word} `));
+  const line = make("div", { className: `tokens ${word}` }, make("span", { className: color }, `${word}, nats `));
   for (const effect of effects) {
     line.append(make("span", { className: "token" }, isolated(ALONE.get(effect.token)), ` ${signed(effect.effect_mean)}`));
   }
-  line.append(make("span", { className: "facts" }, "nats, ablated − clean"));
   return [line];
 }

@@ -3,8 +3,10 @@
 const DETAIL = 0.32; // the zoom from which a box's text can be read
 const PER_FRAME = 8; // pictures of boxes that one frame may draw anew
 const NARROWEST = Math.min(...ORDER.map((box) => box.width));
+const USUAL = ORDER.map((box) => box.height).sort((a, b) => a - b)[ORDER.length >> 1]; // height: names are of one size
 const ONE_SITE = new Set(CIRCUIT.nodes.map((node) => node.site)).size === 1;
 const LONGEST = Math.max(5, ...ORDER.map((box) => brief(box).length)); // name, characters
+const READABLE = 8; // pixels of letters
 const LINE = 1.4; // of a line's height over its letters'
 const SCALES = [0.5, 1, 2, 4];
 const overlay = byId("overlay");
@@ -53,12 +55,14 @@ function drawInside(box, frame, scale, mayPaint) {
   return known !== null;
 }
 
-/* Its name, of one size in all boxes but the lowest, and where there is room its label or the tokens that it fires on. */
+/* Its name, and where both can be read its label or the tokens that it fires on. */
 function drawName(box, { left, top, width, height }) {
-  const size = Math.min(15, (NARROWEST * cy.zoom()) / (0.62 * LONGEST), height / 1.1);
+  const most = Math.min(15, (NARROWEST * cy.zoom()) / (0.62 * LONGEST));
+  const ofTwo = Math.min(most, Math.min(height, USUAL * cy.zoom()) / (2 * LINE));
+  const size = ofTwo < READABLE ? Math.min(most, height / 1.1) : ofTwo;
   if (size < 4) return;
   const lines = [[brief(box), { bold: true }]];
-  if (height < 2 * LINE * size) lines.length = 1;
+  if (ofTwo < READABLE) lines.length = 1;
   else if (box.node?.label) lines.push([cut(text(box.node.label), 30), { italic: true }]);
   else if (box.node) lines.push([firingTokens(box.node), { color: COLORS.facts }]);
   lines.forEach(([line, style], i) => {
