@@ -100,6 +100,7 @@ class _Ablations:
         if expected is not None:
             self.job.report.say(expected.words)
             expected.check(allow_over_memory=self.job.settings.runtime.allow_over_memory)
+        self.todo.begin()  # even if every shard is there: from here on the record of other features no longer stands
         layers = sorted({site.layer for site in self.inputs.widths})
         effects: list[tuple[FeatureId, FeatureId, float]] = []
         chosen: list[FeatureId] = []

@@ -257,6 +257,22 @@ def test_one_more_pin_computes_that_feature_only(circuit: Circuit, run: Path):
     assert {row["feature"] for row in totals if row["layer"] == 2} == {*done, new}
 
 
+def test_back_to_features_that_were_ablated_before(circuit: Circuit, run: Path):
+    """Nothing is computed, and nothing is missing: the record of the pins between doesn't know those shards."""
+    first = json.loads((run / "ablations" / "stage.json").read_text())["facts"]["features"]
+    rows = pq.read_table(run / "acts" / "features.parquet").to_pylist()
+    firing = [f"0.resid_post.{row['feature']}" for row in rows if row["layer"] == 0 and row["n_active"]]
+    new = next(name for name in firing if name not in first)
+    assert circuit("run-all", "--run", run, "--pin", new).code == 0
+    before = tables_of(run)
+    again = circuit("run-all", "--run", run, *[flag for name in first for flag in ("--pin", name)])
+    assert again.code == 0, again.err
+    assert {name: tables_of(run)[name] for name in before if name.startswith("ablations/")} == {
+        name: digest for name, digest in before.items() if name.startswith("ablations/")
+    }
+    assert json.loads((run / "ablations" / "stage.json").read_text())["facts"]["features"] == first
+
+
 def test_larger_branching_keeps_the_rest(circuit: Circuit, run: Path):
     before, times = tables_of(run), mtimes(run)
     assert circuit("run-all", "--run", run, "--branching", "3").code == 0
