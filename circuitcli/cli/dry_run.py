@@ -40,6 +40,8 @@ def show(request: Request, expect: Callable[[Job], tuple[Preview | None, Estimat
         terminal.table(
             "What it would take", ("what", "value", "free"), rows + ([] if ablate is None else _rows(ablate))
         )
+        if ablate is not None:
+            ablate.check(allow_over_memory=job.settings.runtime.allow_over_memory)
         terminal.document(
             {
                 "run": str(job.run.root),
@@ -50,8 +52,6 @@ def show(request: Request, expect: Callable[[Job], tuple[Preview | None, Estimat
                 "ablate": None if ablate is None else asdict(ablate),
             }
         )
-        if ablate is not None:
-            ablate.check(allow_over_memory=job.settings.runtime.allow_over_memory)
 
     work(request, body, writes=False)
 
