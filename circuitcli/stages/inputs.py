@@ -18,11 +18,12 @@ from circuitcli.core.sites import Site
 from circuitcli.saes import SaeEntry
 from circuitcli.stages.fetch_saes import entries_of, load_sae
 from circuitcli.stages.stage import Job
-from circuitcli.stages.workload import batch_size, row_bytes
+from circuitcli.stages.workload import batch_size, blocks, row_bytes
 from circuitcli.store import acts, tables
 
-# Sequences that are run clean together, once for all ablations in them.
-CLEAN_SEQUENCES = 32
+# Sequences that are run clean together, once for all ablations in them, and their positions, padding too: a pass holds
+# attention scores of all heads.
+CLEAN_SEQUENCES, CLEAN_POSITIONS = 32, 4096
 # On a CPU clean passes are kept up to so many bytes; what goes beyond is run again for each shard.
 CLEAN_BYTES = 2**30
 
@@ -121,8 +122,7 @@ class Inputs:
     @cached_property
     def blocks(self) -> list[np.ndarray]:
         """The sequences that are run clean together: of like length, so that little is padded; the longest first."""
-        order = np.argsort(-self.sample[1].astype(np.int64), kind="stable")
-        return [np.sort(order[i : i + CLEAN_SEQUENCES]) for i in range(0, len(order), CLEAN_SEQUENCES)]
+        return blocks(self.sample[1], CLEAN_SEQUENCES, CLEAN_POSITIONS)
 
     def block_of(self, seq: np.ndarray) -> np.ndarray:
         """The block in which each sequence is."""

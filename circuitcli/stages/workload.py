@@ -1,6 +1,9 @@
-"""How many ablations are made at once, by what one takes."""
+"""How many ablations are made at once, by what one takes; and which sequences are run clean together."""
 
 from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int
 
 from circuitcli.core.model import Model
 from circuitcli.runtime.device import Runtime
@@ -27,3 +30,13 @@ def row_bytes(model: Model, width: int, horizon: int | None) -> int:
 def batch_size(model: Model, runtime: Runtime, width: int, horizon: int | None) -> int:
     """Ablations at once."""
     return runtime.rows_at_once(row_bytes(model, width, horizon), places(model, width, horizon))
+
+
+def blocks(lengths: Int[np.ndarray, " s"], sequences: int, positions: int) -> list[Int[np.ndarray, " b"]]:
+    """All sequences, longest first, in blocks of at most so many sequences and positions, padding too; or of one."""
+    order, found = np.argsort(-lengths.astype(np.int64), kind="stable"), []
+    while len(order):
+        count = max(1, min(sequences, positions // int(lengths[order[0]])))
+        found.append(np.sort(order[:count]))
+        order = order[count:]
+    return found
