@@ -90,8 +90,7 @@ class _Ablations:
                 counts[site] = [len(found) for found in self._contexts(site, new).values()]
             named[layer] = Named(len(features), counts)
         done = Counter(feature.site for feature in there)
-        planned = count(self.inputs, named, done, exact=True)
-        return estimate(self.inputs, planned) if sum(planned.contexts.values()) else None
+        return estimate(self.inputs, count(self.inputs, named, done, exact=True))
 
     def work(self) -> None:
         """All layers, first to last."""

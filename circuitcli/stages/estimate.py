@@ -132,22 +132,26 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a few ablations at one site took."""
+    """What a few ablations at one site took, in one block of sequences."""
 
     site: Site
+    block: int
     row_seconds: float
-    clean_seconds: float  # of one block of sequences
+    clean_seconds: float
     clean_bytes: int
     changes: float  # rows of effects, of one ablation
     change_bytes: float  # of each of them
 
 
-def estimate(inputs: Inputs, planned: Ablations) -> Estimate:
-    """What the planned ablations take."""
-    trial = _trial(inputs, next(site for site, count in planned.contexts.items() if count))
+def estimate(inputs: Inputs, planned: Ablations) -> Estimate | None:
+    """What the planned ablations take; None if there are none, or nothing fires where they would be."""
+    tried = next((site for site, count in planned.contexts.items() if count and len(inputs.firings(site))), None)
+    if tried is None:
+        return None
+    trial = _trial(inputs, tried)
     ablations, features = sum(planned.contexts.values()), sum(planned.features.values())
     positions = [len(block) * int(inputs.sample[1][block].max()) for block in inputs.blocks]
-    passes = sum(positions) / positions[0]  # in passes over the first block, the longest
+    passes = sum(positions) / positions[trial.block]  # in passes over the trial's block
     kept = min(int(passes * trial.clean_bytes), inputs.job.runtime.room(CLEAN_BYTES))
     again = 1 if passes * trial.clean_bytes <= kept else len(planned.contexts)
     own = _operations(inputs, trial.site)
@@ -198,20 +202,23 @@ def _operations(inputs: Inputs, site: Site) -> float:
 
 
 def _trial(inputs: Inputs, site: Site) -> _Trial:
-    """A few ablations at a site, in the first block of sequences, timed once all is warm."""
+    """A few ablations at a site, in the first block of sequences in which it fires, timed once all is warm."""
     logits, device = inputs.job.settings.ablate.logits, inputs.job.runtime.device
     with inputs.job.report.track("Estimating", 0, ""):
         one = torch.as_tensor(inputs.sample[0][:1], device=device).long()
-        inputs.model.run(one, [], final=logits)  # whatever is slow the first time only
+        inputs.model.run(one, [site], final=logits)  # whatever is slow the first time only
+        block = int(inputs.block_of(inputs.firings(site).seq).min())
         started = time.perf_counter()
-        clean = inputs.clean(0, logits=logits)
+        clean = inputs.clean(block, logits=logits)
         clean_seconds = time.perf_counter() - started
-        firings = _few(inputs.firings(site), inputs.blocks[0], whole=inputs.job.settings.ablate.positions == "all")
+        firings = _few(inputs.firings(site), inputs.blocks[block], whole=inputs.job.settings.ablate.positions == "all")
         feature, seq, pos = (torch.as_tensor(part).long() for part in (firings.feature, firings.seq, firings.pos))
         rows = ablation.Rows(feature, seq, pos, torch.zeros(len(feature)), torch.zeros_like(feature))
         downstream = selection.downstream(site, list(inputs.widths), inputs.model.shape)
         sums = TokenSums(1, inputs.model.shape.d_vocab, device) if logits else None
         saes = inputs.saes([site, *downstream])
+        for read in (site, *downstream):
+            clean.acts[read]  # once for all ablations: no part of what one takes
 
         def ablate(part: slice) -> ablation.Ablated:
             return ablation.ablate(
@@ -230,6 +237,7 @@ def _trial(inputs: Inputs, site: Site) -> _Trial:
     changes, size = tables.size("ablations/effects", parts)
     return _Trial(
         site=site,
+        block=block,
         row_seconds=seconds / len(rows),
         clean_seconds=clean_seconds,
         clean_bytes=clean.run.nbytes,

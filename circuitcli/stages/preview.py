@@ -75,8 +75,6 @@ def preview(job: Job, entries: Sequence[SaeEntry]) -> Preview | None:
     inputs = _Unread(job, chosen=list(entries))
     settings, widths = job.settings, inputs.widths
     first = min(widths, key=lambda site: site.order)
-    if not len(inputs.firings(first)):
-        return None
     named: dict[int, Named] = {}
     pins = resolve_pins(settings.features.pinned, widths)
     for layer in {pin.site.layer for pin in pins} | {first.layer}:
@@ -86,6 +84,9 @@ def preview(job: Job, entries: Sequence[SaeEntry]) -> Preview | None:
         counts = {site: [settings.features.seq_cap] * features.count(site) for site in set(features)}
         named[layer] = Named(len(features), counts)
     ablations = estimate(inputs, count(inputs, named, {}, exact=False))
+    if ablations is None:
+        return None
+    inputs.firings(first)  # and with it what they took
     sequences = settings.texts.num_sequences if len(inputs.sample[1]) == settings.texts.num_sequences else 0
     extra = max(0, settings.contexts.num_sequences - settings.texts.num_sequences) if sequences else 0
     tokens = int(inputs.sample[1].sum() * (1 + extra / max(sequences, 1)))

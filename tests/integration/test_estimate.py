@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from commands import Result, contents
 
-from circuitcli.stages import estimate
+from circuitcli.core.contexts import Firings
+from circuitcli.core.sites import Site
+from circuitcli.stages import estimate, inputs
+from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.workload import blocks
 from circuitcli.store.run import Run
 
 Circuit = Callable[..., Result]
@@ -91,6 +96,30 @@ def test_run_all_says_what_it_will_take_and_a_dry_run_leaves_no_trace(
     assert "Nothing is to be done." in circuit(*args, "--dry-run").err
 
 
+def test_nothing_fires_in_the_first_block_of_sequences(
+    circuit: Circuit, cached: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial is made where something does."""
+    original = Inputs.firings
+
+    def later(run: Inputs, site: Site) -> Firings:
+        found = original(run, site)
+        return found.where(np.flatnonzero(~np.isin(found.seq, run.blocks[0])))
+
+    monkeypatch.setattr(inputs, "CLEAN_SEQUENCES", 4)
+    monkeypatch.setattr(Inputs, "firings", later)
+    found = circuit("ablate", "--run", cached, *pins(cached), "--dry-run", "--json").document["ablate"]
+    assert found["exact"]
+    assert found["rows"] > found["ablations"] > 0
+
+
+def test_long_sequences_are_run_clean_a_few_at_a_time() -> None:
+    lengths = np.asarray([3, 100, 7, 5000, 2, 1024, 1024, 3, 1024, 1000, 1023], np.int32)
+    found = [block.tolist() for block in blocks(lengths, 5, 4096)]
+    assert found == [[3], [5, 6, 8, 10], [0, 1, 2, 9], [4, 7]]
+    assert [len(block) for block in blocks(np.full(11, 9), 5, 4096)] == [5, 5, 1]
+
+
 def test_a_dry_run_is_a_table(circuit: Circuit, cached: Path) -> None:
     rows = [line.split("\t") for line in circuit("ablate", "--run", cached, "--dry-run").out.splitlines()]
     assert [row[0] for row in rows] == ["what", "features", "ablations", "rows", "disk", "time of ablate", "memory"]
@@ -102,6 +131,7 @@ def test_too_little_memory(circuit: Circuit, cached: Path, monkeypatch: pytest.M
     monkeypatch.setattr(estimate, "free_memory", lambda device: 1000)
     result = circuit("ablate", "--run", cached, *(["--dry-run"] if dry else []))
     result.refused(5, "of memory", "--allow-over-memory", "--batch-size")
+    circuit("ablate", "--run", cached, *(["--dry-run"] if dry else []), "--json").refused_in_json(5)
     assert contents(cached) == before
     assert circuit("ablate", "--run", cached, "--allow-over-memory").code == 0
 
