@@ -53,24 +53,8 @@ NASTY = (
 
 
 def node(name: str, **changes: object) -> Node:
-    layer, site, feature = name.split(".")
-    contexts = (Context((" the", " cat", "sat"), (0.0, 8.0, 2.0), firing=1, seq=3, pos=7),)
-    plain = Node(
-        id=name,
-        kind="feature",
-        layer=int(layer),
-        site=site,
-        feature=int(feature),
-        density=0.0123,
-        max_activation=8.0,
-        kl_mean=0.021,
-        n=40,
-        pinned=False,
-        contexts=contexts,
-        promoted=(TokenEffect(" dog", 1, -0.5), TokenEffect("\n", 2, -0.25)),
-        suppressed=(TokenEffect(" fish", 3, 0.5),),
-    )
-    return dataclasses.replace(plain, **changes)
+    """As it was before runs were named."""
+    return circuits.node(name, **{"run": "", "created": "", **changes})
 
 
 EDGES = (
