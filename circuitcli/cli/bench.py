@@ -42,7 +42,7 @@ def command(request: Request) -> None:
     """Show what was timed.
 
     Raises:
-        UsageError: Sizes of random weights where none were asked for.
+        UsageError: Sizes of random weights where none were asked for, or the other way round.
     """
     from circuitcli.runtime.quiet import hush
 
@@ -52,6 +52,12 @@ def command(request: Request) -> None:
     if options["shape"] is None and (options["d_sae"], options["tokens"]) != (None, None):
         raise UsageError(
             "--d-sae and --tokens are for random weights.", hint="Name a --shape, such as gpt2, or leave them out."
+        )
+    typed = {*request.flags, *request.flags.get("saes", {})}
+    if options["shape"] is not None and typed & {"model", "texts", "release"}:
+        raise UsageError(
+            "--shape draws weights and tokens: it takes no --model, no --release and no text.",
+            hint="Leave --shape out to time what you chose.",
         )
     job = unrecorded(request, terminal)
     from circuitcli.stages import bench, subject
@@ -72,7 +78,7 @@ def _rows(t: Timings) -> list[tuple[str, str, str]]:
         ("device", t.device, f"{t.dtype}, {t.threads} CPU threads"),
         ("workload", f"{t.ablations} ablations", f"at {t.contexts} contexts in {t.sequences} × {t.tokens} tokens"),
         ("mean L0", f"{t.mean_l0:.1f}", f"at {t.site}"),
-        ("products", f"{t.gemm_gflops:.0f} GFLOP/s", "the machine's rate, measured in between"),
+        ("products", f"{t.gemm_gflops:.0f} GFLOP/s", "the machine's rate in float32, measured in between"),
         ("raw forward", f"{t.raw_forward_ms:.1f} ms", "one pass of transformers over a sequence"),
         ("plain", f"{t.plain_ms:.1f} ms", f"an ablation in two passes, {t.plain_over_raw:.2f} times two raw ones"),
         ("engine", f"{t.engine_ms:.3f} ms", f"no logits: {t.speedup:.0f} times faster, {t.gemm_share:.0%} of products"),

@@ -7,7 +7,8 @@ of each some of the features that fire there; clean passes are counted in.
     plain    one clean and one ablated full pass of the model with its SAEs and all logits, by hooks, for each
              (feature, context): `core.reference`
     engine   `core.ablation`, with KL and sums of the effects on tokens, or without logits
-    share    operations by formula (`core.flops`), over the time times the rate of products
+    share    operations by formula (`core.flops`), over the time times the rate of products; that is always of float32,
+             in which SAEs compute: a model in bfloat16 may go beyond it
 """
 
 from __future__ import annotations

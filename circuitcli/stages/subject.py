@@ -12,7 +12,7 @@ from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
 from circuitcli.core.selection import downstream
 from circuitcli.core.sites import Site, check_sites, parse_layers
-from circuitcli.errors import InputError, UsageError
+from circuitcli.errors import UsageError
 from circuitcli.stages.cache_acts import read_sample
 from circuitcli.stages.doctor import Unrecorded
 from circuitcli.stages.fetch_saes import load_sae
@@ -109,8 +109,6 @@ def _random_saes(model: Model, sites: Sequence[Site], tokens: Tensor, d_sae: int
         w_dec /= w_dec.norm(dim=-1, keepdim=True)
         w_enc, b_dec = w_dec.T.contiguous(), x.mean(0)
         pre = (x[:_SAMPLE] - b_dec) @ w_enc
-        if d_sae <= L0:
-            raise InputError(f"SAEs of {d_sae} features can't be sparse.", hint=f"Give --d-sae above {L0}.")
         bias = pre.topk(L0 + 1, dim=-1).values[:, -1].median()
         found[site] = Sae(site, "relu", w_enc, (-bias).expand(d_sae).contiguous(), w_dec, b_dec)
     return found
