@@ -6,7 +6,6 @@ whole features, and only shards that don't exist yet are computed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +59,11 @@ class _Ablations:
         return Inputs(self.job)
 
     @cached_property
+    def layers(self) -> list[int]:
+        """The layers of the run, first to last."""
+        return sorted({site.layer for site in self.inputs.widths})
+
+    @cached_property
     def named(self) -> dict[int, list[FeatureId]]:
         """The features of the layers where they don't follow from effects: the pinned, and the first layer's."""
         settings = self.job.settings
@@ -68,7 +72,7 @@ class _Ablations:
         by_layer: dict[int, list[FeatureId]] = {}
         for pin in pins:
             by_layer.setdefault(pin.site.layer, []).append(pin)
-        first = min(site.layer for site in self.inputs.widths)
+        first = self.layers[0]
         if first not in by_layer:
             by_layer[first] = selection.thin(self._firing(first), settings.features.thinning, settings.seed)
         return by_layer
@@ -76,44 +80,54 @@ class _Ablations:
     def estimate(self) -> Estimate | None:
         """What is still to do; None if that is nothing."""
         logits = self.job.settings.ablate.logits
-        there = [
+        there = {
             FeatureId(shard.site, index)
             for shard in ablations.shards(self.todo.plan.shards)
             if all(self.job.run.path(name).is_file() for name in shard.names(logits=logits).values())
             for index in shard.features
-        ]
+        }
         named = {}
-        for layer, features in self.named.items():
+        for layer, features in self._known(there).items():
             counts: dict[Site, list[int]] = {}
             for site in {feature.site for feature in features}:
-                new = [f.index for f in features if f.site == site and f not in set(there)]
+                new = [f.index for f in features if f.site == site and f not in there]
                 counts[site] = [len(found) for found in self._contexts(site, new).values()]
             named[layer] = Named(len(features), counts)
-        done = Counter(feature.site for feature in there)
-        return estimate(self.inputs, count(self.inputs, named, done, exact=True))
+        return estimate(self.inputs, count(self.inputs, named, exact=True))
+
+    def _known(self, there: set[FeatureId]) -> dict[int, list[FeatureId]]:
+        """The features of each layer, as far as they are known: named, or behind a layer whose effects are there."""
+        known = dict(self.named)
+        effects: list[tuple[FeatureId, FeatureId, float]] = []
+        for layer in self.layers:
+            known[layer] = self._features(layer, effects)
+            if not there.issuperset(known[layer]):
+                break
+            effects = [effect for result in self._results(known[layer]) for effect in _mean_effects(result)]
+        return known
+
+    def _features(self, layer: int, effects: Sequence[tuple[FeatureId, FeatureId, float]]) -> list[FeatureId]:
+        """The features of a layer: those that are named, or those that the effects of the layer before lead to."""
+        if layer in self.named:
+            return self.named[layer]
+        settings = self.job.settings.features
+        return selection.branch(effects, layer, branching=settings.branching, max_features=settings.max_features)
 
     def work(self) -> None:
         """All layers, first to last."""
-        settings = self.job.settings.features
         expected = self.estimate()
         if expected is not None:
             self.job.report.say(expected.words)
             expected.check(allow_over_memory=self.job.settings.runtime.allow_over_memory)
         self.todo.begin()  # even if every shard is there: from here on the record of other features no longer stands
-        layers = sorted({site.layer for site in self.inputs.widths})
         effects: list[tuple[FeatureId, FeatureId, float]] = []
         chosen: list[FeatureId] = []
         contexts = 0
-        for layer in layers:
-            features = self.named.get(layer)
-            if features is None:
-                features = selection.branch(
-                    effects, layer, branching=settings.branching, max_features=settings.max_features
-                )
-            shards = self._shards(features)
-            self._compute(f"Ablating layer {layer}", shards)
+        for layer in self.layers:
+            features = self._features(layer, effects)
+            self._compute(f"Ablating layer {layer}", self._shards(features))
             effects = []
-            for result in self._results(shards, features):
+            for result in self._results(features):
                 contexts += len(result.contexts["seq"])
                 effects += _mean_effects(result)
             chosen += features
@@ -184,8 +198,8 @@ class _Ablations:
             for index, found in self.inputs.firings_of(site, features).items()
         }
 
-    def _results(self, shards: Sequence[Shard], features: Sequence[FeatureId]) -> Iterator[ablations.FeatureAblations]:
-        for shard in shards:
+    def _results(self, features: Sequence[FeatureId]) -> Iterator[ablations.FeatureAblations]:
+        for shard in self._shards(features):
             wanted = [feature.index for feature in features if feature.site == shard.site]
             yield from ablations.of_features(self.job.run, shard, wanted, logits=self.job.settings.ablate.logits)
 

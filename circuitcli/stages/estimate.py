@@ -54,7 +54,7 @@ class Named:
     contexts: Mapping[Site, Sequence[int]]
 
 
-def count(inputs: Inputs, named: Mapping[int, Named], done: Mapping[Site, int], *, exact: bool) -> Ablations:
+def count(inputs: Inputs, named: Mapping[int, Named], *, exact: bool) -> Ablations:
     """All ablations: of layers whose features are named as they are, of the others as many as may follow.
 
     Each feature of the layer before leads to `branching` at each site, together to `max_features` at most.
@@ -62,7 +62,6 @@ def count(inputs: Inputs, named: Mapping[int, Named], done: Mapping[Site, int], 
     Args:
         inputs: The run.
         named: Layers whose features are known; the first is one.
-        done: Features that were ablated already, by site.
         exact: Whether the contexts of named features are counted, and not bounded.
     """
     settings, sequences = inputs.job.settings, len(inputs.sample[1])
@@ -82,7 +81,7 @@ def count(inputs: Inputs, named: Mapping[int, Named], done: Mapping[Site, int], 
         before = min(each * len(sites), settings.features.max_features)
         left = before
         for site in sites:
-            features[site] = max(0, min(each, left, inputs.widths[site]) - done.get(site, 0))
+            features[site] = min(each, left, inputs.widths[site])
             contexts[site] = features[site] * most
             left -= features[site]
     return Ablations(features, contexts, exact)

@@ -83,7 +83,7 @@ def preview(job: Job, entries: Sequence[SaeEntry]) -> Preview | None:
         features = there or [s for s in widths if s.layer == layer for _ in range(max(1, round(share * widths[s])))]
         counts = {site: [settings.features.seq_cap] * features.count(site) for site in set(features)}
         named[layer] = Named(len(features), counts)
-    ablations = estimate(inputs, count(inputs, named, {}, exact=False))
+    ablations = estimate(inputs, count(inputs, named, exact=False))
     if ablations is None:
         return None
     inputs.firings(first)  # and with it what they took

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,36 @@ def test_layers_that_follow_are_counted_at_most(circuit: Circuit, cached: Path) 
     assert not expected["exact"]
     assert f"at most {expected['ablations']:,} ablations" in said
     assert expected["ablations"] >= rows_of(cached, "contexts") > 0
+
+
+def test_what_was_ablated_for_another_choice_is_not_taken_for_what_follows(
+    circuit: Circuit, cached: Path, profile: Path, tmp_path: Path
+) -> None:
+    """Other features of a layer that are there already aren't those to which the layer before leads."""
+    fresh = Path(shutil.copytree(cached, tmp_path / "fresh"))
+    follow = ("ablate", "--profile", profile, "--json", "--run")
+    followed = {f.split(".")[2] for f in circuit(*follow, fresh).document["features"] if f.startswith("1.")}
+    table = pq.read_table(cached / "acts" / "features.parquet").to_pylist()
+    firing = [str(row["feature"]) for row in table if row["layer"] == 1 and row["n_active"]]
+    others = [flag for index in firing if index not in followed for flag in ("--pin", f"1:{index}")]
+    assert circuit("ablate", "--run", cached, *others[:20]).code == 0
+    before = rows_of(cached, "contexts")
+    expected = circuit(*follow, cached, "--dry-run").document["ablate"]
+    assert circuit(*follow, cached).code == 0
+    assert expected["ablations"] >= rows_of(cached, "contexts") - before > 0
+    assert expected["features"] >= len(followed) > 0
+
+
+def test_what_follows_is_known_where_the_layer_before_is_there(circuit: Circuit, cached: Path) -> None:
+    """Interrupted in its last layer, a run knows exactly what is left."""
+    assert circuit("ablate", "--run", cached).code == 0
+    whole = rows_of(cached, "contexts")
+    (cached / "ablations" / "stage.json").unlink()
+    for path in sorted(cached.glob("ablations/contexts-*")):
+        if pq.read_table(path)["layer"][0].as_py() == 2:
+            path.unlink()
+    left = circuit("ablate", "--run", cached, "--dry-run", "--json").document["ablate"]
+    assert (left["exact"], left["ablations"]) == (True, whole - rows_of(cached, "contexts"))
 
 
 def test_only_what_is_left_is_counted(circuit: Circuit, cached: Path) -> None:
