@@ -75,11 +75,12 @@ class FeatureAblations:
 
 
 def of_features(run: Run, shard: Shard, wanted: Iterable[int], *, logits: bool) -> Iterator[FeatureAblations]:
-    """What the wanted features of a shard did, one after another; hashes are checked where the stage is recorded."""
-    names = shard.names(logits=logits)
-    recorded = run.record("ablate") is not None
+    """What the wanted features of a shard did, one after another; hashes are checked of files that are recorded."""
+    names, record = shard.names(logits=logits), run.record("ablate")
+    recorded = record.files if record else {}  # a record of other features doesn't know this shard
     whole = {
-        kind: tables.read(run.verified("ablate", name) if recorded else run.path(name)) for kind, name in names.items()
+        kind: tables.read(run.verified("ablate", name) if name in recorded else run.path(name))
+        for kind, name in names.items()
     }
     empty: tables.Columns = {"token_id": np.zeros(0, np.int32)}
     for index in sorted(set(wanted) & set(shard.features)):
