@@ -19,14 +19,12 @@ from circuitcli.errors import InputError
 from circuitcli.runtime.device import peak_memory
 from circuitcli.stages.estimate import Estimate, Named, count, estimate
 from circuitcli.stages.inputs import Inputs
-from circuitcli.stages.shard import ShardWork
+from circuitcli.stages.shard import SHARD_FEATURES, ShardWork
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
 from circuitcli.store import ablations, tables
 from circuitcli.store.ablations import Shard
 
 NAME = "ablate"
-# Features of one shard: what an interruption may lose, and whose logit effects are held at once.
-SHARD_FEATURES = 32
 
 
 def run(job: Job) -> Outcome:

@@ -2,7 +2,7 @@
 
     seconds    clean passes, and ablations by what one takes at the first site, times the operations of one at its own
     memory     what this process holds after the trial, and what comes on top: SAEs of the widest two layers, clean
-               passes that are kept, a full batch, the sums over tokens
+               passes that are kept, a full batch, the effects of a shard and its sums over tokens
     disk       rows and bytes of what the trial would have written
 
 Layers behind the first are counted at most: which features are ablated there follows from the effects.
@@ -24,16 +24,18 @@ from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
 from circuitcli.stages.inputs import CLEAN_BYTES, Inputs
-from circuitcli.stages.shard import LOGIT_TOKENS, effect_columns
+from circuitcli.stages.shard import LOGIT_TOKENS, SHARD_FEATURES, effect_columns
 from circuitcli.store import tables
 
 # Ablations of the trial at most, and bytes of a row of contexts, and of one of the stored tokens, on disk.
 _TRIAL, _CONTEXT_BYTES, _TOKEN_BYTES = 64, 24, 12
+# Of a row of effects until its shard is written: as it was found, as columns, and as a table.
+_EFFECT_BYTES = 100
 # What torch takes beside its tensors, and what batches hold for a moment: encodings and logits, some times over.
 _OVERHEAD = 2**29
 _HINT = (
-    "Lower --max-features, --branching or --seq-cap (time, disk) or --batch-size, --max-tokens or the number of sites "
-    "(memory), or add --no-logits; --allow-over-memory goes on all the same."
+    "Lower --max-features, --branching or --seq-cap (time, disk) or --batch-size, --seq-cap, --max-tokens or the "
+    "number of sites (memory), or add --no-logits; --allow-over-memory goes on all the same."
 )
 
 
@@ -168,17 +170,20 @@ def estimate(inputs: Inputs, planned: Ablations) -> Estimate | None:
         disk_bytes=round(rows * trial.change_bytes + ablations * _CONTEXT_BYTES + logits * _TOKEN_BYTES),
         free_disk_bytes=inputs.job.run.free_disk(),
         seconds=seconds,
-        memory_bytes=held + kept + _more(inputs, trial.site, planned),
+        memory_bytes=held + kept + _more(inputs, trial, planned),
         free_memory_bytes=held + free_memory(inputs.job.runtime.device),
     )
 
 
-def _more(inputs: Inputs, loaded: Site, planned: Ablations) -> int:
-    """Bytes that come on top of the trial's: SAEs of wider layers, a full batch, sums, and what torch takes."""
+def _more(inputs: Inputs, trial: _Trial, planned: Ablations) -> int:
+    """Bytes that come on top of the trial's: SAEs of wider layers, a batch, a shard's effects, and what torch takes."""
+    settings = inputs.job.settings
     widest = max(_sae_bytes(inputs, site) for site in planned.contexts)
     batch = inputs.batch_size * inputs.row_bytes
-    sums = 32 * 16 * inputs.model.shape.d_vocab if inputs.job.settings.ablate.logits else 0
-    return max(0, widest - _sae_bytes(inputs, loaded)) + batch + sums + _OVERHEAD
+    contexts = min(max(planned.contexts.values()), SHARD_FEATURES * settings.features.seq_cap)
+    effects = round(contexts * trial.changes) * _EFFECT_BYTES
+    sums = SHARD_FEATURES * 4 * 8 * inputs.model.shape.d_vocab if settings.ablate.logits else 0  # two, and their copies
+    return max(0, widest - _sae_bytes(inputs, trial.site)) + batch + effects + sums + _OVERHEAD
 
 
 def _sae_bytes(inputs: Inputs, site: Site) -> int:

@@ -15,12 +15,15 @@ from circuitcli.core.contexts import Firings
 from circuitcli.core.effects import extreme_tokens
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site
+from circuitcli.errors import InputError
 from circuitcli.interventions import Intervention
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.stage import Work
 from circuitcli.store import tables
 from circuitcli.store.ablations import Shard
 
+# Features of one shard: what an interruption may lose, and whose effects are held at once.
+SHARD_FEATURES = 32
 # Tokens kept of each feature's logit effects, at either end.
 LOGIT_TOKENS = 256
 
@@ -48,7 +51,11 @@ class ShardWork:
         return np.lexsort((*columns, self.inputs.block_of(firings.seq)))
 
     def compute(self, done: Callable[[int], None]) -> dict[str, list[tables.Columns]]:
-        """The shard's tables, in parts. What batches give stays on the device until all are done."""
+        """The shard's tables, in parts. What batches give stays on the device until all are done.
+
+        Raises:
+            InputError: Logits aren't finite.
+        """
         inputs, shard = self.inputs, self.shard
         runtime = self.todo.planned_batch(inputs.batch_size)
         rows = self._rows()
@@ -96,8 +103,18 @@ class ShardWork:
         kl = np.full(len(here), np.nan, np.float32)
         if result.kl is not None:
             kl = np.bincount(result.row.numpy(), _numpy(result.kl), minlength=len(here)).astype(np.float32)
+            self._require_finite(kl, here)
         site = {"layer": self.shard.site.layer, "site": self.shard.site.name}
         return site | {"feature": here.feature, "seq": here.seq, "pos": here.pos, "activation": here.value, "kl": kl}
+
+    def _require_finite(self, kl: np.ndarray, here: Firings) -> None:
+        beyond = np.flatnonzero(~np.isfinite(kl))
+        if len(beyond):
+            at = f"{self.shard.site}.{here.feature[beyond[0]]} in sequence {here.seq[beyond[0]]}"
+            raise InputError(
+                f"The model's logits are no longer numbers where {at} is ablated.",
+                hint="Cache and ablate in --dtype float32: float16 ends at 65,504.",
+            )
 
     def _logit_rows(self) -> Iterator[tables.Columns]:
         for index, logprob, prob in zip(self.shard.features, self.sums.logprob, self.sums.prob, strict=True):

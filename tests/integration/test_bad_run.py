@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+import torch
 from commands import Result, contents, tables_of
 
 from circuitcli.runtime.model import BridgeModel
@@ -241,6 +242,20 @@ def test_memory_is_full(method: str, error: Exception, circuit: Circuit, profile
         assert "batches of 2" in result.err
         circuit(*args, "--json").refused_in_json(5)
     assert circuit(*args).code == 0
+
+
+def test_logits_beyond_the_dtype(circuit: Circuit, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = BridgeModel.logits
+
+    def one_beyond(model: BridgeModel, final: torch.Tensor) -> torch.Tensor:
+        logits = original(model, final)
+        logits[0, 0] = torch.inf
+        return logits
+
+    monkeypatch.setattr(BridgeModel, "logits", one_beyond)
+    args = ["run-all", "--profile", profile, "--run", tmp_path / "new"]
+    circuit(*args).refused(3, "no longer numbers", "--dtype float32")
+    assert not list((tmp_path / "new").glob("ablations/*.parquet"))
 
 
 def test_memory_is_full_before_anything_is_written(circuit: Circuit, profile: Path, tmp_path: Path, monkeypatch):
