@@ -117,7 +117,6 @@ class _Ablations:
         if expected is not None:
             self.job.report.say(expected.words)
             expected.check(allow_over_memory=self.job.settings.runtime.allow_over_memory)
-        self.todo.begin()  # even if every shard is there: from here on the record of other features no longer stands
         effects: list[tuple[FeatureId, FeatureId, float]] = []
         chosen: list[FeatureId] = []
         contexts = 0
