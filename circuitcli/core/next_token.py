@@ -5,9 +5,9 @@ With l the logits, p = softmax(l_clean) and d = l_ablated − l_clean, whatever 
     s = d − max d        Z = Σ_v p·exp(s)        log p_ablated − log p_clean = s − log Z
     KL(clean ‖ ablated) = log Z − Σ_v p·s        p_ablated − p_clean = p·(exp(s)/Z − 1)
 
-Written so, what didn't change is 0 exactly, and neither distribution is formed for its own sake. All float32; sums over
-ablations are wider. A p below float32's smallest counts as that (e^−87), so that Z is never 0: beyond that effects are
-cut, and stay finite.
+Written so, what didn't change is 0 but for the rounding of Σ_v p, and neither distribution is formed for its own sake.
+All float32; sums over ablations are wider. A p below float32's smallest counts as that (e^−87), so that Z is never 0:
+beyond that effects are cut, and stay finite.
 """
 
 from __future__ import annotations
