@@ -21,7 +21,8 @@ from circuitcli.core.model import Activations, BlockSizes, Edit, ModelShape, Pas
 from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import InputError
 from circuitcli.runtime import weights
-from circuitcli.runtime.calls import Calls, Kept, recorder
+from circuitcli.runtime.attention import Behind, Kept, native, through_the_door, using
+from circuitcli.runtime.calls import Calls, recorder
 from circuitcli.runtime.checkpoint import Checkpoint, unfit
 from circuitcli.runtime.device import Runtime, out_of_memory
 
@@ -80,8 +81,9 @@ class BridgeModel:
             stops = [*self._bridge.blocks, self._bridge.ln_final]
             hooks.enter_context(_handle(stops[last + 1].register_forward_pre_hook(stop, prepend=True)))
             hooks.enter_context(self._bridge.hooks(fwd_hooks=_edits(edit) + _readers(sites, read)))
+            hooks.enter_context(using(calls.kept))
             with suppress(_Stop):
-                self._bridge(tokens, return_type="logits")
+                self._bridge(tokens, return_type="logits", use_cache=False)
         _note_end(sites, read, last, ends[0])
         return Pass(sites, ends[0] if final else None, calls, calls.kept.nbytes)
 
@@ -114,7 +116,8 @@ class BridgeModel:
         last = self._shape.n_layers - 1 if final else last_block(read)
         if last < site.layer:  # nothing behind the site is asked for
             return Pass(sites, None, clean.calls)
-        with self._bridge.hooks(fwd_hooks=_readers(sites, read)):
+        keys = None if places is None else Behind(clean.calls.kept, places.seq)
+        with self._bridge.hooks(fwd_hooks=_readers(sites, read)), using(keys):
             if site.name == "resid_pre":
                 x = self._block(site.layer, base[site] + delta, clean.calls, places)
             else:
@@ -221,6 +224,9 @@ def bridged(loaded: Any, checkpoint: Checkpoint, runtime: Runtime) -> BridgeMode
         )
     except (OSError, ValueError) as error:
         raise unfit(checkpoint.name, error) from None
+    through_the_door(loaded)
+    for block in bridge.blocks:
+        native(block.attn)
     bridge.eval()
     for parameter in bridge.parameters():
         parameter.requires_grad_(False)

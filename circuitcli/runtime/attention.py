@@ -1,0 +1,120 @@
+"""The one door to attention: where a model's attention meets its queries, keys and values, of every family.
+
+Models of transformers hand queries, keys and values, rotated and not yet repeated for grouped heads, to a function that
+their configuration names (its AttentionInterface). Ours keeps keys and values of a clean pass, or puts kept ones before
+those of a few places, and leaves the arithmetic to the function that the model's own file has for it. Nothing here
+depends on how a version of transformers calls its cache, nor on how TransformerLens computes attention: that is not
+used, the model's own is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.modeling_utils import AttentionInterface
+
+NAME = "circuit"  # of the function, in configurations
+_EAGER = "eager_attention_forward"  # what each of transformers' files calls its own arithmetic
+
+
+@dataclass(eq=False)
+class Kept:
+    """Keys and values of the attention modules of a clean pass, from a block on: [b, heads, t, d_head] each."""
+
+    first: int
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def attend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        if layer >= self.first:
+            self.layers[layer] = (key, value)
+        return key, value
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that they hold."""
+        return sum(part.nbytes for pair in self.layers.values() for part in pair)
+
+
+@dataclass(frozen=True, eq=False)
+class Behind:
+    """Before the keys and values of a few places go their sequences' clean ones."""
+
+    kept: Kept
+    seq: Int[Tensor, " g"]
+
+    def attend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.kept.layers[layer]
+        return torch.cat([keys[self.seq], key], 2), torch.cat([values[self.seq], value], 2)
+
+
+_using: ContextVar[Kept | Behind | None] = ContextVar("keys and values in use", default=None)
+
+
+@contextmanager
+def using(keys: Kept | Behind | None) -> Iterator[None]:
+    """While it lasts, attention keeps its keys and values there, or takes more from there."""
+    before = _using.set(keys)
+    try:
+        yield
+    finally:
+        _using.reset(before)
+
+
+def _attend(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
+) -> tuple[Tensor, Tensor | None]:
+    """What transformers calls: the model's own arithmetic, on the keys and values in use."""
+    keys, layer = _using.get(), getattr(module, "layer_idx", None)
+    if keys is not None and isinstance(layer, int):
+        key, value = keys.attend(layer, key, value)
+    found: tuple[Tensor, Tensor | None] = _own(module)(module, query, key, value, attention_mask, **more)
+    return found
+
+
+def _own(module: torch.nn.Module) -> Callable[..., Any]:
+    """The arithmetic beside the module's `forward`: it knows the family's soft caps and sinks."""
+    own: Callable[..., Any] = inspect.unwrap(type(module).forward).__globals__[_EAGER]
+    return own
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, eager_mask)
+
+
+def through_the_door(model: Any) -> None:
+    """Make a model of transformers call our function from now on."""
+    for module in model.modules():
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "_attn_implementation", None) is not None:
+            config._attn_implementation = NAME
+
+
+def native(attention: Any) -> None:
+    """Let a bridged attention run the model's own module, with its hooks at the input, at z and at the output.
+
+    TransformerLens computes attention again in its own way: with names of arguments that it knows, and without what a
+    configuration may ask of a family.
+    """
+    own, projection = attention.original_component, attention.o
+    for name, child in own.named_children():
+        if child is projection.original_component:
+            setattr(own, name, projection)  # so that z is seen on its way in
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if "hidden_states" in kwargs:
+            kwargs["hidden_states"] = attention.hook_in(kwargs["hidden_states"])
+        else:
+            args = (attention.hook_in(args[0]), *args[1:])
+        out = own(*args, **kwargs)
+        return (attention.hook_out(out[0]), *out[1:]) if isinstance(out, tuple) else attention.hook_out(out)
+
+    object.__setattr__(attention, "forward", forward)  # the bridge passes other assignments on to what it wraps
