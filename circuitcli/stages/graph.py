@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from circuitcli import __version__, plugins
+from circuitcli import __version__
 from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Context, Edge, Node, TokenEffect, share_drawn
 from circuitcli.core.neuronpedia import page
 from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
-from circuitcli.renderers import Renderer
 from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import edits as written
 from circuitcli.stages import effects as effects_stage
+from circuitcli.stages import formats as formatting
 from circuitcli.stages import growth
 from circuitcli.stages import labels as labelling
 from circuitcli.stages.fetch_saes import entries_of
+from circuitcli.stages.formats import Formats
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
 
@@ -40,29 +41,55 @@ def run(job: Job, edited: Path | None = None) -> Outcome:
         "edits": written.document(edits),
         **labelling.inputs(source),
     }
-    again = labelling.again(job)
-    return stage(job, NAME, inputs, lambda todo: _work(job, todo, edits, earlier, source), again=again)
+    formats, relabel = formatting.of_run(job), labelling.again(job)
+
+    def work(todo: Work) -> None:
+        kept = {} if todo.anew or relabel else formatting.intact(todo, formats)
+        if kept and labelling.intact(todo):
+            _add(job, todo, formats, kept)
+        else:
+            _draw(job, todo, edits, earlier, source, formats)
+        written.keep(job, edits)
+
+    return stage(job, NAME, inputs, work, again=relabel or formats.added)
 
 
-def _work(job: Job, todo: Work, edits: written.Edits, earlier: list[Circuit], source: labelling.Source) -> None:
+def _add(job: Job, todo: Work, formats: Formats, kept: dict[str, list[str]]) -> None:
+    """Draw what isn't there yet from circuit.json, and keep the rest as it is."""
+    record, circuit = job.run.require(NAME), formatting.document(job)
+    missing = [name for name in formats.all if name not in kept]
+    drawn = formatting.draw(job, circuit, missing, formats)
+    _write(job, todo, formats, drawn, kept)
+    todo.files |= {name: todo.known[name] for name in (labelling.SAVED,) if name in todo.known}
+    todo.facts.update(record.facts)
+
+
+def _draw(
+    job: Job, todo: Work, edits: written.Edits, earlier: list[Circuit], source: labelling.Source, formats: Formats
+) -> None:
+    """Make the circuit, and draw it in all formats, those that are there from before among them."""
     circuit = written.applied(build(job, earlier), edits)
     labels = labelling.find(job, source, circuit.nodes)
     if labels is not None:
         circuit = labels.put_on(circuit)
-    drawn: dict[str, bytes] = {}
-    with job.report.track("Drawing", len(job.settings.graph.formats), "formats") as done:
-        for name in job.settings.graph.formats:
-            renderer: Renderer = plugins.load("renderers", name)
-            drawn |= {f"graph/{file}": data for file, data in renderer.files(circuit).items()}
-            done(1)
-    todo.expect(dict.fromkeys(drawn))
-    written.keep(job, edits)
-    for path, data in drawn.items():
-        files.write(job.run.path(path), data)
-        todo.files[path] = job.run.entry(job.run.path(path))
+    drawn = formatting.draw(job, circuit, formats.all, formats)
+    formatting.say_what_became(job, formats, drawn)
+    _write(job, todo, formats, drawn, {})
     if labels is not None:
         labelling.save(todo, circuit, labels)
     todo.facts.update(nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata["share_drawn"])
+
+
+def _write(
+    job: Job, todo: Work, formats: Formats, drawn: dict[str, dict[str, bytes]], kept: dict[str, list[str]]
+) -> None:
+    """Write what was drawn and note what was kept, in the order of the formats."""
+    todo.expect({path: name for name in drawn for path in drawn[name]})
+    for name in formats.all:
+        for path, data in drawn.get(name, {}).items():
+            files.write(job.run.path(path), data)
+            todo.files[path] = job.run.entry(job.run.path(path))
+        todo.files |= {path: todo.known[path] for path in kept.get(name, ())}
 
 
 def build(job: Job, earlier: list[Circuit]) -> Circuit:

@@ -80,11 +80,11 @@ def inputs(source: Source) -> dict[str, Any]:
 
 
 def again(job: Job) -> str | None:
-    """Why a graph that is done should be made again: Neuronpedia failed when it was drawn."""
+    """What to do about a graph that is done: make it again, if Neuronpedia failed when it was drawn."""
     record = job.run.record("graph")
     failure = record.facts.get(FAILURE) if record else None
     asked = job.settings.graph.labels == NEURONPEDIA
-    return f"Neuronpedia failed then ({failure})" if failure and asked else None
+    return f"made again, because Neuronpedia failed then ({failure})" if failure and asked else None
 
 
 def find(job: Job, source: Source, nodes: Sequence[Node]) -> Labels | None:
@@ -107,6 +107,11 @@ def save(todo: Work, circuit: Circuit, labels: Labels) -> None:
     todo.facts["labels"] = sum(node.label is not None for node in circuit.nodes)
     if labels.failure:
         todo.facts[FAILURE] = labels.failure
+
+
+def intact(todo: Work) -> bool:
+    """Whether the labels that the graph was drawn with are as they were recorded; also if there are none."""
+    return SAVED not in todo.known or todo.unchanged(SAVED)
 
 
 def saved(run: Run) -> Labels:

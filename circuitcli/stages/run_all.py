@@ -66,5 +66,6 @@ def default_name(settings: Settings) -> str:
     """The folder of a run without a name: its model, and eight digits of what decides its numbers."""
     tree = to_dict(settings)
     tree["runtime"] = {"dtype": settings.runtime.dtype}
+    del tree["graph"]["formats"]  # a graph gets one more: it is the same run
     model = settings.model.rstrip("/").rpartition("/")[2]
     return f"{model}-{records.fingerprint(tree)[:8]}"

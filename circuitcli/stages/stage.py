@@ -27,7 +27,7 @@ from circuitcli.runtime.hub import Hub, RemoteFile, total
 from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.settings import Settings, table, to_dict
 from circuitcli.stages.report import Report
-from circuitcli.store import records
+from circuitcli.store import files, records
 from circuitcli.store.records import FileEntry, Plan, Record
 from circuitcli.store.run import STAGES, Run
 
@@ -37,7 +37,7 @@ DECIDES = {
     "cache-acts": ("seed", "runtime.dtype", "texts.", "contexts.top_k", "contexts.num_sequences"),
     "ablate": ("ablate.", "features.seq_cap"),
     "effects": ("effects.",),
-    "graph": ("graph.", "contexts.view"),
+    "graph": ("graph.min_effect", "graph.max_edges", "graph.extend", "graph.labels", "contexts.view"),
 }
 # Those that only decide which of them are computed.
 CHOOSES = {"ablate": ("features.pinned", "features.thinning", "features.branching", "features.max_features")}
@@ -187,6 +187,11 @@ class Work:
             self.job.run.verify(self.name, name, self.known[name])
         return there
 
+    def unchanged(self, name: str) -> bool:
+        """Whether a file of the stage, which was done, is as its record said."""
+        path, known = self.job.run.path(name), self.known.get(name)
+        return known is not None and path.is_file() and files.digest(path) == known.sha256
+
     def planned_batch(self, size: int) -> Runtime:
         """The runtime at the plan's batch size and threads; a plan that has none yet takes this batch size."""
         if self.plan.batch_size == 0:
@@ -217,7 +222,7 @@ def stage(
         name: Of the stage.
         facts_of_inputs: What decides the numbers besides the stage's settings: digests, parents' results.
         work: Plans and writes the files.
-        again: Why to do it though it is done; None if nothing speaks for that.
+        again: What there is to do though it is done, to be said; None if nothing is.
 
     Raises:
         InputError: The stage was made, or begun, from other inputs, and needs --force.
@@ -263,7 +268,7 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
     if same and not job.force and record is not None and _all_there(job.run, record):
         if again is None:
             return None
-        job.report.say(f"{name}: made again, because {again}.")
+        job.report.say(f"{name}: {again}.")
     if plan and plan.fingerprint != fingerprint:
         _changed(job, name, records.changes(plan.inputs, inputs))
         plan = None
