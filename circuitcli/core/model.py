@@ -169,5 +169,5 @@ class Model(Protocol):
         ...
 
     def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Final norm and unembedding, float32."""
+        """Final norm and the causal model's own head, with all that it scales or caps; float32. Gradients pass."""
         ...

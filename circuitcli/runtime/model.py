@@ -25,8 +25,7 @@ from circuitcli.runtime.attention import Behind, Kept, native, through_the_door,
 from circuitcli.runtime.calls import Calls, recorder
 from circuitcli.runtime.checkpoint import Checkpoint, unfit
 from circuitcli.runtime.device import Runtime, out_of_memory
-
-_ALIGNED = 64
+from circuitcli.runtime.head import Head
 
 
 class _Stop(Exception):
@@ -42,8 +41,7 @@ class BridgeModel:
         self.sizes = sizes
         self.runtime = runtime
         self.resumes_at_places = False  # until it was seen to
-        bias = getattr(bridge.unembed.original_component, "bias", None)
-        self._unembed_bias = bias is not None and bool(bias.any())  # the bridge gives one of zeros where there is none
+        self._head = Head(bridge)
 
     @property
     def shape(self) -> ModelShape:
@@ -128,22 +126,8 @@ class BridgeModel:
         return Pass(sites, x if final else None, clean.calls)
 
     def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Final norm, unembedding and, where the model has one, its soft cap; float32.
-
-        Rows begin at multiples of `_ALIGNED` floats: GPT-2's vocabulary is odd, and a product whose rows aren't
-        aligned takes half as long again.
-        """
-        bridge = self._bridge
-        x, unembed = bridge.ln_final(final.unsqueeze(0))[0], bridge.unembed.original_component
-        if type(unembed) is torch.nn.Linear:
-            width = unembed.weight.shape[0]
-            out = torch.empty(len(x), -(-width // _ALIGNED) * _ALIGNED, dtype=x.dtype, device=x.device)[:, :width]
-            torch.mm(x, unembed.weight.T, out=out)
-            logits: Tensor = (out.add_(unembed.bias) if self._unembed_bias else out).float()
-        else:
-            logits = bridge.unembed(x.unsqueeze(0))[0].float()
-        cap = getattr(bridge.cfg, "output_logits_soft_cap", None)
-        return torch.tanh(logits / cap) * cap if cap and cap > 0 else logits
+        """Final norm and the model's own head; see `core.model.Model.logits`."""
+        return self._head(final)
 
     def z_offset(self, layer: int) -> Float[Tensor, " d_z"]:
         """What the value biases add to z; see `core.model.Model.z_offset`."""
