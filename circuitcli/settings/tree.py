@@ -93,8 +93,8 @@ class Texts:
         str,
         Flag(
             "--text",
-            "A .jsonl or .parquet file with a column of texts, or plain text with blank lines between texts; any of "
-            "them as .gz; - reads text or JSON lines from stdin.",
+            "A .jsonl, .parquet, .csv or .tsv file with a column of texts, or plain text with blank lines between "
+            "texts; any of them as .gz; - reads text or JSON lines from stdin.",
             "FILE",
         ),
     ] = ""

@@ -11,7 +11,7 @@ from types import TracebackType
 from circuitcli.errors import CircuitError, HubError, InputError, nearest
 from circuitcli.runtime import hub
 
-_FORMS = "Give owner/name, owner/name:configuration, or a folder of .jsonl or .parquet files."
+_FORMS = "Give owner/name, owner/name:configuration, or a folder of .jsonl, .parquet or .csv files."
 
 
 class Asking:

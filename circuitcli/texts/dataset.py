@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from circuitcli.errors import InputError
+from circuitcli.runtime import lfs
 from circuitcli.texts import TextRequest, _columns
 from circuitcli.texts._dataset_errors import Asking
 from circuitcli.texts._open import find
@@ -76,7 +77,7 @@ def _parse(value: str) -> _Name:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or name in READERS:
         raise InputError(
             f"There is no folder {value}, and the hub has no dataset of that name.",
-            hint="Give owner/name, owner/name:configuration, or a folder of .jsonl or .parquet files.",
+            hint="Give owner/name, owner/name:configuration, or a folder of .jsonl, .parquet or .csv files.",
         )
     return _Name(name, config or None, None)
 
@@ -104,6 +105,7 @@ def _load(name: _Name) -> Any:
         for file in chain.from_iterable((builder.config.data_files or {}).values()):
             if os.path.normpath(file) not in inside:
                 raise _outside(name, file)
+            lfs.refuse_pointer(Path(file), f"The file {file} of the dataset {name}")
     if builder.name not in READERS:
         raise InputError(
             f"The dataset {name} is of the kind {builder.name}, which isn't text.",

@@ -1,4 +1,4 @@
-"""Texts in a file or on stdin: .jsonl, .parquet or plain text with blank lines between texts, each also as .gz."""
+"""Texts in a file or on stdin: a column of .jsonl, .parquet, .csv or .tsv, or paragraphs; each also as .gz."""
 
 from __future__ import annotations
 
