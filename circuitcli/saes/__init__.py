@@ -183,7 +183,7 @@ def load(recorded: SaeEntry, hub: Hub) -> Sae:
     try:
         files = located.files(dict(zip(located.remote, hub.fetch(located.remote), strict=True)))
         unchanged = digest(files) == recorded.sha256
-    except OSError:
+    except (OSError, InputError):
         unchanged = False
     if not unchanged:
         raise InputError(

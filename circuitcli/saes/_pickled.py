@@ -8,35 +8,18 @@ nothing. A pickle that wants anything else is refused by the name of what it wan
 
 from __future__ import annotations
 
-import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError  # noqa: TID251 what torch.load raises; nothing is unpickled with it
 from typing import Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from circuitcli.errors import InputError
+from circuitcli.runtime import pickles
 
 _CONFIGURATIONS = tuple(
     type("LanguageModelSAERunnerConfig", (), {"__module__": module})
     for module in ("sae_training.config", "sae_lens.training.config")
-)
-_WANTED = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|whose module)")
-# What the restricted unpickler raises on bytes that are no pickle of its kind.
-_BROKEN = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    struct.error,
 )
 
 
@@ -46,7 +29,7 @@ def read(path: Path) -> tuple[Mapping[str, Any] | None, dict[str, Tensor]]:
     Raises:
         InputError: It can't be read, wants code, or holds something else.
     """
-    found = _load(path)
+    found = pickles.load(path, plain=_CONFIGURATIONS, hint="Ask for the SAE as safetensors.")
     if not isinstance(found, dict):
         _no_sae(path)
     config, weights = None, found
@@ -60,29 +43,6 @@ def read(path: Path) -> tuple[Mapping[str, Any] | None, dict[str, Tensor]]:
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()):
         _no_sae(path)
     return config, {name: tensor.detach() for name, tensor in weights.items()}
-
-
-def _load(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(list(_CONFIGURATIONS)):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
-    except UnpicklingError as error:
-        wanted = _WANTED.search(str(error))
-        raise InputError(
-            f"{path} can't be read without running code: it wants {wanted[1]}."
-            if wanted
-            else f"{path} isn't a pickle of tensors and plain values.",
-            hint="Nothing in it was run, and no such file ever is. Ask for the SAE as safetensors.",
-        ) from None
-    except _BROKEN as error:
-        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-        raise InputError(f"{path} can't be read: {reason}.", hint="Get the SAE again.") from None
-
-
-def _can_be_mapped(path: Path) -> bool:
-    """Whether it is a zip archive, as torch.save has written since 1.6."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
 
 
 def _no_sae(path: Path) -> NoReturn:

@@ -20,6 +20,7 @@ from torch import Tensor
 from circuitcli.core.sae import Activation, Normalisation, Sae
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
+from circuitcli.runtime.foreign import ordinary
 from circuitcli.saes import _pickled, _saelens, _weights
 
 _ACTIVATIONS: dict[str, Activation] = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
@@ -128,12 +129,12 @@ def digest(files: Files) -> str:
     """sha256 over the sha256 of the configuration and of the weights, and over what is stated, where anything is.
 
     Raises:
-        OSError: A file can't be read.
+        OSError, InputError: A file can't be read.
     """
     whole = hashlib.sha256()
     for path in (files.config, files.weights):
         if path is not None:
-            with path.open("rb") as file:
+            with ordinary(path).open("rb") as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
     stated = {key: value for key, value in asdict(files.stated).items() if value is not None}
     if stated:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from circuitcli.errors import InputError
+from circuitcli.runtime.foreign import ordinary, why
 from circuitcli.saes._saelens import Spec
 
 _OF = {
@@ -28,6 +29,8 @@ _OF = {
     "gated": ("b_gate", "r_mag", "b_mag"),
 }
 _SCALING = ("scaling_factor", "finetuning_scaling_factor")  # in files, and as SAELens's loader renames it
+# Numbers of fewer bits stand for others by scales that no SAE's file has a place for.
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _SMALLEST_NORM = 1e-8  # SAELens's
 
 
@@ -37,11 +40,12 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: It can't be read.
     """
+    ordinary(path, hint="Get the SAE again.")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it isn't a mapping
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} can't be read: {error}.", hint="Get the SAE again.") from None
+        raise InputError(f"{path} can't be read: {why(error)}.", hint="Get the SAE again.") from None
 
 
 def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bool) -> dict[str, Tensor]:
@@ -63,8 +67,11 @@ def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bo
     shapes = _shapes(weights["W_enc"], spec, where)
     ours = {name: weights[name] for name in (*needed, *_SCALING) if name in weights}
     for name, tensor in ours.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not tensor.is_floating_point():
-            raise InputError(f"{where}: {name} isn't a plain tensor of floats.", hint="Get the SAE again.")
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
+            raise InputError(
+                f"{where}: {name} isn't a plain tensor of floats, but of {str(tensor.dtype).removeprefix('torch.')}.",
+                hint="Supported: float64, float32, float16 and bfloat16.",
+            )
         if tuple(tensor.shape) != shapes[name]:
             raise InputError(f"{where}: {name} has shape {tuple(tensor.shape)}.", hint=f"It should be {shapes[name]}.")
         if finite and not torch.isfinite(tensor).all():
@@ -74,8 +81,8 @@ def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bo
 
 def _shapes(w_enc: Tensor, spec: Spec, where: str) -> dict[str, tuple[int, ...]]:
     """The shape that each tensor should have, by the configuration where it says it, else by W_enc."""
-    if w_enc.ndim != 2:
-        raise InputError(f"{where}: W_enc isn't a matrix.", hint="It should be [d_in, d_sae].")
+    if w_enc.ndim != 2 or not w_enc.numel():
+        raise InputError(f"{where}: W_enc isn't a matrix.", hint="It should be [d_in, d_sae], neither of them 0.")
     d_in, d_sae = spec.d_in or w_enc.shape[0], spec.d_sae or w_enc.shape[1]
     features = ("b_enc", "threshold", "b_gate", "r_mag", "b_mag", *_SCALING)
     return {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,), **dict.fromkeys(features, (d_sae,))}

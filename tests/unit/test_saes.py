@@ -234,7 +234,7 @@ def test_the_digest_follows_the_files_and_what_is_stated(tmp_path: Path) -> None
         (put(metadata={"hook_name": "blocks.3.hook_mlp_in"}), "hook_mlp_in"),
         (put(metadata={"hook_name": "blocks.x.hook_resid_post"}), "blocks.x"),
         (put(metadata={"hook_name": "transformer.h.3"}), "transformer.h.3"),
-        (put(metadata={"hook_name": ["blocks.3.hook_resid_post"]}), "no site"),
+        (put(metadata={"hook_name": ["blocks.3.hook_resid_post"]}), "hook_name = ['blocks.3.hook_resid_post']"),
         (put(metadata={}), "no hook"),
         (put(metadata=["hook_name"]), "isn't a SAELens configuration"),
         (put(activation_fn_kwargs=["k"]), "isn't a SAELens configuration"),
