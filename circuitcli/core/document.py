@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Edge, Node
-from circuitcli.core.strict import Mismatch, read
+from circuitcli.core.strict import Count, Mismatch, Size, read
 from circuitcli.errors import InputError
+
+# Lists as long as these are still made without trouble.
+MAX_LAYER, MAX_POS = 2**15 - 1, 2**20 - 1
 
 
 @dataclass(frozen=True)
 class SaeFacts:
     """One SAE that nodes are latents of."""
 
-    layer: int
+    layer: Count
     site: str
     source: str
     sha256: str
@@ -38,10 +41,10 @@ class RunFacts:
     fingerprint: str
     created: str
     release: str
-    num_sequences: int
-    seed: int
-    edges_measured: int
-    abs_effect_measured: float
+    num_sequences: Count
+    seed: Count
+    edges_measured: Count
+    abs_effect_measured: Size
 
 
 @dataclass(frozen=True)
@@ -50,29 +53,29 @@ class Compared:
 
     before: str
     after: str
-    same: int
-    untold: int
+    same: Count
+    untold: Count
 
 
 @dataclass(frozen=True)
 class Metadata:
     """What a graph was made from; numbers that several runs don't agree on are None."""
 
-    schema_version: int
+    schema_version: Count
     model: str
     model_identity: str
     release: str
-    layers: list[int]
+    layers: list[Count]
     sites: list[str]
     saes: list[SaeFacts]
     intervention: str
     positions: str
-    horizon: int
-    num_sequences: int | None
-    seed: int | None
-    min_effect: float
-    edges_measured: int
-    share_drawn: float
+    horizon: Count
+    num_sequences: Count | None
+    seed: Count | None
+    min_effect: Size
+    edges_measured: Count
+    share_drawn: Size
     run: str
     runs: list[RunFacts]
     created: str
@@ -141,3 +144,5 @@ def _check_joints(circuit: Circuit, name: str) -> None:
                 raise damaged(name, f"a context of {node.id} has parts of different lengths")
         if min(node.layer, node.feature, node.n, node.pos or 0) < 0:
             raise damaged(name, f"{node.id} has a negative number where there can't be one")
+        if node.layer > MAX_LAYER or (node.pos or 0) > MAX_POS:
+            raise damaged(name, f"{node.id} is at a layer or position that no model has")

@@ -7,12 +7,14 @@ which tokens may have.
 from __future__ import annotations
 
 import dataclasses
-import math
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+# A number of which there is none below 0.
+Count = Annotated[int, 0]
+Size = Annotated[float, 0]
 
 
 class Mismatch(Exception):
@@ -40,6 +42,11 @@ def _read(kind: Any, value: Any, place: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, place)
     origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        found, least = _read(parts[0], value, place), parts[1]
+        if found < least:
+            raise Mismatch(place, f"should be at least {least}")
+        return found
     if origin in (Union, UnionType):
         if value is None and NoneType in parts:
             return None
@@ -57,13 +64,17 @@ def _read(kind: Any, value: Any, place: str) -> Any:
 
 # What JSON has, and its name.
 _PLAIN = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number"}
+# Effects and activations are float32, and all readers of JSON agree on whole numbers up to this; sums don't overflow.
+LARGEST = {float: (2 - 2.0**-23) * 2.0**127, int: 2**53 - 1}
 
 
 def _plain(kind: Any, value: Any, place: str) -> Any:
-    if kind is float and type(value) is int and abs(value) < 2**1023:
+    if kind is float and type(value) is int and abs(value) <= LARGEST[int]:
         return float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+    if type(value) is not kind:
         raise Mismatch(place, f"should be {_PLAIN[kind]}")
+    if kind in LARGEST and not abs(value) <= LARGEST[kind]:
+        raise Mismatch(place, f"should be {_PLAIN[kind]} of at most {LARGEST[kind]:.4g}")
     return value
 
 
@@ -84,4 +95,4 @@ def _record(kind: Any, value: Any, place: str) -> Any:
 def _fields(kind: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The types of a dataclass's fields by name, and the names of those without a default."""
     required = (field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING)
-    return get_type_hints(kind), tuple(required)
+    return get_type_hints(kind, include_extras=True), tuple(required)

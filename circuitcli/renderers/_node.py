@@ -29,6 +29,7 @@ from circuitcli.renderers._html import (
 
 SIZE = 13
 NAME_SIZE = 20
+NAME_LIMIT = 60
 TOKEN_LIMIT = 12  # characters of a token
 LABEL_LINE = 48  # of a line of a label
 MIN_WIDTH = 240
@@ -46,11 +47,11 @@ def box(node: Node) -> Box:
     """An HTML-like table; each row in it is a table of its own, so that no row widens another's cells."""
     contexts = [_pieces(context, node.max_activation) for context in node.contexts]
     before, after = (max((sum(w for _, w in pieces[side]) for pieces in contexts), default=0) for side in (0, 1))
-    facts = _facts(node)
-    head = width(node.id, NAME_SIZE, bold=True) + width(facts, SIZE - 1) + 16
+    name, facts = visible(node.id, NAME_LIMIT), _facts(node)
+    head = width(name, NAME_SIZE, bold=True) + width(facts, SIZE - 1) + 16
     called = max((width(line, SIZE, bold="bold" in style) for line, style in names(node)), default=0)
     total = max(MIN_WIDTH, before + after, head, called)
-    rows = [_head(node.id, facts, total)]
+    rows = [_head(name, facts, total)]
     rows += [_named(line, style, total) for line, style in names(node)]
     rows += [_context(pieces, before, total) for pieces in contexts]
     rows += _tokens("promotes", node.promoted, RAISES, BLUE_TINT, total)
@@ -89,7 +90,7 @@ def percent(share: float) -> str:
 def _facts(node: Node) -> str:
     parts = ["pinned"] if node.pinned else []
     if node.kind != "feature":
-        parts.append(node.kind)
+        parts.append(words(node.kind))
     else:
         parts.append(f"fires {percent(node.density)}")
     if node.kl_mean is not None:

@@ -17,9 +17,8 @@ from circuitcli.core.tokens import visible
 from circuitcli.renderers import _change
 from circuitcli.renderers._html import FACTS, FONT, LOWERS, RAISES, escape, font, words
 from circuitcli.renderers._legend import header, opacity, title
-from circuitcli.renderers._node import SIZE, Box, box, facts_in_words, number
+from circuitcli.renderers._node import NAME_LIMIT, SIZE, Box, box, facts_in_words, number
 
-NAME_LIMIT = 60
 HEADING_SIZE = 22
 HEADING_WIDTH = 240
 RANK_GAP, BOX_GAP = 80, 22  # points between ranks, and between boxes of a rank

@@ -54,7 +54,8 @@ plugin = Neuronpedia()
 
 
 def _json(tree: Any) -> bytes:
-    return (json.dumps(tree, ensure_ascii=False, allow_nan=False, indent=1) + "\n").encode()
+    text = json.dumps(tree, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return text.encode(errors="backslashreplace")  # half a character, which UTF-8 can't hold, as JSON escapes it
 
 
 def document(circuit: Circuit, numbers: Mapping[str, int]) -> dict[str, Any]:

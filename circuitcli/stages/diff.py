@@ -50,6 +50,8 @@ def check_output(output: Path, graphs: Sequence[Path]) -> None:
     if not output.suffix:
         raise UsageError(f"{output} has no suffix that names a format.", hint="Name it diff.svg, say, or diff.html.")
     plugins.check("renderers", _format(output))
+    if output.is_dir():
+        raise UsageError(f"{output} is a folder.", hint="Name a file with --output.")
     if output.resolve() in [circuits.locate(path).resolve() for path in graphs]:
         raise UsageError(f"{output} is one of the graphs that are compared.", hint="Name another file with --output.")
 

@@ -18,6 +18,7 @@ from circuitcli.stages.stage import Job
 from circuitcli.store import circuits, files
 
 EDITS = "graph/edits.json"
+_MEND = "Mend it, or delete it and load your edits again."
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ def applied(circuit: Circuit, found: Edits) -> Circuit:
 def _kept(job: Job) -> Edits:
     path = job.run.path(EDITS)
     try:
-        nodes = json.loads(path.read_bytes())["nodes"]
+        if not path.exists():
+            return {}
+        nodes = json.loads(files.content(path, circuits.MAX_BYTES, hint=_MEND))["nodes"]
         return {name: read(Edit, value, name) for name, value in nodes.items()}
-    except FileNotFoundError:
-        return {}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, Mismatch):
-        raise InputError(f"{path} is damaged.", hint="Mend it, or delete it and load your edits again.") from None
+        raise InputError(f"{path} is damaged.", hint=_MEND) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def grown(first: list[Circuit], circuit: Circuit) -> Circuit:
 
 
 def _paths(job: Job) -> list[Path]:
-    gone = next((name for name in job.settings.graph.extend if not Path(name).exists()), None)
+    gone = next((name for name in job.settings.graph.extend if not os.path.exists(name)), None)
     if gone is not None:
         raise InputError(
             f"The graph to extend isn't there: {gone}.",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from circuitcli.core.sites import Site, parse_pin, resolve_pins
 from circuitcli.errors import InputError, UsageError
+from circuitcli.store import files
 
 HEADER = ["feature", "label"]
 MAX_BYTES = 64 << 20
@@ -66,15 +67,8 @@ def read_labels(path: str) -> LabelFile:
 
 
 def _bytes(path: str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # a path with \0 in it is a ValueError
-        reason = error.strerror if isinstance(error, OSError) else "it is no path"
-        raise InputError(
-            f"The labels {path} can't be read: {reason}.",
-            hint="--labels takes the path of a csv file, neuronpedia, or none.",
-        ) from None
+    hint = "--labels takes the path of a csv file, neuronpedia, or none."
+    data = files.content(Path(path), MAX_BYTES, what="The labels", hint=hint)
     if len(data) > MAX_BYTES:
         raise InputError(f"{path} has more than {MAX_BYTES >> 20} MiB.", hint="Leave features out of it.")
     return data

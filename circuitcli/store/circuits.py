@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
 from circuitcli.core import document
 from circuitcli.core.circuit import Circuit
 from circuitcli.errors import InputError
+from circuitcli.store import files
 
 CIRCUIT = "graph/circuit.json"
 MAX_BYTES = 512 * 2**20  # 20,000 edges take 10 MB
@@ -20,7 +22,7 @@ def locate(path: Path) -> Path:
     Raises:
         InputError: There is none.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # also of what is no path at all
         return path
     found = path / CIRCUIT
     if not found.is_file():
@@ -41,11 +43,7 @@ def read(path: Path) -> Circuit:
 
 
 def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}.", hint="Name a circuit.json, or a run.") from None
+    data = files.content(path, MAX_BYTES, hint="Name a circuit.json, or a run.")
     if len(data) > MAX_BYTES:
         raise InputError(
             f"{path} has more than {MAX_BYTES >> 20} MiB: too large for a circuit.json.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from circuitcli.errors import InputError, ResourceError
 
 # The suffix of a file that is being written, or never was finished.
 UNFINISHED = ".part"
+# What Git leaves in the place of a large file that wasn't fetched begins so, and is short.
+_POINTER, _POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 
 
 @contextmanager
@@ -55,6 +58,33 @@ def no_space(path: Path) -> Iterator[None]:
         raise ResourceError(
             f"The disk is full: {path} couldn't be written.", hint="Free some space and run the command again."
         ) from None
+
+
+def content(path: Path, most: int, *, what: str = "", hint: str) -> bytes:
+    """The bytes of a file that somebody gave, `most` of them and one more if it has more.
+
+    Raises:
+        InputError: It can't be read, is a folder, a pipe (which would be waited for) or a device, or only a pointer to
+            a file; `what` is what it should be, and `hint` what to do.
+    """
+    name = f"{what} {path}".strip()
+    try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):
+            found = "it is a folder" if stat.S_ISDIR(kind) else "it is no ordinary file"
+            raise InputError(f"{name} can't be read: {found}.", hint=hint)
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"{name} can't be read: {error.strerror}.", hint=hint) from None
+    except ValueError:  # a NUL, or half a character
+        raise InputError(f"{name} can't be read: it is no path.", hint=hint) from None
+    if data.startswith(_POINTER) and len(data) <= _POINTER_BYTES:
+        raise InputError(
+            f"{name} is a pointer of Git LFS, not the file itself.",
+            hint="Run `git lfs pull` where it was cloned, or download the file.",
+        )
+    return data
 
 
 def digest(path: Path) -> str:

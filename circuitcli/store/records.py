@@ -76,7 +76,7 @@ class Record:
 def fingerprint(inputs: Mapping[str, Any]) -> str:
     """sha256 over what decides the numbers, and the schema version."""
     text = json.dumps({"schema": SCHEMA_VERSION, **inputs}, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_utf8(text)).hexdigest()
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -97,7 +97,12 @@ def _short(value: Any) -> str:
 
 def save(path: Path, record: Plan | Record) -> None:
     """Write a plan or record as JSON."""
-    files.write(path, (json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n").encode())
+    files.write(path, _utf8(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n"))
+
+
+def _utf8(text: str) -> bytes:
+    """JSON in UTF-8. Half a character (a lone surrogate), which UTF-8 can't hold, becomes JSON's escape for it."""
+    return text.encode(errors="backslashreplace")
 
 
 def load_plan(path: Path) -> Plan | None:

@@ -164,6 +164,12 @@ def spoil(**changes: Any) -> bytes:
         (spoil(metadata__seed=float("nan")), "not JSON"),
         (written(PLAIN).replace(b"0.0123", b"1e999"), "nodes.0.density should be a finite number"),
         (spoil(nodes__0__density=10**400), "nodes.0.density"),
+        (spoil(edges__0__effect_mean=1e308), "edges.0.effect_mean should be a finite number of at most 3.403e+38"),
+        (
+            spoil(metadata__runs__0__abs_effect_measured=-1e39),
+            "abs_effect_measured should be a finite number of at most",
+        ),
+        (spoil(edges__0__n=10**4000), "edges.0.n should be a whole number of at most 9.007e+15"),
         (spoil(nodes__0__layer=-1), "negative"),
         (spoil(nodes__1__id=NAMES[0]), f"the node {NAMES[0]} is there twice"),
         (spoil(edges__0__target="1.resid_post.6"), "is there twice"),
@@ -191,8 +197,13 @@ def test_files_that_can_t_be_circuits(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stored, "MAX_BYTES", 2**20)
     with pytest.raises(InputError, match="more than 1 MiB"):
         read_back(tmp_path, b" " * (2**20 + 1))
-    with pytest.raises(InputError, match="more than 1 MiB"):
+    with pytest.raises(InputError, match="no ordinary file"):
         stored.read(Path("/dev/zero"))
+    with pytest.raises(InputError, match="it is a folder"):
+        stored.read(tmp_path)
+    for name in ("\0", "a" * 5000, "\ud800"):
+        with pytest.raises(InputError, match="can't be read"):
+            stored.read(stored.locate(Path(name)))
 
 
 def test_hostile_text_is_kept_as_it_is(tmp_path: Path) -> None:
