@@ -258,7 +258,7 @@ def _context(
     first = max(0, pos - view)
     places = range(first, min(int(lengths[seq]), pos + view + 1))
     return Context(
-        tokens=tuple(tokenizer.text(int(tokens[seq, p])) for p in places),
+        tokens=tuple(tokenizer.pieces(tokens[seq, : lengths[seq]].tolist(), places.start, places.stop)),
         activations=tuple(float(values.get((seq, p), 0.0)) for p in places),
         firing=pos - first,
         seq=seq,

@@ -96,12 +96,12 @@ def by_position(job: Job, features: Sequence[FeatureId] = (), per_site: int = PE
     prompts = []
     for seq, length in enumerate(lengths.tolist()):
         positions = []
-        for pos in range(length):
+        for pos, token in enumerate(job.tokenizer.pieces(tokens[seq, :length].tolist())):
             firing = [
                 Firing(str(f), labels.get(str(f)), value, kl.get((f, seq, pos), kl.get((f, seq, WHOLE))), *effects[f])
                 for f, value in found[seq, pos]
             ]
-            positions.append(Position(pos, job.tokenizer.text(int(tokens[seq, pos])), tuple(firing)))
+            positions.append(Position(pos, token, tuple(firing)))
         prompts.append(Prompt(seq, tuple(positions)))
     return prompts
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from brute import Brute, rows
 from commands import Result, contents
+from tokenizers_of import pretend
 
 from circuitcli.core.tokens import visible
-from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import cards
 from circuitcli.stages.stage import Job
 
@@ -250,9 +250,9 @@ BROKEN = [*HOSTILE, "\ud800", "a\udfffb"]
 @pytest.fixture
 def hostile(run: Path, circuit: Circuit, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run whose every token is hostile; in contexts there are halves of surrogates too, which no table can hold."""
-    monkeypatch.setattr(Tokenizer, "text", lambda self, token: HOSTILE[token % len(HOSTILE)])
+    pretend(monkeypatch, HOSTILE)
     assert circuit("effects", "--run", run, "--force").code == 0
-    monkeypatch.setattr(Tokenizer, "text", lambda self, token: BROKEN[token % len(BROKEN)])
+    pretend(monkeypatch, BROKEN)
     labels = run.parent / "labels.csv"
     features = [name(row) for row in rows(run, "effects/features.parquet")]
     label = "[/b] </script> \u202e\x1b]0;owned\x07 " + "y" * 10_000
@@ -283,7 +283,7 @@ def test_hostile_tokens_in_cards(hostile: Path, circuit: Circuit, screen: Any):
 
 
 def test_hostile_tokens_by_position(circuit: Circuit, prompted: Job, monkeypatch: pytest.MonkeyPatch, screen: Any):
-    monkeypatch.setattr(Tokenizer, "text", lambda self, token: BROKEN[token % len(BROKEN)])
+    pretend(monkeypatch, BROKEN)
     args: list[Any] = ["effects", "--run", prompted.run.root, "--by-position"]
     for text in (screen(circuit, args), circuit(*args).out):
         bare = re.sub(r"\x1b\[[0-9;]*m", "", text)

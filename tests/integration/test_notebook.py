@@ -14,11 +14,11 @@ import pytest
 from brute import rows
 from commands import Result, contents, environment
 from nbclient import NotebookClient
+from tokenizers_of import pretend
 
 import circuitcli.renderers
 from circuitcli.errors import InputError, UsageError
 from circuitcli.notebook import show
-from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import cards
 
 HOSTILE = [
@@ -147,9 +147,9 @@ def hostile(
 ) -> Iterator[Path]:
     """A run whose tokens and labels are hostile."""
     whole = [token for token in HOSTILE if token.isprintable() or len(token) > 1]
-    monkeypatch.setattr(Tokenizer, "text", lambda self, token: whole[token % len(whole)])
+    pretend(monkeypatch, whole)
     assert circuit("effects", "--run", run, "--force").code == 0
-    monkeypatch.setattr(Tokenizer, "text", lambda self, token: HOSTILE[token % len(HOSTILE)])
+    pretend(monkeypatch, HOSTILE)
     label = "</summary></details><script>alert(2)</script>\u202e" + "y" * 10_000
     features = [name(row) for row in rows(run, "effects/features.parquet")]
     (tmp_path / "labels.csv").write_text("feature,label\n" + "".join(f'{f},"{label}"\n' for f in features))
