@@ -14,7 +14,7 @@ from circuitcli import demo
 from circuitcli.core.model import ModelShape
 from circuitcli.errors import InputError
 from circuitcli.runtime.hub import Hub, Malformed, RemoteFile
-from circuitcli.runtime.names import repository
+from circuitcli.runtime.names import check, repository
 
 _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 # What transformers raises at files that are damaged, or hold what they shouldn't.
@@ -61,9 +61,11 @@ def find(name: str, revision: str = "main", hub: Hub | None = None) -> Checkpoin
     """A model's configuration and where the rest of it is; weights aren't fetched.
 
     Raises:
+        UsageError: It is no name.
         InputError: There is no such folder, or the model is of no kind that can be studied.
         HubError: The hub couldn't be asked, or has no such model.
     """
+    check(name, "model", holds=[_CONFIG], hint="Models are named like gpt2 or owner/name, or by their folder.")
     local = _local(name)
     if local is not None:
         if revision != "main" and not _SHA256.fullmatch(revision):  # a run asks by what it recorded

@@ -11,7 +11,8 @@ from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError, nearest
 from circuitcli.runtime.hub import Hub
-from circuitcli.saes._locate import Located
+from circuitcli.runtime.names import check
+from circuitcli.saes._locate import CONFIG, Located
 from circuitcli.saes._read import Files, digest, facts, sae
 
 
@@ -138,8 +139,15 @@ def provider_of(release: str) -> str:
     """The name of the plug-in that knows a release.
 
     Raises:
+        UsageError: It is no name.
         InputError: None does.
     """
+    check(
+        release,
+        "release",
+        holds=[CONFIG, f"*/{CONFIG}"],
+        hint="Releases are named like gpt2-small-res-jb, by their folder, or by hf://owner/repo/path.",
+    )
     for name, source in _sources().items():
         if source.knows(release):
             return name

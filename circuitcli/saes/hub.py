@@ -10,7 +10,7 @@ from typing import Any
 
 from circuitcli.core.sites import SITES, Site
 from circuitcli.errors import InputError, UsageError
-from circuitcli.runtime.hub import Hub
+from circuitcli.runtime.hub import Hub, stays_inside
 from circuitcli.saes import Offer, SaeEntry, _locate
 from circuitcli.saes._locate import CONFIG, SCHEME, WEIGHTS, Located
 from circuitcli.saes._read import Stated, site_of
@@ -157,8 +157,10 @@ def _split(address: str) -> tuple[str, str]:
     """Repository and path of hf://owner/repo/path."""
     owner, _, rest = address.removeprefix(SCHEME).strip("/").partition("/")
     name, _, path = rest.partition("/")
-    if not (owner and name):
-        raise UsageError(f"`{address}` names no repository.", hint="Give hf://owner/repo, or hf://owner/repo/path.")
+    if not (owner and name) or (path and not stays_inside(path)):
+        raise UsageError(
+            f"`{address}` names no folder of a repository.", hint="Give hf://owner/repo, or hf://owner/repo/path."
+        )
     return f"{owner}/{name}", path
 
 

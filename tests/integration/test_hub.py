@@ -22,7 +22,7 @@ from huggingface_hub import constants, errors
 from rich.console import Console
 
 from circuitcli.cli.console import Terminal
-from circuitcli.errors import CircuitError, HubError, ResourceError
+from circuitcli.errors import CircuitError, HubError, ResourceError, UsageError
 from circuitcli.runtime.hub import Hub, RemoteFile, asking, download, explain, total
 
 REPO, TOKEN = "owner/saes", "hf_planted"
@@ -289,7 +289,7 @@ def test_what_is_unknown_is_named(server: LoopbackHub, client: Hub, monkeypatch:
     assert f"{REPO} has no file blocks.0/sae_weigths.safetensors at the revision main." in words
     assert f"Did you mean `{LARGE}`?" in words
     for name in ("a/b/c", "../..", "", "owner/with space"):
-        assert "no name of a repository" in refused(HubError, 4, lambda name=name: client.listing(name))
+        assert "no name of a repository" in refused(UsageError, 2, lambda name=name: client.listing(name))
 
 
 def test_a_long_listing_is_not_printed(server: LoopbackHub, client: Hub) -> None:

@@ -117,7 +117,7 @@ def test_a_good_folder_is_taken_alone_or_inside_another(tmp_path: Path) -> None:
     assert sae.w_dec.shape == (D_SAE, D_IN)
 
 
-@pytest.mark.parametrize("release", ["", "  ", "no/such/folder", "demo2"])
+@pytest.mark.parametrize("release", ["no/such/folder", "demo2", "./demo 2"])
 def test_an_unknown_release_is_refused(release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     error = refused(lambda: provider_of(release))

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 )
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it comes by a lazy __getattr__
 
-from circuitcli.errors import HubError, nearest
+from circuitcli.errors import HubError, UsageError, nearest
 from circuitcli.runtime.hub.asking import check_token, patiently
 from circuitcli.runtime.hub.cache import COMMIT, SHA256, Folder, RemoteFile, check_room, stays_inside, writing
 from circuitcli.runtime.hub.download import place
@@ -46,6 +46,7 @@ class Hub:
         """Every file of a repository; if the hub can't be reached, those that the cache has of it.
 
         Raises:
+            UsageError: It is no name of a repository.
             HubError: The hub doesn't know or doesn't give it, or can't be reached and the cache has nothing of it.
         """
         folder = self._folder(repo)
@@ -144,7 +145,7 @@ class Hub:
         try:
             validate_repo_id(repo)
         except HFValidationError:
-            raise HubError(
+            raise UsageError(
                 f"{repo!r} is no name of a repository.", hint="Repositories are named like owner/name."
             ) from None
         return Folder(self._cache, repo)
