@@ -112,6 +112,7 @@ def _card(card: Card) -> str:
         f"ablated at {node.n} contexts" if node.n else "not ablated",
         *([] if node.kl_mean is None else [f"mean KL {node.kl_mean:.4f} nats"]),
         *(["pinned"] if node.pinned else []),
+        *(["kept, not in the present plan"] if node.n and not card.planned else []),
     ]
     label = f" · {_words(node.label)}" if node.label else ""
     tokens = [

@@ -30,7 +30,7 @@ NOTHING = "–"
 def card(found: Card, terminal: Terminal) -> None:
     """One feature: its facts, contexts, tokens, causes and consequences, and what Neuronpedia says of it."""
     node = found.feature
-    _facts(node, terminal)
+    _facts(found, terminal)
     _contexts(terminal, node, "Top contexts", node.contexts, node.max_activation)
     pairs = zip_longest(map(_effect, node.promoted), map(_effect, node.suppressed), fillvalue=("", ""))
     tokens = [(*lowered, *raised) for lowered, raised in pairs]
@@ -43,13 +43,14 @@ def card(found: Card, terminal: Terminal) -> None:
         terminal.say(f"Note: {found.note}")
 
 
-def _facts(node: Node, terminal: Terminal) -> None:
+def _facts(found: Card, terminal: Terminal) -> None:
+    node = found.feature
     facts = {
         "density": f"{node.density:.2%}",
         "max activation": f"{node.max_activation:.2f}",
         "n": str(node.n) if node.n else NOTHING,
         "KL": NOTHING if node.kl_mean is None else f"{node.kl_mean:.4f}",
-        "pinned": "yes" if node.pinned else "no",
+        "in the plan": "pinned" if node.pinned and found.planned else "yes" if found.planned else "no",
         "label": short(node.label),
         "Neuronpedia": node.neuronpedia or NOTHING,
     }

@@ -12,6 +12,7 @@ from circuitcli.stages.stage import Job
 
 _FEATURES, _EDGES, _TOKENS, _SHOWN = 12, 10, 8, 4
 _TOKEN_WIDTH = 16
+_KEPT = "features that earlier settings led to"
 # A faint, and the largest, activation.
 _PALE, _FULL = (253, 237, 211), (245, 166, 35)
 
@@ -29,27 +30,28 @@ def features(job: Job, terminal: Terminal) -> None:
 
 
 def edges(job: Job, terminal: Terminal) -> None:
-    """The largest mean effects with their intervals."""
-    terminal.table(
-        "Largest effects (ablated − clean)",
-        ("from", "to", "mean effect", "95% interval", "n"),
-        [
-            (e.source, e.target, f"{e.effect_mean:+.3f}", interval(e), str(e.n))
-            for e in summaries.top_edges(job, _EDGES)
-        ],
-    )
+    """The largest mean effects with their intervals: of the features of the present plan, and of those that stay."""
+    now, earlier = summaries.top_edges(job, _EDGES)
+    for title, found in (("Largest effects", now), (f"Largest effects of {_KEPT}", earlier[:_SHOWN])):
+        terminal.table(
+            f"{title} (ablated − clean)",
+            ("from", "to", "mean effect", "95% interval", "n"),
+            [(e.source, e.target, f"{e.effect_mean:+.3f}", interval(e), str(e.n)) for e in found],
+        )
 
 
 def tokens(job: Job, terminal: Terminal) -> None:
-    """Promoted and suppressed tokens of the pinned, or the most important, features."""
-    terminal.table(
-        "Next tokens: promoted (ablation lowers them) and suppressed (ablation raises them), nats",
-        ("feature", "KL", "n", "promoted", "suppressed"),
-        [
-            (t.feature, f"{t.kl_mean:.4f}", str(t.n), tokens_text(t.promoted), tokens_text(t.suppressed))
-            for t in summaries.top_tokens(job, _TOKENS)
-        ],
-    )
+    """Promoted and suppressed tokens of the pinned, or the most important, features; and of those that stay."""
+    now, earlier = summaries.top_tokens(job, _TOKENS)
+    for title, found in (("Next tokens", now), (f"Next tokens of {_KEPT}", earlier[:_SHOWN])):
+        terminal.table(
+            f"{title}: promoted (ablation lowers them) and suppressed (ablation raises them), nats",
+            ("feature", "KL", "n", "promoted", "suppressed"),
+            [
+                (t.feature, f"{t.kl_mean:.4f}", str(t.n), tokens_text(t.promoted), tokens_text(t.suppressed))
+                for t in found
+            ],
+        )
 
 
 def context_text(context: Context, styled: bool, largest: float = 0.0) -> Text:

@@ -113,6 +113,7 @@ class _Ablations:
 
     def work(self) -> None:
         """All layers, first to last."""
+        self._note_stored()
         expected = self.estimate()
         if expected is not None:
             self.job.report.say(expected.words)
@@ -163,16 +164,22 @@ class _Ablations:
         wanted = set(features)
         return [s for s in planned if wanted & {FeatureId(s.site, index) for index in s.features}]
 
-    def _compute(self, what: str, shards: Sequence[Shard]) -> None:
-        """Compute the shards that don't exist yet, and note the files of all."""
-        logits = self.job.settings.ablate.logits
-        missing = []
-        for shard in shards:
-            paths = {name: self.job.run.path(name) for name in shard.names(logits=logits).values()}
-            if all(self.todo.found(name) for name in paths):
+    def _note_stored(self) -> None:
+        """Note the files of every shard that is there, also of features that aren't chosen now: they stay valid."""
+        for shard in ablations.shards(self.todo.plan.shards):
+            names = shard.names(logits=self.job.settings.ablate.logits).values()
+            if all(self.todo.found(name) for name in names):
+                paths = {name: self.job.run.path(name) for name in names}
                 self.todo.files.update({n: self.job.run.entry(p, tables.rows(p)) for n, p in paths.items()})
-            else:
-                missing.append((shard, self._contexts(shard.site, shard.features)))
+
+    def _compute(self, what: str, shards: Sequence[Shard]) -> None:
+        """Compute the shards that don't exist yet."""
+        logits = self.job.settings.ablate.logits
+        missing = [
+            (shard, self._contexts(shard.site, shard.features))
+            for shard in shards
+            if not set(shard.names(logits=logits).values()) <= set(self.todo.files)
+        ]
         total = sum(len(found) for _, contexts in missing for found in contexts.values())
         if not missing:
             return

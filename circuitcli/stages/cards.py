@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from circuitcli.core.circuit import Edge, Node
-from circuitcli.core.sites import FeatureId, Site, resolve_pins
+from circuitcli.core.sites import FeatureId, Site, parse_feature, resolve_pins
 from circuitcli.runtime.neuronpedia import Explained
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages.edits import edits
@@ -16,7 +16,7 @@ from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.graph import edges_of, nodes
 from circuitcli.stages.labels import Labels, saved
 from circuitcli.stages.stage import Job
-from circuitcli.store import tables
+from circuitcli.store import ablations, tables
 
 # Causes, and consequences, of one feature that its card names.
 EDGES = 10
@@ -30,6 +30,7 @@ class Card:
         feature: As a graph has it; all promoted and suppressed tokens that the run keeps.
         causes: The largest |mean effects| of other features on it.
         consequences: Its largest |mean effects| on others; None if it wasn't ablated.
+        planned: Whether the run's present settings lead to it; what was ablated for others stays, and is shown.
         labels: Of the features among causes and consequences, as far as they have one.
         explained: What Neuronpedia said of it when the graph was drawn, if it was asked.
         note: Why something is missing, and what to do; None if nothing is.
@@ -38,6 +39,7 @@ class Card:
     feature: Node
     causes: tuple[Edge, ...]
     consequences: tuple[Edge, ...] | None
+    planned: bool
     labels: dict[str, str]
     explained: Explained | None
     note: str | None
@@ -53,11 +55,12 @@ def named(job: Job, names: Sequence[str]) -> list[FeatureId]:
 
 
 def foremost(job: Job, count: int) -> list[FeatureId]:
-    """The pinned features, else the `count` that matter most: by mean KL, or without that by Σ |effect| downstream."""
+    """The pinned features, else the `count` of the plan that matter most: by mean KL, else by Σ |effect| downstream."""
     pins = named(job, job.settings.features.pinned)
     if pins:
         return pins
     totals = tables.read(job.run.verified("effects", effects_stage.FEATURES))
+    totals = effects_stage.rows_where(totals, effects_stage.planned(job, totals))
     weight = totals["out_abs_effect"] if np.isnan(totals["kl_mean"]).all() else totals["kl_mean"]
     columns = (totals[name].tolist() for name in ("layer", "site", "feature"))
     features = [FeatureId(Site(layer, site), index) for layer, site, index in zip(*columns, strict=True)]
@@ -67,10 +70,10 @@ def foremost(job: Job, count: int) -> list[FeatureId]:
 def cards(job: Job, features: Sequence[FeatureId], most: int = EDGES) -> list[Card]:
     """A card for each feature."""
     table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
-    known = labelled(job)
+    known, planned = labelled(job), set(ablations.chosen(job.run))
     keep = job.settings.effects.logit_tokens
     return [
-        _card(job, feature, replace(node, label=known.labels.get(node.id)), table, known, most)
+        _card(job, replace(node, label=known.labels.get(node.id)), table, known, feature in planned, most)
         for feature, node in zip(features, nodes(job, features, keep), strict=True)
     ]
 
@@ -82,7 +85,8 @@ def labelled(job: Job) -> Labels:
     return replace(found, labels=found.labels | typed)
 
 
-def _card(job: Job, feature: FeatureId, node: Node, table: tables.Columns, known: Labels, edges: int) -> Card:
+def _card(job: Job, node: Node, table: tables.Columns, known: Labels, planned: bool, edges: int) -> Card:
+    feature = parse_feature(node.id)
     causes = edges_of(table, strongest(table, "down", feature, edges))
     consequences = edges_of(table, strongest(table, "up", feature, edges)) if node.n else None
     others = [*(edge.source for edge in causes), *(edge.target for edge in consequences or ())]
@@ -90,6 +94,7 @@ def _card(job: Job, feature: FeatureId, node: Node, table: tables.Columns, known
         node,
         causes,
         consequences,
+        planned,
         labels={name: known.labels[name] for name in others if name in known.labels},
         explained=known.explained.get(node.id),
         note=_missing(job, node),

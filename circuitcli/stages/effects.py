@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from circuitcli.core.effects import mean_effects
-from circuitcli.core.sites import SITES, parse_feature
+from circuitcli.core.sites import SITES, Site
 from circuitcli.errors import InputError
 from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages.stage import Job, Outcome, Work, stage
@@ -23,7 +23,7 @@ FEATURES = "effects/features.parquet"
 
 
 def run(job: Job) -> Outcome:
-    """Reduce the ablations of the chosen features."""
+    """Reduce all ablations that are stored: of the present plan's features, and of those that earlier plans left."""
     parent = job.parent("ablate")
     return stage(job, NAME, {"ablate": parent.result}, lambda todo: _work(job, todo))
 
@@ -31,30 +31,48 @@ def run(job: Job) -> Outcome:
 def _work(job: Job, todo: Work) -> None:
     tokenizer = job.tokenizer
     parts: dict[str, list[tables.Columns]] = {EFFECTS: [], LOGITS: [], FEATURES: []}
-    chosen = job.run.require("ablate").facts["features"]
-    with job.report.track("Reducing effects", len(chosen), "features") as done:
+    planned = set(ablations.chosen(job.run))
+    measured = contexts = 0
+    with job.report.track("Reducing effects", len(planned), "features") as done:
         for result in results(job):
             effects = _effect_rows(result, job.settings.seed)
             parts[EFFECTS].append(effects)
             parts[LOGITS] += _logit_rows(result, job.settings.effects.logit_tokens, tokenizer)
             parts[FEATURES].append(_totals(result, effects))
-            done(1)
+            if result.feature in planned:
+                measured, contexts = measured + len(effects["n"]), contexts + len(result.contexts["seq"])
+                done(1)
     _refuse_nothing(parts)
     todo.expect(dict.fromkeys(parts))
     for name, columns in parts.items():
         rows = tables.write(job.run.path(name), name.removesuffix(".parquet"), columns)
         todo.files[name] = job.run.entry(job.run.path(name), rows)
-    todo.facts.update(edges_measured=todo.files[EFFECTS].rows, contexts=sum(int(p["n"][0]) for p in parts[FEATURES]))
+    others = len(parts[FEATURES]) - len(planned)
+    todo.facts.update(edges_measured=measured, contexts=contexts, features_kept=others)
 
 
 def results(job: Job) -> Iterator[FeatureAblations]:
-    """The ablations of each chosen feature, shard by shard, in the model's order."""
-    plan = job.run.plan("ablate")
-    chosen = [parse_feature(name) for name in job.run.require("ablate").facts["features"]]
-    for shard in ablations.shards(plan.shards if plan else {}):
-        wanted = {feature.index for feature in chosen if feature.site == shard.site} & set(shard.features)
-        if wanted:
-            yield from ablations.of_features(job.run, shard, wanted, logits=job.settings.ablate.logits)
+    """The ablations of each feature, shard by shard, in the model's order."""
+    for shard in ablations.stored(job.run):
+        yield from ablations.of_features(job.run, shard, shard.features, logits=job.settings.ablate.logits)
+
+
+def planned(job: Job, table: tables.Columns) -> np.ndarray:
+    """Which rows of effects/effects, or of effects/features, are of features that the present plan ablates."""
+    end = "up_" if "up_feature" in table else ""
+    by_site: dict[Site, list[int]] = {}
+    for feature in ablations.chosen(job.run):
+        by_site.setdefault(feature.site, []).append(feature.index)
+    mask = np.zeros(len(table[f"{end}feature"]), dtype=bool)
+    for site, indices in by_site.items():
+        here = (table[f"{end}layer"] == site.layer) & (table[f"{end}site"] == site.name)
+        mask |= here & np.isin(table[f"{end}feature"], indices)
+    return mask
+
+
+def rows_where(table: tables.Columns, mask: np.ndarray) -> tables.Columns:
+    """Some rows of a table."""
+    return {name: column[mask] for name, column in table.items()}
 
 
 def _effect_rows(result: FeatureAblations, seed: int) -> tables.Columns:

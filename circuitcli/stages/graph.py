@@ -93,11 +93,12 @@ def _write(
 
 
 def build(job: Job, earlier: list[Circuit]) -> Circuit:
-    """The circuit of a run: its largest effects, and the features at their ends; added to earlier circuits.
+    """The circuit of a run's plan: its largest effects, and the features at their ends; added to earlier circuits.
 
     Of an edge that an earlier one has, the run's own measurement is taken as well, however small it is.
     """
     table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
+    table = effects_stage.rows_where(table, effects_stage.planned(job, table))
     measured = np.abs(table["effect_mean"], dtype=np.float64)
     edges = [
         edge

@@ -10,7 +10,7 @@ import numpy as np
 
 from circuitcli.core.circuit import TokenEffect
 from circuitcli.core.contexts import Firings
-from circuitcli.core.sites import FeatureId, parse_feature
+from circuitcli.core.sites import FeatureId
 from circuitcli.errors import UsageError
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages.cards import labelled
@@ -85,7 +85,7 @@ def by_position(job: Job, features: Sequence[FeatureId] = (), per_site: int = PE
     found: dict[tuple[int, int], list[tuple[FeatureId, float]]] = defaultdict(list)
     for site in (entry.at for entry in entries_of(job.run)):
         asked = [feature.index for feature in features if feature.site == site]
-        ablated = [feature.index for feature in _chosen(job) if feature.site == site]
+        ablated = [i for shard in ablations.stored(job.run) if shard.site == site for i in shard.features]
         for shard in acts.shards(job.run, site):
             firings = shard.where(np.isin(shard.feature, asked)) if features else shard
             kept = _strongest(firings, ablated, len(asked) if features else per_site)
@@ -123,23 +123,14 @@ def _place(ordered: Firings) -> np.ndarray:
 
 
 def _kl(job: Job) -> dict[tuple[FeatureId, int, int], float]:
-    """KL of each ablation of the chosen features, by feature, sequence and edited position (−1: all)."""
-    plan, chosen = job.run.plan("ablate"), _chosen(job)
+    """KL of each ablation, by feature, sequence and edited position (−1: all)."""
     found = {}
-    for shard in ablations.shards(plan.shards if plan else {}):
-        here = [feature for feature in chosen if feature.site == shard.site and feature.index in shard.features]
-        if here:
-            table = tables.read(job.run.verified("ablate", shard.names(logits=False)["contexts"]))
-            for feature, rows in rows_of(table, here).items():
-                for seq, pos, kl in zip(rows["seq"], rows["pos"], rows["kl"], strict=True):
-                    if not np.isnan(kl):
-                        found[feature, int(seq), int(pos)] = float(kl)
+    for shard in ablations.stored(job.run):
+        table = tables.read(job.run.verified("ablate", shard.names(logits=False)["contexts"]))
+        for index, seq, pos, kl in zip(*(table[name] for name in ("feature", "seq", "pos", "kl")), strict=True):
+            if not np.isnan(kl):
+                found[FeatureId(shard.site, int(index)), int(seq), int(pos)] = float(kl)
     return found
-
-
-def _chosen(job: Job) -> list[FeatureId]:
-    """The features that were ablated."""
-    return [parse_feature(name) for name in job.run.require("ablate").facts["features"]]
 
 
 Tokens = tuple[TokenEffect, ...]

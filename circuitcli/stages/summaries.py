@@ -60,26 +60,36 @@ def top_features(job: Job, count: int) -> list[FeatureSummary]:
     ]
 
 
-def top_edges(job: Job, count: int) -> list[Edge]:
-    """The `count` largest |mean effect|."""
-    return largest_edges(tables.read(job.run.verified("effects", effects_stage.EFFECTS)), count)
+def top_edges(job: Job, count: int) -> tuple[list[Edge], list[Edge]]:
+    """The `count` largest |mean effect| of the present plan's features, and of others that stay from earlier plans."""
+    table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
+    planned = effects_stage.planned(job, table)
+    now, earlier = (largest_edges(effects_stage.rows_where(table, mask), count) for mask in (planned, ~planned))
+    return now, earlier
 
 
-def top_tokens(job: Job, count: int) -> list[TokenSummary]:
-    """Promoted and suppressed tokens of the pinned features, else of the `count` with the largest mean KL."""
+def top_tokens(job: Job, count: int) -> tuple[list[TokenSummary], list[TokenSummary]]:
+    """Promoted and suppressed tokens of the pinned features, else of the `count` of the plan with the largest mean KL.
+
+    And those of others that stay from earlier plans, again the `count` with the largest.
+    """
     totals = tables.read(job.run.verified("effects", effects_stage.FEATURES))
     logits = tables.read(job.run.verified("effects", effects_stage.LOGITS))
     if not len(logits["rank"]):
-        return []
+        return [], []
+    planned = effects_stage.planned(job, totals)
     names = [
         f"{layer}.{site}.{feature}"
         for layer, site, feature in zip(totals["layer"], totals["site"], totals["feature"], strict=True)
     ]
     pins = resolve_pins(job.settings.features.pinned, {e.at: e.d_sae for e in entries_of(job.run)})
-    order = [names.index(str(pin)) for pin in pins] or np.argsort(-totals["kl_mean"], kind="stable")[:count].tolist()
-    features = [parse_feature(names[i]) for i in order]
-    rows = rows_of(logits, features)
-    return [
-        TokenSummary(str(feature), int(totals["n"][i]), float(totals["kl_mean"][i]), *token_effects(rows[feature]))
-        for i, feature in zip(order, features, strict=True)
-    ]
+    largest = np.argsort(-totals["kl_mean"], kind="stable")
+    now = [names.index(str(pin)) for pin in pins] or largest[planned[largest]][:count].tolist()
+    earlier = largest[~planned[largest]][:count].tolist()
+    rows = rows_of(logits, [parse_feature(names[i]) for i in (*now, *earlier)])
+
+    def summary(i: int) -> TokenSummary:
+        n, kl = int(totals["n"][i]), float(totals["kl_mean"][i])
+        return TokenSummary(names[i], n, kl, *token_effects(rows[parse_feature(names[i])]))
+
+    return [summary(i) for i in now], [summary(i) for i in earlier]

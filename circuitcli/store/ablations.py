@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitcli.core.sites import FeatureId, Site
+from circuitcli.core.sites import FeatureId, Site, parse_feature
 from circuitcli.store import tables
 from circuitcli.store.records import FileEntry, fingerprint
 from circuitcli.store.run import Run
@@ -58,6 +58,22 @@ def write(run: Run, shard: Shard, parts: dict[str, list[tables.Columns]]) -> dic
         rows = tables.write(path, f"ablations/{kind}", parts[kind])
         entries[names[kind]] = run.entry(path, rows)
     return entries
+
+
+def stored(run: Run) -> list[Shard]:
+    """The shards that a run has of its finished ablations, those of features that aren't chosen now as well.
+
+    Raises:
+        InputError: They aren't finished.
+    """
+    record, plan = run.require("ablate"), run.plan("ablate")
+    found = shards(plan.shards if plan else {})
+    return [shard for shard in found if record.files.keys() >= set(shard.names(logits=False).values())]
+
+
+def chosen(run: Run) -> list[FeatureId]:
+    """The features of the present plan: those that the settings led to when the ablations were finished."""
+    return [parse_feature(name) for name in run.require("ablate").facts["features"]]
 
 
 @dataclass(frozen=True, eq=False)

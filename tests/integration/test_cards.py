@@ -206,6 +206,40 @@ def test_a_feature_that_was_not_ablated_says_what_to_do_and_that_helps(circuit: 
         assert "fires nowhere" in circuit("effects", "--run", run, "--feature", silent).err
 
 
+def test_a_pin_keeps_what_is_there_and_shows_it(circuit: Circuit, run: Path):
+    """What was ablated before a pin has its card, effects and tables as before; the graph and the first table don't."""
+    before = {name(row): row for row in rows(run, "effects/features.parquet")}
+    first = circuit("effects", "--run", run, *(x for f in before for x in ("--feature", f)), "--json").document["cards"]
+    firing = [name(row) for row in rows(run, "acts/features.parquet") if row["n_active"]]
+    pin = next(f for f in firing if f.startswith("0.") and f not in before)
+    shown = circuit("run-all", "--run", run, "--pin", pin)
+    planned = set(json.loads((run / "ablations/stage.json").read_text())["facts"]["features"])
+    kept = sorted(set(before) - planned)
+    assert pin in planned
+    assert len(kept) >= 2
+    cards = circuit("effects", "--run", run, *(x for f in before for x in ("--feature", f)), "--json").document["cards"]
+    assert {card["feature"]["id"]: card["planned"] for card in cards} == {f: f in planned for f in before}
+    for then, now in zip(first, cards, strict=True):
+        assert then["consequences"] == now["consequences"]
+        assert then["feature"]["kl_mean"] == now["feature"]["kl_mean"] is not None
+        assert now["note"] is None
+    text = circuit("effects", "--run", run, "--feature", kept[0]).out.splitlines()
+    facts = dict(zip(text[0].split("\t"), text[1].split("\t"), strict=True))
+    assert facts["in the plan"] == "no"
+    effects = mean_effects(run)
+    stored = {
+        (name(row, "up_"), name(row, "down_")): row["effect_mean"] for row in rows(run, "effects/effects.parquet")
+    }
+    assert {up for up, _ in stored} >= {up for up, _ in effects}  # law 8, of all that is there
+    assert all(stored[pair] == pytest.approx(mean, rel=1e-4, abs=1e-6) for pair, mean in effects.items())
+    drawn = json.loads((run / "graph/circuit.json").read_text())
+    assert {edge["source"] for edge in drawn["edges"]} <= planned
+    assert drawn["metadata"]["edges_measured"] == sum(up in planned for up, _ in stored)
+    tables = shown.out.split("from\tto\t")
+    assert {line.split("\t")[0] for line in tables[1].splitlines()[1:4]} <= planned
+    assert {line.split("\t")[0] for line in tables[2].splitlines()[1:4]} <= set(kept)
+
+
 def test_without_logits(circuit: Circuit, profile: Path, tmp_path: Path):
     run = tmp_path / "mute"
     assert circuit("run-all", "--profile", profile, "--run", run, "--no-logits").code == 0
