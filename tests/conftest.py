@@ -4,10 +4,13 @@ Two threads, as nox has it: the order of torch's sums, and so their last bits, f
 """
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or threads spin while others need the cores
 os.environ["HF_HUB_OFFLINE"] = "1"
+_cache = tempfile.TemporaryDirectory(prefix="circuitcli-cache-")  # verdicts on models: none from elsewhere counts
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 from jaxtyping import install_import_hook
 

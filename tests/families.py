@@ -30,7 +30,7 @@ from transformers import (
 from circuitcli.core.model import Edit
 from circuitcli.core.sites import Site
 
-LAYERS, D_MODEL, VOCAB, WINDOW = 4, 32, 61, 4
+LAYERS, D_MODEL, VOCAB, WINDOW = 4, 36, 61, 4
 CONFIGS: dict[str, PretrainedConfig] = {
     "gpt2": GPT2Config(n_layer=LAYERS, n_embd=D_MODEL, n_head=4, n_positions=32, vocab_size=VOCAB),
     # Grouped keys, untied, and heads whose width together (48) is not d_model.
@@ -46,6 +46,11 @@ CONFIGS: dict[str, PretrainedConfig] = {
         num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=4, head_dim=12,
         num_key_value_heads=2, max_position_embeddings=32, vocab_size=VOCAB, sliding_window=WINDOW,
         query_pre_attn_scalar=12, attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
+    ),
+    # SmolLM2's shape: nine heads on three of keys, tied.
+    "smollm2": LlamaConfig(
+        num_hidden_layers=LAYERS, hidden_size=D_MODEL, intermediate_size=48, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=32, vocab_size=VOCAB, tie_word_embeddings=True,
     ),
 }  # fmt: skip
 FAMILIES = tuple(CONFIGS)

@@ -115,6 +115,11 @@ class Model(Protocol):
         """Whether `resume` takes `places`."""
         ...
 
+    @property
+    def whole_because(self) -> str:
+        """Why it doesn't; empty if it does."""
+        ...
+
     def run(
         self,
         tokens: Int[Tensor, "b t"],

@@ -19,6 +19,8 @@ from circuitcli.runtime.names import check, repository
 _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 # What transformers raises at files that are damaged, or hold what they shouldn't.
 BROKEN = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, Malformed)
+# Families all of whose blocks are parallel; others say so in their configurations.
+_PARALLEL = ("codegen", "cohere", "cohere2", "gptj", "phi")
 _CONFIG, _INDEX = "config.json", ".index.json"
 # Each in order of preference: one file, or the index of several.
 _WEIGHTS = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
@@ -145,7 +147,7 @@ def shape_of(name: str, folder: Path) -> ModelShape:
             "d_model": config.hidden_size,
             "n_heads": config.num_attention_heads,
             "d_vocab": config.vocab_size,
-            "n_ctx": config.max_position_embeddings,
+            "n_ctx": _context(config),
         }
     except AttributeError as error:
         raise InputError(
@@ -159,9 +161,22 @@ def shape_of(name: str, folder: Path) -> ModelShape:
     return ModelShape(
         **sizes,
         d_z=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
-        parallel=bool(getattr(config, "use_parallel_residual", False)),
+        parallel=config.model_type in _PARALLEL or bool(getattr(config, "use_parallel_residual", False)),
         ignores_mean=not hasattr(config, "rms_norm_eps"),
     )
+
+
+def _context(config: Any) -> int:
+    """Tokens that it reads, up to where its rotary scaling, if it switches at a length, would switch.
+
+    Beyond that a token's numbers would depend on how long the other sequences of its batch are.
+    """
+    most: int = config.max_position_embeddings
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return most
+    original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", 0)
+    return min(most, original or most)
 
 
 def unfit(name: str, error: Exception | str) -> InputError:

@@ -18,6 +18,19 @@ from torch import Tensor
 _ALIGNED = 64
 
 
+def body(model: Any, n_layers: int) -> tuple[torch.nn.Module, torch.nn.ModuleList]:
+    """The module of a model of transformers that holds its list of blocks, and the list.
+
+    Raises:
+        LookupError: There is no list of so many blocks.
+    """
+    for module in model.modules():
+        for child in module.children():
+            if isinstance(child, torch.nn.ModuleList) and len(child) == n_layers:
+                return module, child
+    raise LookupError(f"it has no list of {n_layers} blocks")
+
+
 class _Body(tuple[Tensor]):
     """What a body gives: its last stream, by its place or its name, and None by any other name."""
 
@@ -34,8 +47,9 @@ class _Body(tuple[Tensor]):
 class Head:
     """What a bridged model does behind its last block."""
 
-    def __init__(self, bridge: Any) -> None:
+    def __init__(self, bridge: Any, n_layers: int) -> None:
         self._model = bridge.original_model
+        self._body, _ = body(self._model, n_layers)
         self._norm = bridge.ln_final
         self._unembed = bridge.unembed.original_component
         bias = getattr(self._unembed, "bias", None)
@@ -46,8 +60,7 @@ class Head:
     def __call__(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Logits of rows of the last stream, float32. Gradients pass."""
         x = self._norm(final.unsqueeze(0))
-        body = self._model.base_model
-        with _standing_in(body, lambda *_, **__: _Body((x,))):
+        with _standing_in(self._body, lambda *_, **__: _Body((x,))):
             if type(self._unembed) is not torch.nn.Linear:
                 return self._forward(x)
             with _standing_in(self._model.get_output_embeddings(), self._product):

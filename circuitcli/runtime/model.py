@@ -19,13 +19,15 @@ from transformer_lens.supported_models import MODEL_ALIASES
 
 from circuitcli.core.model import Activations, BlockSizes, Edit, ModelShape, Pass, Places
 from circuitcli.core.sites import Site, last_block
-from circuitcli.errors import InputError
-from circuitcli.runtime import weights
+from circuitcli.errors import CircuitError, InputError
+from circuitcli.runtime import agreement, weights
+from circuitcli.runtime.agreement import Disagreement
 from circuitcli.runtime.attention import Behind, Kept, native, through_the_door, using
 from circuitcli.runtime.calls import Calls, recorder
 from circuitcli.runtime.checkpoint import Checkpoint, unfit
 from circuitcli.runtime.device import Runtime, out_of_memory
 from circuitcli.runtime.head import Head
+from circuitcli.runtime.verdicts import Verdicts
 
 
 class _Stop(Exception):
@@ -40,13 +42,18 @@ class BridgeModel:
         self._shape = shape
         self.sizes = sizes
         self.runtime = runtime
-        self.resumes_at_places = False  # until it was seen to
-        self._head = Head(bridge)
+        self.whole_because = "it wasn't tried"
+        self._head = Head(bridge, shape.n_layers)
 
     @property
     def shape(self) -> ModelShape:
         """Its sizes."""
         return self._shape
+
+    @property
+    def resumes_at_places(self) -> bool:
+        """Whether nothing speaks for whole sequences."""
+        return not self.whole_because
 
     @property
     def device(self) -> torch.device:
@@ -169,12 +176,18 @@ class BridgeModel:
     @staticmethod
     def _attention_output(block: Any, z: Tensor) -> Tensor:
         out: Tensor = block.attn.o(z)
-        return block.ln1_post(out) if hasattr(block, "ln1_post") else out
+        return _scaled(block, block.ln1_post(out) if hasattr(block, "ln1_post") else out)
 
     @staticmethod
     def _mlp_output(block: Any, mid: Tensor) -> Tensor:
-        out: Tensor = block.mlp(block.ln2(mid))
-        return block.ln2_post(out) if hasattr(block, "ln2_post") else out
+        out: Tensor = block.mlp(block.ln2(mid) if hasattr(block, "ln2") else mid)
+        return _scaled(block, block.ln2_post(out) if hasattr(block, "ln2_post") else out)
+
+
+def _scaled(block: Any, out: Tensor) -> Tensor:
+    """What a block adds to the stream of what a part of it gives: Granite's scale it."""
+    scale = getattr(block, "residual_contribution_scale", 1.0)
+    return out if scale == 1.0 else out * scale
 
 
 def official_name(name: str) -> str:
@@ -185,19 +198,42 @@ def official_name(name: str) -> str:
 def load(checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
     """Load a model with its weights as they are: nothing is folded or centred.
 
+    It is compared with plain transformers once for each content, versions, dtype and device; see `agreement`.
+
     Raises:
-        InputError: Its files don't make a model, or make one that TransformerLens can't bridge.
+        InputError: Its files don't make a model, or make one that is read wrongly or not at all.
     """
-    return bridged(weights.load(checkpoint, runtime), checkpoint, runtime)
+    return bridged(weights.load(checkpoint, runtime), checkpoint, runtime, checkpoint.identity())
 
 
-def bridged(loaded: Any, checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:
+def bridged(loaded: Any, checkpoint: Checkpoint, runtime: Runtime, content: str | None = None) -> BridgeModel:
     """A model of transformers, whose configuration lies in the checkpoint's folder, behind a bridge that was tried.
 
+    Args:
+        loaded: The model, as transformers makes it.
+        checkpoint: Its name, folder and shape.
+        runtime: Where it is.
+        content: What identifies its weights, by which it is known once it was tried; None: it is tried each time.
+
     Raises:
-        InputError: TransformerLens can't bridge it.
+        InputError: TransformerLens can't bridge it, or it is not the same behind the bridge.
     """
-    sizes = weights.sizes(loaded)  # of its own modules, before the bridge takes their place
+    verdicts = Verdicts(content, runtime)
+    known = verdicts.read()
+    with _refusing(checkpoint.name):
+        expected = agreement.reference(loaded, checkpoint.shape) if known is None else None
+        model = BridgeModel(_bridge(loaded, checkpoint, runtime), checkpoint.shape, weights.sizes(loaded), runtime)
+        if expected is not None:
+            agreement.check(model, expected)
+            known = agreement.trouble_at_places(model)
+    assert known is not None
+    verdicts.write(known)
+    model.whole_because = known
+    return model
+
+
+def _bridge(loaded: Any, checkpoint: Checkpoint, runtime: Runtime) -> Any:
+    through_the_door(weights.fused(loaded))
     try:
         bridge = TransformerBridge.boot_transformers(
             str(checkpoint.folder),
@@ -206,66 +242,37 @@ def bridged(loaded: Any, checkpoint: Checkpoint, runtime: Runtime) -> BridgeMode
             trust_remote_code=False,
             hf_model=loaded,
         )
-    except (OSError, ValueError) as error:
-        raise unfit(checkpoint.name, error) from None
-    through_the_door(loaded)
+    except (OSError, ValueError) as error:  # its tokenizer, or an architecture that it doesn't know
+        raise unfit(checkpoint.name, str(error).split(". ")[0]) from None  # not the list of those that it knows
+    through_the_door(loaded)  # again: the bridge has chosen another
     for block in bridge.blocks:
         native(block.attn)
     bridge.eval()
     for parameter in bridge.parameters():
         parameter.requires_grad_(False)
-    model = BridgeModel(bridge, checkpoint.shape, sizes, runtime)
-    _check(model, checkpoint.name)
-    model.resumes_at_places = _understands_places(model)
-    return model
+    return bridge
 
 
-def _check(model: BridgeModel, name: str) -> None:
-    """A null edit at every site must leave the last stream as it was; if not, the model's blocks aren't understood."""
-    tokens = torch.arange(1, 5, device=model.runtime.device).unsqueeze(0)
-    names = ("resid_pre", "z", "attn_out", "mlp_out", "resid_post")
-    sites = [Site(0, n) for n in (*names, *(() if model.shape.parallel else ("resid_mid",)))]
-    unfit = InputError(
-        f"The blocks of {name} don't follow any layout that this tool knows.",
-        hint="Choose a model of the GPT-2, GPT-NeoX, Llama or Gemma families.",
-    )
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Whatever other libraries raise at a model that is new to us says why it can't be studied."""
     try:
-        clean = model.run(tokens, sites, final=True)
-        edits = [Edit(site, torch.zeros_like(clean.sites[site])) for site in sites]
-        finals = [model.resume(clean, clean.sites, edit, [], final=True).final for edit in edits]
-    except (AttributeError, KeyError, RuntimeError) as error:  # a block without one of the hooks or parts
-        raise error if out_of_memory(error) else unfit from None
-    assert clean.final is not None
-    tolerance = (1e-3 if model.runtime.dtype == torch.float32 else 0.1) * clean.final.abs().max()
-    for final in finals:
-        assert final is not None
-        if not (final - clean.final).abs().max() <= tolerance:
-            raise unfit
-
-
-def _understands_places(model: BridgeModel) -> bool:
-    """Whether a few positions, computed behind their sequence's clean keys and values, are as they were in it.
-
-    False of a model whose blocks keep no cache, or get arguments by position that aren't known here.
-    """
-    tokens = torch.arange(1, 9, device=model.runtime.device).unsqueeze(0)
-    site = Site(0, "resid_pre")
-    try:
-        clean = model.run(tokens, [site], final=True, keep=0)
-        assert clean.final is not None
-        tolerance = (1e-4 if model.runtime.dtype == torch.float32 else 0.1) * clean.final.abs().max()
-        for pos, chained in (([2, 7, 5, 5], False), ([3, 4, 5, 6, 7], True)):
-            places = Places(tokens.new_zeros(1), tokens.new_tensor([pos]), chained=chained)
-            x = clean.sites[site][0][places.pos]
-            again = model.resume(clean, {site: x}, Edit(site, torch.zeros_like(x)), [], final=True, places=places).final
-            assert again is not None
-            if not (again - clean.final[0][places.pos]).abs().max() <= tolerance:
-                return False
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        yield
+    except Disagreement as difference:
+        raise InputError(
+            f"The model {name} {difference}: its numbers would be wrong.",
+            hint="Choose a model of a family that `docs/models.md` lists as exact, or report this one.",
+        ) from None
+    except CircuitError:
+        raise
+    except Exception as error:
         if out_of_memory(error):
             raise
-        return False
-    return True
+        raise InputError(
+            f"The blocks of {name} don't follow any layout that this tool knows "
+            f"({type(error).__name__}: {agreement.first_line(error)}).",
+            hint="Choose a model of the GPT-2, GPT-NeoX, Llama or Gemma families.",
+        ) from error
 
 
 def _readers(sites: Activations, read: Sequence[Site]) -> list[tuple[str, Callable[..., None]]]:

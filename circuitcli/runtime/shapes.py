@@ -65,9 +65,7 @@ def random_model(name: str, config: Any, runtime: Runtime) -> BridgeModel:
 
     with _saved(config) as folder:
         checkpoint = Checkpoint(name, folder, shape_of(name, folder), None, ())
-        return model.bridged(
-            weights.fused(weights.random(config, runtime, attention=weights.ATTENTION)), checkpoint, runtime
-        )
+        return model.bridged(weights.random(config, runtime, attention=weights.ATTENTION), checkpoint, runtime)
 
 
 @contextmanager

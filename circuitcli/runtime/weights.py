@@ -52,7 +52,7 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> Any:
     mismatched = sorted(str(key[0] if isinstance(key, tuple) else key) for key in said["mismatched_keys"])
     if mismatched:
         raise unfit(checkpoint.name, f"its config.json gives other sizes than its weights to {_some(mismatched)}")
-    return fused(model.to(runtime.device))
+    return model.to(runtime.device).eval()
 
 
 def _layer(key: str) -> int:

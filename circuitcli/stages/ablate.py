@@ -17,12 +17,14 @@ from circuitcli.core.contexts import Firings, choose_contexts
 from circuitcli.core.sites import FeatureId, Site, resolve_pins
 from circuitcli.errors import InputError
 from circuitcli.runtime.device import peak_memory
+from circuitcli.runtime.engine import engine
 from circuitcli.stages.estimate import Estimate, Named, count, estimate
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.shard import SHARD_FEATURES, ShardWork
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
 from circuitcli.store import ablations, tables
 from circuitcli.store.ablations import Shard
+from circuitcli.store.records import Record
 
 NAME = "ablate"
 
@@ -34,7 +36,8 @@ def run(job: Job) -> Outcome:
         ResourceError: They would take more memory or disk than there is.
     """
     parent = job.parent("cache-acts")
-    return stage(job, NAME, {"cache-acts": parent.result}, lambda todo: _Ablations(job, todo).work())
+    before = job.run.record(NAME)
+    return stage(job, NAME, {"cache-acts": parent.result}, lambda todo: _Ablations(job, todo, before).work())
 
 
 def preview(job: Job) -> Estimate | None:
@@ -50,6 +53,7 @@ class _Ablations:
 
     job: Job
     todo: Work
+    before: Record | None = None  # of the stage, when it was done last
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -133,8 +137,15 @@ class _Ablations:
             features=[str(feature) for feature in chosen],
             features_ablated=len(chosen),
             contexts=contexts,
+            engine=self._engine(),
             peak_memory_bytes=peak_memory(self.job.runtime.device),
         )
+
+    def _engine(self) -> str:
+        """How the ablations were computed: now, or when all of them were."""
+        if "model" not in vars(self.inputs) and self.before is not None and "engine" in self.before.facts:
+            return str(self.before.facts["engine"])
+        return engine(self.inputs.model)
 
     def _require_firing(self, pins: Sequence[FeatureId]) -> None:
         tokens = int((self.inputs.sample[1].astype(np.int64) - 1).sum())

@@ -15,6 +15,7 @@ from circuitcli.core.contexts import Firings, by_feature
 from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
+from circuitcli.runtime.engine import slowness
 from circuitcli.saes import SaeEntry
 from circuitcli.stages.fetch_saes import entries_of, load_sae
 from circuitcli.stages.stage import Job
@@ -98,10 +99,7 @@ class Inputs:
     def model(self) -> Model:
         model = self.job.model
         if not model.resumes_at_places:
-            self.job.report.say(
-                f"{self.job.settings.model} can't be resumed at single positions: whole sequences are computed again, "
-                "which is slower."
-            )
+            self.job.report.say(slowness(self.job.settings.model, model, float(self.sample[1].mean())))
         return model
 
     @cached_property

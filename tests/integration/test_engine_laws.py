@@ -26,9 +26,10 @@ WITHIN = 1e-4  # of the row's largest value, and of a border where rounding may 
 # Other shapes than the checkpoints of test_architectures.py have, by what each family calls them.
 OTHER: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 2, "n_embd": 24, "n_head": 2},
-    "llama": {"num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 6},
+    "llama": {"num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 8},
     "neox": {"num_hidden_layers": 2, "num_attention_heads": 2, "rotary_pct": 1.0},
     "gemma2": {"sliding_window": 2, "num_key_value_heads": 4},
+    "smollm2": {"num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1},
 }
 
 

@@ -194,7 +194,7 @@ def test_whole_sequences_give_what_places_give(
 ) -> None:
     """The same numbers, by the way that asks nothing of the model's attention."""
     other = tiny.load_model(tiny_model)
-    other.resumes_at_places = False
+    other.whole_because = "it was told so"
     assert bridge.resumes_at_places
     for site in EDITED:
         which, downstream = firing_rows(bridge, saes[site], sequences, whole=False), behind(site, saes)

@@ -1,0 +1,56 @@
+"""What was found of a model that was compared with plain transformers, kept in the user's cache by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from circuitcli.runtime.device import Runtime
+
+LIBRARIES = ("torch", "transformer_lens", "transformers")
+
+
+class Verdicts:
+    """The verdict on one content at these versions, on this kind of device, in this dtype."""
+
+    def __init__(self, content: str | None, runtime: Runtime) -> None:
+        """Of no content nothing is kept."""
+        versions = [importlib.metadata.version(library) for library in LIBRARIES]
+        key = json.dumps([content, versions, _readers(), runtime.device.type, str(runtime.dtype)])
+        name = f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+        folder = user_cache_path("circuitcli", appauthor=False) / "models"
+        self._path: Path | None = None if content is None else folder / name
+
+    def read(self) -> str | None:
+        """Why whole sequences are computed again, empty if they aren't; None where the model wasn't tried."""
+        if self._path is None:
+            return None
+        try:
+            found = json.loads(self._path.read_bytes())["whole_because"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if isinstance(found, str) else None
+
+    def write(self, whole_because: str) -> None:
+        """Keep it, if the cache can be written."""
+        if self._path is None or self._path.exists():
+            return
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            aside = self._path.with_suffix(f".{os.getpid()}")
+            aside.write_text(json.dumps({"whole_because": whole_because}))
+            aside.replace(self._path)
+
+
+def _readers() -> str:
+    """What identifies the code that reads models: a verdict is on what it does."""
+    digest = hashlib.sha256()
+    for name in ("agreement", "attention", "calls", "head", "model", "weights"):
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()
