@@ -44,6 +44,11 @@ class Result:
         assert (f"Error: {found['message']}", f"Hint: {found['hint']}") == (error, hint)
 
 
+def tsv(out: str) -> list[list[str]]:
+    """The rows of tables in a pipe, headers among them, without the lines that are titles."""
+    return [line.split("\t") for line in out.splitlines() if not line.startswith("# ")]
+
+
 def contents(folder: Path) -> dict[str, str]:
     """sha256 of every file in a folder by path, and its folders and links; not of the locks."""
     found = {}

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
-from rich.text import Text
-
+from circuitcli.cli import cut
 from circuitcli.cli.console import Terminal
-from circuitcli.cli.tables import context_text, interval, running_text, token_text, tokens_text
+from circuitcli.cli.layout import Column
+from circuitcli.cli.tables import PROMOTED, SUPPRESSED, context_text, interval, token_text, tokens_text
 from circuitcli.core.circuit import Context, Edge, Node, TokenEffect
 from circuitcli.core.tokens import ELLIPSIS
 from circuitcli.runtime.neuronpedia import Explained, Weight
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 _LABEL_WIDTH = 80
 NOTHING = "–"
+_LABELS = Column("label", cut.at_end)
 
 
 def card(found: Card, terminal: Terminal) -> None:
@@ -51,21 +51,16 @@ def _facts(found: Card, terminal: Terminal) -> None:
         "n": str(node.n) if node.n else NOTHING,
         "KL": NOTHING if node.kl_mean is None else f"{node.kl_mean:.4f}",
         "in the plan": "pinned" if node.pinned and found.planned else "yes" if found.planned else "no",
-        "label": short(node.label),
-        "Neuronpedia": node.neuronpedia or NOTHING,
     }
-    terminal.table(f"Feature {node.id}", ("feature", *facts), [(node.id, *facts.values())])
+    columns: tuple[str | Column, ...] = ("feature", *facts, _LABELS, "Neuronpedia")
+    row = (node.id, *facts.values(), short(node.label), node.neuronpedia or NOTHING)
+    terminal.table(f"Feature {node.id}", columns, [row])
 
 
 def _contexts(terminal: Terminal, node: Node, title: str, contexts: Sequence[Context], largest: float) -> None:
-    """On a terminal the firing tokens stand below one another."""
-    before = [0 if terminal.piped else cell_len("".join(map(running_text, c.tokens[: c.firing]))) for c in contexts]
     rows = [
-        (
-            f"{context.activations[context.firing]:.2f}",
-            Text(" " * (max(before) - width)) + context_text(context, terminal.styled, largest),
-        )
-        for context, width in zip(contexts, before, strict=True)
+        (f"{context.activations[context.firing]:.2f}", context_text(context, terminal.styled, largest))
+        for context in contexts
     ]
     _table(terminal, node, title, ("activation", "context"), rows)
 
@@ -76,14 +71,14 @@ def _edges(terminal: Terminal, found: Card, title: str, end: str, edges: Sequenc
         (other, f"{e.effect_mean:+.3f}", interval(e), str(e.n), short(found.labels.get(other)))
         for other, e in zip(others, edges, strict=True)
     ]
-    _table(terminal, found.feature, title, (end, "mean effect", "95% interval", "n", "label"), rows)
+    _table(terminal, found.feature, title, (end, "mean effect", "95% interval", "n", _LABELS), rows)
 
 
 def _explained(terminal: Terminal, node: Node, explained: Explained) -> None:
     """What others say: their explanations, contexts, and the tokens that the decoder direction writes for."""
     day = explained.fetched
     rows = [(short(text),) for text in explained.explanations]
-    _table(terminal, node, f"Explanations on Neuronpedia ({day})", ("explanation",), rows)
+    _table(terminal, node, f"Explanations on Neuronpedia ({day})", (Column("explanation", cut.at_end),), rows)
     largest = max((c.activations[c.firing] for c in explained.contexts), default=0.0)
     _contexts(terminal, node, f"Contexts on Neuronpedia ({day})", explained.contexts, largest)
     pairs = zip_longest(map(_weight, explained.promoted), map(_weight, explained.suppressed), fillvalue=("", ""))
@@ -96,7 +91,9 @@ def _weight(weight: Weight) -> tuple[str, str]:
     return token_text(weight.token), f"{weight.value:+.2f}"
 
 
-def _table(terminal: Terminal, node: Node, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+def _table(
+    terminal: Terminal, node: Node, title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[Cell]]
+) -> None:
     """A table about one feature."""
     if not terminal.piped:
         terminal.table(title, columns, rows)
@@ -110,7 +107,7 @@ def _effect(effect: TokenEffect) -> tuple[str, str]:
 
 def positions(prompts: Sequence[Prompt], terminal: Terminal) -> None:
     """A row for each feature that fires at a position, and one for a position at which none does."""
-    columns = ("prompt", "position", "token", "feature", "activation", "KL", "promoted", "suppressed", "label")
+    columns = ("prompt", "position", "token", "feature", "activation", "KL", PROMOTED, SUPPRESSED, _LABELS)
     rows: list[tuple[str, ...]] = []
     for prompt in prompts:
         for position in prompt.positions:

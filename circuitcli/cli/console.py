@@ -17,11 +17,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    Cell = str | Text
+    from circuitcli.cli.cut import Focused
+    from circuitcli.cli.layout import Column
 
-
-# Columns up to this width stay on one line; on a narrow terminal wider ones wrap.
-_NEVER_WRAPPED = 24
+    Cell = str | Text | Focused
 
 
 class Terminal:
@@ -34,10 +33,10 @@ class Terminal:
         self._err = _console(sys.stderr)
 
     def say(self, line: str) -> None:
-        """One line on stderr."""
+        """One line on stderr; on a terminal as many as it takes."""
         from rich.text import Text
 
-        self._err.print(Text(printable(line)), soft_wrap=True)
+        _print(self._err, Text(printable(line)))
 
     @contextmanager
     def track(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
@@ -71,26 +70,26 @@ class Terminal:
 
             yield advance
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """A table; tab-separated and uncut in a pipe."""
+    def table(self, title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[Cell]]) -> None:
+        """A table that fits the terminal (see `layout`); in a pipe tab-separated and uncut, its title behind a #."""
         if self.quiet or self.as_json or not rows:
             return
         if self.piped:
-            for row in (columns, *rows):
+            names = [column if isinstance(column, str) else column.name for column in columns]
+            sys.stdout.write(f"# {printable(title)}\n")
+            for row in (names, *rows):
                 sys.stdout.write("\t".join(printable(str(cell)) for cell in row) + "\n")
             sys.stdout.flush()
             return
-        from rich.table import Table
         from rich.text import Text
 
-        drawn = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-        for index, column in enumerate(columns):
-            widest = max(len(str(row[index])) for row in (columns, *rows))
-            drawn.add_column(column, overflow="fold", no_wrap=widest <= _NEVER_WRAPPED)
-        for row in rows:
-            drawn.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
-        self._out.print(drawn)
-        self._out.print()
+        from circuitcli.cli import cut, layout
+
+        width = self._out.width
+        shown = [[Text(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        heading = cut.flow(cut.words(Text(printable(title))), width, indent=0)
+        for line in (*(Text(part.plain, "bold") for part in heading), *layout.lines(columns, shown, width), Text()):
+            self._out.print(line, soft_wrap=True)
 
     def line(self, text: str) -> None:
         """One line of data."""
@@ -127,7 +126,18 @@ def show_error(error: CircuitError, *, as_json: bool) -> None:
     console = _console(sys.stderr)
     for style, word, text in (("bold red", "Error", error.message), ("bold", "Hint", error.hint)):
         line = printable(" ".join(text.split()))
-        console.print(Text.assemble((f"{word}: ", style), line), soft_wrap=True)
+        _print(console, Text.assemble((f"{word}: ", style), line))
+
+
+def _print(console: Console, line: Text) -> None:
+    """A line of words, on a terminal broken between them; a path, say, that is wider than it stays in one piece."""
+    if not console.is_terminal:
+        console.print(line, soft_wrap=True)
+        return
+    from circuitcli.cli import cut
+
+    for part in cut.flow(cut.words(line), console.width, whole=True):
+        console.print(part, soft_wrap=True)
 
 
 def _console(stream: TextIO) -> Console:

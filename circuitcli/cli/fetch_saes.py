@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +31,8 @@ def command(request: Request) -> None:
 
 def show(job: Job, terminal: Terminal) -> None:
     """The SAEs of the run."""
+    from circuitcli.cli import cut
+    from circuitcli.cli.layout import Column
     from circuitcli.stages.fetch_saes import entries_of
 
     rows = [
@@ -41,15 +44,24 @@ def show(job: Job, terminal: Terminal) -> None:
             str(e.d_sae),
             "yes" if e.prepend_bos else "no",
             "yes" if e.centre else "no",
-            e.source,
+            e.source if terminal.piped else _shortened(e.source),
         )
         for e in entries_of(job.run)
     ]
-    columns = ("site", "architecture", "normalisation", "d_in", "d_sae", "BOS", "centred", "source")
+    columns = ("site", "architecture", "normalisation", "d_in", "d_sae", "BOS", "centred", Column("source", cut.path))
     terminal.table("SAEs", columns, rows)
 
 
+def _shortened(source: str) -> str:
+    """The folder of an SAE, in which its weights always have one name, seen from home."""
+    whole = source.removesuffix("/sae_weights.safetensors")
+    home = str(Path.home())
+    return f"~{whole[len(home) :]}" if whole.startswith(f"{home}/") else whole
+
+
 def _list(terminal: Terminal) -> None:
+    from circuitcli.cli import cut
+    from circuitcli.cli.layout import Column
     from circuitcli.stages.fetch_saes import known_releases
 
     offers = known_releases()
@@ -64,7 +76,8 @@ def _list(terminal: Terminal) -> None:
         )
         for offer in offers
     ]
-    columns = ("release", "sites", "width", "layers", "size of one", "Neuronpedia")
+    sites, width = Column("sites", cut.items), Column("width", cut.items)
+    columns = ("release", sites, width, "layers", "size of one", Column("Neuronpedia", spared=True))
     terminal.table("Releases of SAEs", columns, rows)
     terminal.document({"releases": [asdict(offer) for offer in offers]})
 

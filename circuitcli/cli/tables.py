@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from rich.text import Text
 
+from circuitcli.cli import cut
 from circuitcli.cli.console import Terminal
+from circuitcli.cli.cut import Focused
+from circuitcli.cli.layout import Column
 from circuitcli.core.circuit import Context, Edge, TokenEffect
 from circuitcli.core.tokens import visible
 from circuitcli.stages import summaries
@@ -13,14 +16,16 @@ from circuitcli.stages.stage import Job
 _FEATURES, _EDGES, _TOKENS, _SHOWN = 12, 10, 8, 4
 _TOKEN_WIDTH = 16
 _KEPT = "features that earlier settings led to"
+PROMOTED, SUPPRESSED = Column("promoted", cut.items), Column("suppressed", cut.items)
 # A faint, and the largest, activation.
 _PALE, _FULL = (253, 237, 211), (245, 166, 35)
 
 
 def features(job: Job, terminal: Terminal) -> None:
     """The top features: density, largest activation, and the context where they fire most."""
+    pinned = ", and the pinned" if job.settings.features.pinned else ""
     terminal.table(
-        "Top features",
+        f"Top features of each site by largest activation{pinned}",
         ("feature", "density", "max activation", "best context"),
         [
             (f.feature, f"{f.density:.2%}", f"{f.max_activation:.2f}", context_text(f.context, terminal.styled))
@@ -46,7 +51,7 @@ def tokens(job: Job, terminal: Terminal) -> None:
     for title, found in (("Next tokens", now), (f"Next tokens of {_KEPT}", earlier[:_SHOWN])):
         terminal.table(
             f"{title}: promoted (ablation lowers them) and suppressed (ablation raises them), nats",
-            ("feature", "KL", "n", "promoted", "suppressed"),
+            ("feature", "KL", "n", PROMOTED, SUPPRESSED),
             [
                 (t.feature, f"{t.kl_mean:.4f}", str(t.n), tokens_text(t.promoted), tokens_text(t.suppressed))
                 for t in found
@@ -54,21 +59,23 @@ def tokens(job: Job, terminal: Terminal) -> None:
         )
 
 
-def context_text(context: Context, styled: bool, largest: float = 0.0) -> Text:
+def context_text(context: Context, styled: bool, largest: float = 0.0) -> Focused:
     """The tokens of a context, the firing one highlighted: in reverse, or between « and » without colours.
 
     With the feature's `largest` activation tokens are shaded by their share of it instead, and the firing one is bold.
     """
-    text = Text()
+    text, start, end = Text(), 0, 0
     for index, (token, activation) in enumerate(zip(context.tokens, context.activations, strict=True)):
         shown = running_text(token)
         firing = index == context.firing
+        start = len(text) if firing else start
         if styled:
             style = _shade(activation / largest, bold=firing) if largest > 0 else "bold reverse" if firing else ""
             text.append(shown, style=style)
         else:
             text.append(f"«{shown}»" if firing else shown)
-    return text
+        end = len(text) if firing else end
+    return Focused(text, start, end)
 
 
 def running_text(token: str) -> str:

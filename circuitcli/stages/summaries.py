@@ -37,7 +37,10 @@ class TokenSummary:
 
 
 def top_features(job: Job, count: int) -> list[FeatureSummary]:
-    """The pinned features, and the `count` with the largest maximum activation, evenly over the sites."""
+    """The pinned features, and the `count` with the largest maximum activation, evenly over the sites.
+
+    Site by site, the strongest first.
+    """
     widths = {entry.at: entry.d_sae for entry in entries_of(job.run)}
     table = tables.read(job.run.verified("cache-acts", acts.FEATURES))
     share = -(-count // len(widths))
@@ -55,8 +58,10 @@ def top_features(job: Job, count: int) -> list[FeatureSummary]:
             float(statistics[feature]["max_activation"][0]),
             contexts[feature][0],
         )
-        for feature in features
-        if contexts[feature]
+        for feature in sorted(
+            (f for f in features if contexts[f]),
+            key=lambda f: (f.site.order, -float(statistics[f]["max_activation"][0])),
+        )
     ]
 
 

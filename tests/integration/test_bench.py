@@ -13,7 +13,7 @@ import engine
 import pytest
 import tiny
 import torch
-from commands import Result
+from commands import Result, tsv
 from families import CONFIGS
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,7 +57,7 @@ def test_a_shape(circuit: Circuit, small: None, tmp_path: Path, monkeypatch: pyt
 
 def test_the_table(circuit: Circuit, small: None) -> None:
     result = circuit("bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--rounds", "1")
-    rows = dict(line.split("\t")[:2] for line in result.out.splitlines())
+    rows = dict(row[:2] for row in tsv(result.out))
     assert rows["subject"] == "small, random weights, d_sae 256"
     assert set(rows) >= {"products", "raw forward", "plain", "engine", "engine with logits", "cache-acts", "agreement"}
 

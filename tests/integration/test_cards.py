@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from brute import Brute, rows
-from commands import Result, contents
+from commands import Result, contents, tsv
 from tokenizers_of import pretend
 
 from circuitcli.core.tokens import visible
@@ -160,7 +160,7 @@ def test_positions_of_named_features(prompted: Job, circuit: Circuit):
     found = circuit("effects", "--run", root, "--by-position", "--feature", wanted, "--json").document["prompts"]
     assert found[0]["positions"][2]["features"] == everything[0]["positions"][2]["features"][:1]
     assert {f["feature"] for prompt in found for p in prompt["positions"] for f in p["features"]} == {wanted}
-    piped = [line.split("\t") for line in circuit("effects", "--run", root, "--by-position").out.splitlines()]
+    piped = tsv(circuit("effects", "--run", root, "--by-position").out)
     assert piped[0][:5] == ["prompt", "position", "token", "feature", "activation"]
     assert {len(row) for row in piped} == {len(piped[0])}
     assert len(piped) - 1 == sum(max(len(p["features"]), 1) for prompt in everything for p in prompt["positions"])
@@ -179,7 +179,7 @@ def test_the_stage_runs_first_and_cards_take_the_place_of_its_tables(circuit: Ci
     assert card["feature"]["promoted"][: len(node["promoted"])] == node["promoted"]
     shown = circuit("effects", "--run", run, "--feature", node["id"])
     assert shown.err == "effects: already done.\n"
-    lines = [line.split("\t") for line in shown.out.splitlines()]
+    lines = tsv(shown.out)
     assert {line[0] for line in lines} == {"feature", node["id"]}
     assert [line[1] for line in lines if line[0] == "feature"] == [
         "density", "activation", "promoted", *(["cause"] if card["causes"] else []), "consequence"
@@ -306,7 +306,7 @@ def test_hostile_tokens_in_cards(hostile: Path, circuit: Circuit, screen: Any):
         assert "[/b]" in bare
         assert "]0;owned" in bare
         assert max(map(len, re.split(r"[\n\t]", bare))) < 500
-    tables = [line.split("\t") for line in piped.splitlines()]
+    tables = tsv(piped)
     assert {len(row) for row in tables} <= {3, 5, 6, 8}
     found = circuit(*args, "--json").document["cards"]
     tokens = {token for card in found for context in card["feature"]["contexts"] for token in context["tokens"]}

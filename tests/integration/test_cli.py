@@ -80,11 +80,18 @@ def test_tables_in_a_pipe(circuit: Circuit, run: Path, monkeypatch: pytest.Monke
     found = [row for row in rows if row[0] in heads]
     assert [row[0] for row in found] == heads
     starts = [rows.index(row) for row in found]
-    for start, stop in zip(starts, [*starts[1:], len(rows) - 2], strict=True):
+    assert [rows[start - 1] for start in starts] == [
+        ["# SAEs"],
+        ["# Top features of each site by largest activation"],
+        ["# Ablated"],
+        ["# Largest effects (ablated − clean)"],
+        ["# Next tokens: promoted (ablation lowers them) and suppressed (ablation raises them), nats"],
+    ]
+    for start, stop in zip(starts, [*(start - 1 for start in starts[1:]), len(rows) - 2], strict=True):
         assert {len(row) for row in rows[start:stop]} == {len(rows[start])}
     edges = pq.read_table(run / "effects" / "effects.parquet").to_pylist()
     largest = sorted(edges, key=lambda row: -abs(row["effect_mean"]))[:10]
-    shown = rows[starts[3] + 1 : starts[4]]
+    shown = rows[starts[3] + 1 : starts[4] - 1]
     assert [row[:2] for row in shown] == [
         [f"{e[f'{end}_layer']}.{e[f'{end}_site']}.{e[f'{end}_feature']}" for end in ("up", "down")] for e in largest
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commands import Result, contents
+from commands import Result, contents, tsv
 
 from circuitcli.core.contexts import Firings
 from circuitcli.core.sites import Site
@@ -152,7 +152,7 @@ def test_long_sequences_are_run_clean_a_few_at_a_time() -> None:
 
 
 def test_a_dry_run_is_a_table(circuit: Circuit, cached: Path) -> None:
-    rows = [line.split("\t") for line in circuit("ablate", "--run", cached, "--dry-run").out.splitlines()]
+    rows = tsv(circuit("ablate", "--run", cached, "--dry-run").out)
     assert [row[0] for row in rows] == ["what", "features", "ablations", "rows", "disk", "time of ablate", "memory"]
 
 

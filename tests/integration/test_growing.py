@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from commands import Result, contents
+from commands import Result, contents, tsv
 
 Circuit = Callable[..., Result]
 NAMES = ("csv", "graphml", "json", "neuronpedia")
@@ -249,7 +249,7 @@ def test_a_graph_and_itself(circuit: Circuit, run: Path) -> None:
 def test_diff_in_a_pipe_in_json_and_as_a_picture(circuit: Circuit, run: Path, other: Path) -> None:
     result = circuit("diff", other, run)
     assert result.code == 0
-    rows = [line.split("\t") for line in result.out.splitlines()]
+    rows = tsv(result.out)
     start = next(i for i, row in enumerate(rows) if row[0] == "edges")
     assert {len(row) for row in rows[start:]} == {7}
     old, new = edges(graph(other)), edges(graph(run))

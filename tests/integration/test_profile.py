@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Result, contents, environment, spawn
+from commands import Result, contents, environment, spawn, tsv
 from typer.main import get_command
 
 from circuitcli.cli.app import app
@@ -184,7 +184,7 @@ def test_show_is_what_run_all_then_does(circuit: Circuit, profile: Path, tmp_pat
 
 
 def test_show_in_a_pipe(circuit: Circuit):
-    rows = [line.split("\t") for line in circuit("profile", "show", "--seed", "5").out.splitlines()]
+    rows = tsv(circuit("profile", "show", "--seed", "5").out)
     assert rows[0] == ["key", "value", "from"]
     assert [row[0] for row in rows[1:]] == [row.key for row in table()]
     assert ["seed", "5", "flag"] in rows

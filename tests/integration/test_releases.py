@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import tsv
 from families import save_checkpoint
 from hub import LoopbackHub
 from huggingface_hub import constants
@@ -254,7 +255,7 @@ def test_only_what_makes_the_model_is_fetched(circuit: Any, server: LoopbackHub,
 def test_the_list_needs_no_run_and_no_network(circuit: Any, server: LoopbackHub) -> None:
     asked = len(server.requests)
     shown = circuit("fetch-saes", "--list")
-    rows = {line.split("\t")[0]: line.split("\t") for line in shown.out.splitlines()}
+    rows = {row[0]: row for row in tsv(shown.out)}
     assert rows["gpt2-small-res-jb"][1:] == ["resid_pre, resid_post", "24,576", "0–11", "151 MB", "{layer}-res-jb"]
     assert rows["gpt2-small-resid-post-v5-128k"][4] == "806 MB"
     assert set(KINDS) | {"demo"} <= set(rows)
