@@ -223,8 +223,8 @@ def test_a_pin_keeps_what_is_there_and_shows_it(circuit: Circuit, run: Path):
         assert then["consequences"] == now["consequences"]
         assert then["feature"]["kl_mean"] == now["feature"]["kl_mean"] is not None
         assert now["note"] is None
-    text = circuit("effects", "--run", run, "--feature", kept[0]).out.splitlines()
-    facts = dict(zip(text[0].split("\t"), text[1].split("\t"), strict=True))
+    text = tsv(circuit("effects", "--run", run, "--feature", kept[0]).out)
+    facts = dict(zip(*text[:2], strict=True))
     assert facts["in the plan"] == "no"
     effects = mean_effects(run)
     stored = {
