@@ -34,11 +34,16 @@ class Context:
 
 @dataclass(frozen=True)
 class TokenEffect:
-    """What ablating a feature does to the log-probability of one next token: mean of ablated − clean, nats."""
+    """What ablating a feature does to one next token: mean of ablated − clean.
+
+    `effect_mean` is that of its log-probability, in nats, `prob_effect_mean` of its probability; None where that isn't
+    known.
+    """
 
     token: str
     token_id: int
     effect_mean: float
+    prob_effect_mean: float | None = None
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class RunFacts:
     """One run that the graph was made from.
 
     `fingerprint` is what decided its ablations, `created` when they were done; `abs_effect_measured` is Σ|effect| of
-    all that it measured.
+    all that it measured; `start` says in words how the features that it started from were chosen.
     """
 
     run: str
@@ -45,6 +45,7 @@ class RunFacts:
     seed: Count
     edges_measured: Count
     abs_effect_measured: Size
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a graph was made from; numbers that several runs don't agree on are None."""
+    """What a graph was made from; numbers that several runs don't agree on are None.
+
+    `start` says in words how the features that were ablated first were chosen, `prompts` are the texts of such runs.
+    """
 
     schema_version: Count
     model: str
@@ -80,6 +84,8 @@ class Metadata:
     runs: list[RunFacts]
     created: str
     version: str
+    start: str = ""
+    prompts: tuple[str, ...] = ()
     diff: Compared | None = None
 
 

@@ -160,6 +160,10 @@ def _metadata(first: Circuit, second: Circuit, edges: Sequence[Edge]) -> dict[st
     total = math.fsum(run["abs_effect_measured"] for run in runs)
     drawn = math.fsum(abs(edge.effect_mean) for edge in edges)
     saes = {(sae["layer"], _order(sae["site"]), sae["site"]): sae for sae in (*a["saes"], *b["saes"])}
+    said = {
+        "start": "; ".join(sorted({run.get("start", "") for run in runs} - {""})),
+        "prompts": sorted({*a.get("prompts", ()), *b.get("prompts", ())}),
+    }
     return {
         **{key: b[key] for key in ("schema_version", "model", "model_identity", *MEASURED)},
         "release": ", ".join(sorted({run["release"] for run in runs})),
@@ -175,6 +179,7 @@ def _metadata(first: Circuit, second: Circuit, edges: Sequence[Edge]) -> dict[st
         "runs": runs,
         "created": max(a["created"], b["created"]),
         "version": b["version"],
+        **{key: value for key, value in said.items() if value},
     }
 
 

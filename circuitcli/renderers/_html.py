@@ -22,8 +22,8 @@ RED_TINT = "#fbe3e0"
 GROUP = "#00795c"  # a group that the user made
 SHADE = "#f5a623"  # activation: neither of the two
 
-# Widths of Helvetica in 1/1000 em.
-_WIDTHS = {
+# Widths of Helvetica and of Helvetica-Bold in 1/1000 em.
+_PLAIN = {
     191: "'",
     222: "ijl‘’",
     260: "|",
@@ -35,35 +35,60 @@ _WIDTHS = {
     500: "Jcksvxyz",
     556: "#$0123456789?L_abdeghnopqu–",
     584: "+<=>~−",
-    611: "FTZ",
+    611: "FTZΔ",
     667: "&ABEKPSVXY",
     722: "CDHNRUw",
     778: "GOQ",
     833: "Mm",
+    834: "␣⏎⇥␍",
     889: "%",
     944: "W",
     1015: "@…→—",
 }
-_WIDTH = {char: width / 1000 for width, chars in _WIDTHS.items() for char in chars}
-_BOLD = 1.09  # bold letters are about so much wider; figures and signs are not
+_BOLD = {
+    238: "'",
+    278: " ,./I\\ijl·‘’",
+    280: "|",
+    333: "!()-:;[]`ft",
+    389: "*r{}",
+    474: '"',
+    500: "z“”",
+    556: "#$0123456789_aceksvxyJ–",
+    584: "+<=>^~−",
+    611: "?FLTZΔbdghnopqu",
+    667: "EPSVXY",
+    722: "&ABCDHKNRU",
+    778: "GOQw",
+    833: "M␣⏎⇥␍",
+    889: "%m",
+    944: "W",
+    975: "@",
+    1015: "…→—",
+}
+_WIDTHS = [{char: width / 1000 for width, chars in table.items() for char in chars} for table in (_PLAIN, _BOLD)]
 
 
 def width(text: str, size: float, *, bold: bool = False) -> int:
     """Points to reserve for a text at a font size, on the safe side."""
-    return int(1.04 * size * sum(_em(char) * (_BOLD if bold and char.isalpha() else 1) for char in text)) + 2
+    return int(1.04 * size * sum(_em(char, bold=bold) for char in text)) + 2
 
 
 def natural_width(text: str, size: float, *, bold: bool = False) -> float | None:
     """Points that a text takes in Helvetica; None if it holds characters whose width isn't known here."""
-    if any(char not in _WIDTH for char in text):
-        return None
-    return size * sum(_WIDTH[char] * (_BOLD if bold and char.isalpha() else 1) for char in text)
+    known = [_known(char, bold=bold) for char in text]
+    return None if None in known else size * sum(em for em in known if em is not None)
 
 
-def _em(char: str) -> float:
+def _known(char: str, *, bold: bool) -> float | None:
+    """The width of a character in Helvetica, in em; of a letter with an accent that of the letter."""
+    return _WIDTHS[bold].get(char) or _WIDTHS[bold].get(unicodedata.normalize("NFD", char)[0])
+
+
+def _em(char: str, *, bold: bool) -> float:
     by_bytes = 0.278 * len(char.encode(errors="replace"))  # how graphviz-pure counts what isn't ASCII
-    if char in _WIDTH:
-        return _WIDTH[char] if char.isascii() else max(_WIDTH[char], by_bytes)
+    known = _known(char, bold=bold)
+    if known is not None:
+        return known if char.isascii() else max(known, by_bytes)
     wide = unicodedata.east_asian_width(char) in "WF" or ord(char) > 0xFFFF
     return 1.3 if wide else max(0.6, by_bytes)
 
@@ -84,13 +109,14 @@ def words(text: str, limit: int = 60) -> str:
 def font(
     text: str, *, size: float | None = None, color: str | None = None, bold: bool = False, italic: bool = False
 ) -> str:
-    """A run of text, escaped. Graphviz refuses empty runs: those become a space."""
+    """A run of text, escaped. Graphviz refuses empty runs: those become a space.
+
+    Bold and italic are faces of their own: tags for them would put the line higher than its neighbours.
+    """
     run = escape(text) or " "
-    if bold:
-        run = f"<B>{run}</B>"
-    if italic:
-        run = f"<I>{run}</I>"
-    given = "".join(f' {k}="{v}"' for k, v in (("POINT-SIZE", size), ("COLOR", color)) if v is not None)
+    face = f"{FONT}-{'Bold' * bold}{'Oblique' * italic}" if bold or italic else None
+    wanted = (("FACE", face), ("POINT-SIZE", size), ("COLOR", color))
+    given = "".join(f' {k}="{v}"' for k, v in wanted if v is not None)
     return f"<FONT{given}>{run}</FONT>" if given else run
 
 

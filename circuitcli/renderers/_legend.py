@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ TITLE_SIZE = 30
 SIZE = 17
 SCALE = (0.1, 0.4, 0.7, 1.0)  # magnitudes, relative to the largest drawn
 FAINTEST = 0.3
+PROMPT_LIMIT = 100  # characters of a prompt
 
 
 def opacity(magnitude: float, largest: float) -> float:
@@ -57,6 +59,17 @@ def settings(metadata: dict[str, Any]) -> str:
     return " · ".join(part for part in made if part)
 
 
+def origin(metadata: dict[str, Any]) -> str:
+    """One line: the prompts that were read, and how the features to start from were chosen, as far as that is known."""
+    prompts = [
+        words(textwrap.shorten(str(prompt), PROMPT_LIMIT, placeholder=" …")) for prompt in metadata.get("prompts", ())
+    ]
+    many = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
+    read = f"prompt “{prompts[0]}”{many}" if prompts else ""
+    start = _words(metadata.get("start", ""))
+    return " · ".join(part for part in (read, start and f"start: {start}") if part)
+
+
 def share(circuit: Circuit) -> str:
     """One line: how much of what was measured is in the picture."""
     if diff := circuit.metadata.get("diff"):
@@ -79,6 +92,7 @@ def header(circuit: Circuit, zoom: float) -> str:
     rows = [
         [_line(title(circuit), round(TITLE_SIZE * zoom), bold=True)],
         [_line(settings(circuit.metadata), size, color=FACTS)],
+        *([_line(line, size, color=FACTS)] for line in (origin(circuit.metadata),) if line),
         [_line(share(circuit), size, bold=True)],
         [cell(_legend(circuit, size), align="LEFT")],
         [cell(height=round(8 * zoom))],
@@ -106,6 +120,8 @@ def _legend(circuit: Circuit, size: int) -> str:
         (shades, "shade: activation, relative to the feature's largest"),
         (_tokens("token", size, INK, blend(SHADE, 1.0)), "bold: the firing token · ␣ space · ⏎ newline · ⇥ tab"),
     ]
+    if circuit.metadata.get("prompts"):
+        right.append(("", "numbers of tokens: change in nats, and of the probability (Δp)"))
     columns = [cell(table([_entry(s, text, size) for s, text in entries]), align="LEFT") for entries in (left, right)]
     return table([[columns[0], cell(width=2 * size), columns[1]]])
 

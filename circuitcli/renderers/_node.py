@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from circuitcli.core.circuit import Context, Node, TokenEffect
@@ -22,6 +23,7 @@ from circuitcli.renderers._html import (
     blend,
     cell,
     font,
+    natural_width,
     table,
     width,
     words,
@@ -30,9 +32,13 @@ from circuitcli.renderers._html import (
 SIZE = 13
 NAME_SIZE = 20
 NAME_LIMIT = 60
-TOKEN_LIMIT = 12  # characters of a token
+TOKEN_LIMIT = 20  # characters of a token
+LINE, ROW = 18, 22  # points: the height of a context's cells, and from one row to the next
+GAP = 2  # points between tokens that are promoted or suppressed
 LABEL_LINE = 48  # of a line of a label
 MIN_WIDTH = 240
+LEAD = width("suppresses", SIZE - 1) + 6  # points before the first token
+LEAST_CHANCE = 5e-5  # changes of a probability that are told
 
 
 class Box(NamedTuple):
@@ -43,26 +49,34 @@ class Box(NamedTuple):
     height: int
 
 
-def box(node: Node) -> Box:
-    """An HTML-like table; each row in it is a table of its own, so that no row widens another's cells."""
-    contexts = [_pieces(context, node.max_activation) for context in node.contexts]
-    before, after = (max((sum(w for _, w in pieces[side]) for pieces in contexts), default=0) for side in (0, 1))
+def box(node: Node, *, numbers: bool = False) -> Box:
+    """An HTML-like table; each row in it is a table of its own, so that no row widens another's cells.
+
+    With `numbers` tokens have their effects beside them.
+    """
+    contexts = [_line(context, node.max_activation) for context in node.contexts]
+    before, after = (
+        max((line.before for line in contexts), default=0),
+        max((line.after for line in contexts), default=0),
+    )
     name, facts = visible(node.id, NAME_LIMIT), _facts(node)
     head = width(name, NAME_SIZE, bold=True) + width(facts, SIZE - 1) + 16
     called = max((width(line, SIZE, bold="bold" in style) for line, style in names(node)), default=0)
-    total = max(MIN_WIDTH, before + after, head, called)
+    chips = [_chip(effect, numbers=numbers) for effect in (*node.promoted, *node.suppressed)]
+    widest = max((points for _, points in chips), default=0)
+    total = max(MIN_WIDTH, before + after, head, called, LEAD + (2 if numbers else 1) * (widest + GAP))
     rows = [_head(name, facts, total)]
     rows += [_named(line, style, total) for line, style in names(node)]
-    rows += [_context(pieces, before, total) for pieces in contexts]
-    rows += _tokens("promotes", node.promoted, RAISES, BLUE_TINT, total)
-    rows += _tokens("suppresses", node.suppressed, LOWERS, RED_TINT, total)
+    rows += [_context(line, before, total) for line in contexts]
+    rows += _tokens("promotes", node.promoted, RAISES, BLUE_TINT, total, numbers=numbers)
+    rows += _tokens("suppresses", node.suppressed, LOWERS, RED_TINT, total, numbers=numbers)
     border = {"border": 3, "color": INK} if node.pinned else {"border": 1, "color": "#8c8c8c"}
     if node.change:
         border = {"border": 4, "color": _change.color(node.change)}
     label = table(
-        [[cell(row, align="LEFT")] for row in rows], bgcolor="white", style="ROUNDED", cellpadding=3, **border
+        [[cell(row, align="LEFT")] for row in rows], bgcolor="white", style="ROUNDED", cellpadding=2, **border
     )
-    return Box(label, total + 12, 20 * len(rows) + 12)
+    return Box(label, total + 12, ROW * len(rows) + 10)
 
 
 def facts_in_words(node: Node) -> str:
@@ -124,20 +138,44 @@ def _named(line: str, style: dict[str, Any], total: int) -> str:
     return table([[cell(font(line, **style), width=total, align="LEFT")]])
 
 
-Pieces = tuple[list[tuple[str, int]], list[tuple[str, int]]]
+class Line(NamedTuple):
+    """A context as it is drawn: cells that join to its text, and the points before the firing token and from it on."""
+
+    cells: list[str]
+    before: int
+    after: int
 
 
-def _pieces(context: Context, largest: float) -> Pieces:
-    """Cells and their widths before the firing token, and from it on."""
-    cells = []
-    for i, (token, activation) in enumerate(zip(context.tokens, context.activations, strict=True)):
-        text, firing = running(token, TOKEN_LIMIT), i == context.firing
-        points = width(text, SIZE, bold=firing) + 2
-        share = activation / largest if largest > 0 and math.isfinite(activation) else 0.0
-        color = blend(SHADE, share) if share > 0 else None
-        run = font(text, bold=firing)
-        cells.append((cell(run, width=points, align="LEFT", bgcolor=color), points))
-    return cells[: context.firing], cells[context.firing :]
+def _line(context: Context, largest: float) -> Line:
+    """Tokens side by side as in the text, neighbours of one shade in one cell.
+
+    Cells begin and end where their text does, rounded to points over the whole line, so that nothing adds up.
+    """
+    cells: list[str] = []
+    edges, firing = [0.0], 0.0
+    looks = [_look(context, i, largest) for i in range(len(context.tokens))]
+    for (color, bold), group in groupby(range(len(looks)), key=looks.__getitem__):
+        if bold:
+            firing = edges[-1]
+        text = "".join(running(context.tokens[i], TOKEN_LIMIT) for i in group)
+        edges.append(edges[-1] + _exact(text, bold=bold))
+        points = round(edges[-1]) - round(edges[-2])
+        run = font(text, size=SIZE, bold=bold) + '<BR ALIGN="LEFT"/>'  # or what Graphviz thinks too wide is centred
+        cells.append(cell(run, width=points, height=LINE, fixedsize="TRUE", align="LEFT", bgcolor=color))
+    return Line(cells, round(firing), round(edges[-1]) - round(firing))
+
+
+def _look(context: Context, i: int, largest: float) -> tuple[str | None, bool]:
+    """The shade of a token, and whether it is bold: the firing one is."""
+    activation = context.activations[i]
+    share = activation / largest if largest > 0 and math.isfinite(activation) else 0.0
+    return blend(SHADE, share) if share > 0 else None, i == context.firing
+
+
+def _exact(text: str, *, bold: bool) -> float:
+    """Points that a text takes, as near as can be known."""
+    found = natural_width(text, SIZE, bold=bold)
+    return width(text, SIZE, bold=bold) if found is None else found
 
 
 def running(token: str, limit: int) -> str:
@@ -147,36 +185,48 @@ def running(token: str, limit: int) -> str:
     return visible(token, limit)
 
 
-def _context(pieces: Pieces, before: int, total: int) -> str:
+def _context(line: Line, before: int, total: int) -> str:
     """One row: the firing token stands at the same place in all of them."""
-    left, right = pieces
-    lead = before - sum(w for _, w in left)
-    trail = total - before - sum(w for _, w in right)
-    cells = [c for c, _ in (*left, *right)]
-    if lead:
-        cells.insert(0, cell(width=lead))
-    if trail:
-        cells.append(cell(width=trail))
-    return table([cells])
+    lead = before - line.before
+    trail = total - before - line.after
+    cells = [cell(width=lead)] * bool(lead) + line.cells + [cell(width=trail)] * bool(trail)
+    return table([cells], cellpadding=0, fixedsize="TRUE", width=total, height=LINE, align="LEFT")  # never stretched
 
 
-def _tokens(word: str, effects: Sequence[TokenEffect], color: str, tint: str, total: int) -> list[str]:
+def _tokens(
+    word: str, effects: Sequence[TokenEffect], color: str, tint: str, total: int, *, numbers: bool
+) -> list[str]:
     """Rows of tokens, none if there are none; what doesn't fit the width goes on in the next row."""
-    lead = width("suppresses", SIZE - 1) + 6
     lines: list[list[str]] = []
     room = 0
     for effect in effects:
-        text = visible(effect.token, TOKEN_LIMIT)
-        points = width(text, SIZE) + 4
-        if points > room:
+        run, points = _chip(effect, numbers=numbers)
+        if points + GAP > room:
             _fill(lines, room)
             label = font("" if lines else word, size=SIZE - 1, color=color)
-            lines.append([cell(label, width=lead, align="LEFT")])
-            room = total - lead
-        lines[-1].append(cell(font(text, color=color), width=points, align="LEFT", bgcolor=tint))
-        room -= points
+            lines.append([cell(label, width=LEAD, align="LEFT")])
+            room = total - LEAD
+        text = "".join(font(part, size=size, color=color) for part, size in run)
+        lines[-1].append(cell(text, width=points, align="LEFT", bgcolor=tint))
+        room -= points + GAP
     _fill(lines, room)
-    return [table([line], cellpadding=2) for line in lines]
+    return [table([line], cellpadding=1, cellspacing=GAP) for line in lines]
+
+
+def _chip(effect: TokenEffect, *, numbers: bool) -> tuple[list[tuple[str, int]], int]:
+    """A token, and its numbers if they are wanted, each with its font size; and the points that they take."""
+    run = [(visible(effect.token, TOKEN_LIMIT), SIZE)]
+    if numbers:
+        run.append((f" {in_numbers(effect)}", SIZE - 3))
+    return run, sum(width(text, size) for text, size in run) + 4
+
+
+def in_numbers(effect: TokenEffect) -> str:
+    """What ablation does to a token: `−2.07, Δp −0.0031`; in nats, and of its probability where that is known."""
+    chance = effect.prob_effect_mean
+    small = chance is not None and abs(chance) < LEAST_CHANCE
+    said = "" if chance is None else ", Δp ≈ 0" if small else f", Δp {chance:+.4f}"
+    return f"{effect.effect_mean:+.2f}{said}".replace("-", "−")
 
 
 def _fill(lines: list[list[str]], room: int) -> None:

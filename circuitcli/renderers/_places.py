@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from circuitcli.core.circuit import Circuit, Edge
-from circuitcli.renderers.dot import Ranks, place, ranks
+from circuitcli.renderers._ranks import Ranks, place, ranks, with_numbers
 from circuitcli.runtime.layout import coordinates
 
 ACROSS, BETWEEN_LINES = 26, 26  # points between boxes, and between the lines of a broken row
@@ -60,7 +60,7 @@ Sizes = dict[str, tuple[int, int]]
 def places(circuit: Circuit) -> Places:
     """A place for every node, and for every end of an edge that is no node."""
     nodes = sorted(circuit.nodes, key=place)
-    drawn = ranks(nodes)
+    drawn = ranks(nodes, numbers=with_numbers(circuit))
     sizes = _sizes(drawn)
     rows = [_Row(name, [node.id for node, _ in members]) for name, members in drawn.items()]
     unknown = sorted({end for edge in circuit.edges for end in (edge.source, edge.target)} - set(sizes))

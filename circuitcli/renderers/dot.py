@@ -1,29 +1,28 @@
 """DOT, the language of Graphviz: the source from which svg and png are drawn.
 
 Each site is one rank, in the order in which the model computes them: columns from left to right, or, where that makes
-the better picture, rows from bottom to top. Within a rank Graphviz orders the boxes so that few arrows cross.
+the better picture, rows from bottom to top; a long one goes on in lines beside its first. Within a line Graphviz orders
+the boxes so that few arrows cross, and it leads arrows around boxes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from circuitcli.core.circuit import Circuit, Edge, Node
-from circuitcli.core.sites import SITES
+from circuitcli.core.circuit import Circuit, Edge
 from circuitcli.core.tokens import visible
 from circuitcli.renderers import _change
 from circuitcli.renderers._html import FACTS, FONT, LOWERS, RAISES, escape, font, words
 from circuitcli.renderers._legend import header, opacity, title
-from circuitcli.renderers._node import NAME_LIMIT, SIZE, Box, box, facts_in_words, number
+from circuitcli.renderers._node import NAME_LIMIT, SIZE, facts_in_words, number
+from circuitcli.renderers._ranks import BOX_GAP, RANK_GAP, Ranks, lines, place, ranks, shape, with_numbers
 
 HEADING_SIZE = 22
-HEADING_WIDTH = 240
-RANK_GAP, BOX_GAP = 80, 22  # points between ranks, and between boxes of a rank
-PAGE = 4 / 3  # width over height
 PLAIN_WIDTH, MAX_ZOOM = 1500, 2.0  # the legend grows with pictures wider than this, up to so much
+PORTS = {"LR": "tailport=e, headport=w", "BT": "tailport=n, headport=s"}  # from one rank towards the next
+NO_PORTS = 'tailport="", headport=""'
 PEN = (1.5, 7.0)  # an arrow's line, points, at no effect and at the largest drawn
 
 
@@ -45,67 +44,42 @@ def source(circuit: Circuit) -> str:
     drawn = sorted((node for node in circuit.nodes if node.id in ends), key=place)
     unknown = sorted(ends - {node.id for node in drawn})
     largest = max((abs(edge.effect_mean) for edge in edges if math.isfinite(edge.effect_mean)), default=0.0)
-    by_site = ranks(drawn)
-    direction, points = _direction(by_site)
-    zoom = min(MAX_ZOOM, max(1.0, points / PLAIN_WIDTH))
-    lines = [
+    by_site = ranks(drawn, numbers=with_numbers(circuit))
+    stands = shape(by_site)
+    zoom = min(MAX_ZOOM, max(1.0, stands.width / PLAIN_WIDTH))
+    written = [
         "digraph circuit {",
-        f'  graph [rankdir={direction}, charset="UTF-8", outputorder=edgesfirst, bgcolor="white", pad=0.3,',
+        f'  graph [rankdir={stands.direction}, charset="UTF-8", outputorder=edgesfirst, bgcolor="white", pad=0.3,',
         f"    ranksep={RANK_GAP / 72:.2f}, nodesep={BOX_GAP / 72:.2f}, splines=true, labelloc=t, labeljust=l,",
         f"    fontname={_quoted(FONT)}, tooltip={_quoted(title(circuit))},",
         f"    label=<{header(circuit, zoom)}>];",
         f"  node [shape=plain, fontname={_quoted(FONT)}, fontsize={SIZE}];",
-        "  edge [arrowsize=0.9];",
-        *_rank_lines(by_site),
+        f"  edge [arrowsize=0.9, {PORTS[stands.direction]}];",
+        *_rank_lines(by_site, stands.most),
         *(f"  {_quoted(name)} [label=<{font(visible(name, NAME_LIMIT), bold=True)}>];" for name in unknown),
         *(_arrow(edge, largest, of_a_difference=bool(circuit.metadata.get("diff"))) for edge in edges),
         "}",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(written) + "\n"
 
 
-def place(node: Node) -> tuple[int, int, str, int]:
-    """Sorts nodes by the order in which the model computes them, sites that it doesn't know last."""
-    order = SITES.index(node.site) if node.site in SITES else len(SITES)
-    return node.layer, order, node.site, node.feature
-
-
-Ranks = dict[str, list[tuple[Node, Box]]]
-
-
-def ranks(nodes: Iterable[Node]) -> Ranks:
-    """The nodes of each site and their boxes, under the site's heading."""
-    ranks: Ranks = {}
-    for node in nodes:
-        ranks.setdefault(f"layer {node.layer} · {node.site}", []).append((node, box(node)))
-    return ranks
-
-
-def _direction(ranks: Ranks) -> tuple[str, float]:
-    """LR or BT, whichever is the smaller on a page of 4:3, and about how wide the picture then is, in points."""
-    boxes = [[box for _, box in members] for members in ranks.values()]
-    across = sum(max(b.width for b in rank) + RANK_GAP for rank in boxes)
-    down = max((sum(b.height + BOX_GAP for b in rank) for rank in boxes), default=0)
-    wide = HEADING_WIDTH + max((sum(b.width + BOX_GAP for b in rank) for rank in boxes), default=0)
-    high = sum(max(b.height for b in rank) + RANK_GAP for rank in boxes)
-    columns, rows = max(across, down * PAGE), max(wide, high * PAGE)
-    return ("LR", across) if columns <= rows else ("BT", wide)
-
-
-def _rank_lines(ranks: Ranks) -> list[str]:
-    """A rank for each site, headed by its name; the headings are tied into a line, first in each rank."""
-    lines, heads = [], []
+def _rank_lines(ranks: Ranks, most: int) -> list[str]:
+    """A rank for each line of each site, the first of them headed by its name; what leads them is tied into a line."""
+    written, heads = [], []
     for name, members in ranks.items():
-        head = _quoted(f"rank {name}")
-        heads.append(head)
-        lines.append("  { rank=same;")
-        lines.append(f"    {head} [label=<{font(words(name), size=HEADING_SIZE, color=FACTS, bold=True)}>];")
-        for node, drawn in members:
-            lines.append(f"    {_quoted(node.id)} [tooltip={_quoted(facts_in_words(node))}, label=<{drawn.label}>];")
-            lines.append(f"    {head} -> {_quoted(node.id)} [style=invis];")
-        lines.append("  }")
-    lines += [f"  {a} -> {b} [style=invis, weight=1000];" for a, b in pairwise(heads)]
-    return lines
+        for i, line in enumerate(lines(members, most)):
+            head = _quoted(f"rank {name}" if i == 0 else f"rank {name} ({i})")
+            heads.append(head)
+            heading = font(words(name), size=HEADING_SIZE, color=FACTS, bold=True)
+            looks = 'style=invis, width=0, height=0, label=""' if i else f"label=<{heading}>"
+            written += ["  { rank=same;", f"    {head} [{looks}];"]
+            for node, drawn in line:
+                facts = _quoted(facts_in_words(node))
+                written.append(f"    {_quoted(node.id)} [tooltip={facts}, label=<{drawn.label}>];")
+                written.append(f"    {head} -> {_quoted(node.id)} [style=invis, {NO_PORTS}];")
+            written.append("  }")
+    written += [f"  {a} -> {b} [style=invis, weight=1000, {NO_PORTS}];" for a, b in pairwise(heads)]
+    return written
 
 
 def _arrow(edge: Edge, largest: float, *, of_a_difference: bool = False) -> str:

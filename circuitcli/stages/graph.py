@@ -19,7 +19,7 @@ from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import edits as written
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages import formats as formatting
-from circuitcli.stages import growth
+from circuitcli.stages import growth, start
 from circuitcli.stages import labels as labelling
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.formats import Formats
@@ -167,6 +167,7 @@ def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str
         "edges_measured": len(measured),
     }
     name, created = _measured_by(job)
+    words = start.in_words(settings, (site.layer for site in sites))
     about = {"run": name, "fingerprint": job.run.require("ablate").fingerprint, "created": created}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -178,9 +179,11 @@ def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str
         "min_effect": settings.graph.min_effect,
         "share_drawn": share_drawn(edges, total),
         "run": name,
-        "runs": [{**about, **facts, "abs_effect_measured": total}],
+        "runs": [{**about, **facts, "abs_effect_measured": total, "start": words}],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "version": __version__,
+        "start": words,
+        "prompts": list(settings.texts.prompt) if settings.texts.source == "prompt" else [],
     }
 
 
@@ -220,11 +223,10 @@ def nodes(job: Job, features: Sequence[FeatureId], tokens_shown: int = _TOKENS_S
 
 def token_effects(rows: tables.Columns) -> tuple[tuple[TokenEffect, ...], tuple[TokenEffect, ...]]:
     """Promoted and suppressed tokens of one feature, strongest first, from its rows of effects/logits."""
-    columns = (rows[name].tolist() for name in ("rank", "token", "token_id", "effect_mean"))
+    columns = (rows[name].tolist() for name in ("rank", "token", "token_id", "effect_mean", "prob_effect_mean"))
     ranked = sorted(zip(*columns, strict=True), key=lambda row: abs(row[0]))
-    promoted = tuple(TokenEffect(token, token_id, mean) for rank, token, token_id, mean in ranked if rank > 0)
-    suppressed = tuple(TokenEffect(token, token_id, mean) for rank, token, token_id, mean in ranked if rank < 0)
-    return promoted, suppressed
+    effects = [(row[0], TokenEffect(row[1], row[2], row[3], None if np.isnan(row[4]) else row[4])) for row in ranked]
+    return tuple(effect for rank, effect in effects if rank > 0), tuple(effect for rank, effect in effects if rank < 0)
 
 
 def top_contexts(job: Job, features: Sequence[FeatureId], tokenizer: Tokenizer) -> dict[FeatureId, list[Context]]:

@@ -54,6 +54,26 @@ def test_the_graph_says_what_it_was_made_from(run: Path) -> None:
     assert made["abs_effect_measured"] == pytest.approx(sum(abs(e["effect_mean"]) for e in effects))
 
 
+def test_the_graph_says_how_its_start_was_chosen(circuit: Circuit, run: Path, other: Path) -> None:
+    words = "features of the first layer: 6% of those that fire, at random"
+    facts = graph(run)["metadata"]
+    assert facts["start"] == facts["runs"][0]["start"] == words
+    assert graph(other)["metadata"]["start"].startswith("features of the first layer: the pinned")
+    assert circuit("graph", "--run", run, "--extend", other).code == 0
+    assert graph(run)["metadata"]["start"] == "; ".join(sorted({words, graph(other)["metadata"]["start"]}))
+
+
+def test_token_effects_are_those_of_the_table(run: Path) -> None:
+    """Of log-probabilities and of probabilities."""
+    rows = pq.read_table(run / "effects" / "logits.parquet").to_pylist()
+    measured = {(f"{r['layer']}.{r['site']}.{r['feature']}", r["token_id"]): r for r in rows}
+    drawn = [(n["id"], e) for n in graph(run)["nodes"] for e in (*n["promoted"], *n["suppressed"])]
+    assert drawn
+    for name, effect in drawn:
+        row = measured[name, effect["token_id"]]
+        assert (effect["effect_mean"], effect["prob_effect_mean"]) == (row["effect_mean"], row["prob_effect_mean"])
+
+
 def test_extending_adds_to_an_earlier_graph(circuit: Circuit, run: Path, other: Path) -> None:
     mine, earlier = graph(run), graph(other)
     assert circuit("graph", "--run", run, "--extend", other).code == 0

@@ -17,7 +17,7 @@ from circuitcli import plugins
 from circuitcli.core.circuit import Circuit, Context, Edge, Node, TokenEffect
 from circuitcli.core.tokens import visible
 from circuitcli.errors import InputError, ResourceError, UsageError
-from circuitcli.renderers import _html, _legend, _node, dot
+from circuitcli.renderers import _html, _legend, _node, _ranks
 from circuitcli.runtime import layout
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -200,7 +200,7 @@ def test_the_order_of_nodes_and_edges_changes_nothing(circuit: Circuit) -> None:
 def test_ranks_run_the_way_that_fits_a_page(ranks: int, boxes: int, direction: str) -> None:
     box = _node.Box("", 450, 220)
     laid = {str(rank): [(node("0.resid_post.0"), box)] * boxes for rank in range(ranks)}
-    assert dot._direction(laid)[0] == direction
+    assert _ranks.shape(laid).direction == direction
 
 
 def test_layers_stand_in_the_model_s_order(circuit: Circuit) -> None:

@@ -2,7 +2,7 @@
 
 const FONT = "Helvetica, Arial, sans-serif";
 const SIZE = 13;
-const ROW = 20;
+const ROW = 22; // as in the svg
 const EDGE = 7; // between a box's frame and its text
 const LABEL_LINE = 48; // characters, as in the svg
 const TOKEN_LIMIT = 12; // characters, as in the svg
