@@ -1,6 +1,17 @@
-"""`python -m circuitcli` is `circuit`."""
+"""`circuit`, and `python -m circuitcli`."""
 
-from circuitcli.cli.app import main
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while that is still being imported is no traceback either."""
+    try:
+        from circuitcli.cli.app import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\nHint: The same command starts anew.\n")
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

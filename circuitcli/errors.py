@@ -9,6 +9,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+INTERRUPTED, TERMINATED = 130, 143
+
 
 class CircuitError(Exception):
     """What is wrong in one line, and in another what to do about it."""
@@ -53,6 +55,14 @@ class CheckFailed(CircuitError):
     def __init__(self, message: str, *, hint: str, document: dict[str, Any] | None = None) -> None:
         super().__init__(message, hint=hint)
         self.document = document or {}
+
+
+class Stopped(CircuitError):
+    """Ctrl-C (exit code 130), or a signal that ends the process (143)."""
+
+    def __init__(self, code: int, *, hint: str = "The same command starts anew.") -> None:
+        super().__init__("Interrupted." if code == INTERRUPTED else "Terminated.", hint=hint)
+        self.exit_code = code
 
 
 def nearest(name: str, known: Iterable[str], *, what: str) -> str:

@@ -17,7 +17,7 @@ from circuitcli.cli import ablate, bench, cache_acts, diff, doctor, effects, fet
 from circuitcli.cli.console import show_error
 from circuitcli.cli.options import settings_command
 from circuitcli.cli.session import one_stage
-from circuitcli.errors import CircuitError, InputError, ResourceError, UsageError
+from circuitcli.errors import INTERRUPTED, TERMINATED, CircuitError, InputError, ResourceError, Stopped, UsageError
 
 app = typer.Typer(
     name="circuit",
@@ -78,16 +78,26 @@ def _run() -> int:
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes an exit of it
             raise end.__context__ from None
-        raise
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
+        if end.code != TERMINATED:
+            raise
+        return _told(Stopped(TERMINATED))
+    except KeyboardInterrupt:
+        return _told(Stopped(INTERRUPTED))
+    except typer.Abort as end:
+        raise end.__cause__ or end from None  # typer makes one of an EOFError, which is no wish of anybody's
     except Exception as error:
         known = _known(error)
         if known is None:
             raise
-        show_error(known, as_json="--json" in sys.argv)
-        return known.exit_code
+        return _told(known)
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C
+        return _told(Stopped(INTERRUPTED))
     return code if isinstance(code, int) else 0
+
+
+def _told(error: CircuitError) -> int:
+    show_error(error, as_json="--json" in sys.argv)
+    return error.exit_code
 
 
 # What a path may be guilty of.
@@ -95,7 +105,7 @@ _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR
 
 
 def _terminated(number: int, frame: Any) -> None:
-    raise SystemExit(143)
+    raise SystemExit(TERMINATED)
 
 
 def _known(error: Exception) -> CircuitError | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from circuitcli.errors import CheckFailed, CircuitError
+from circuitcli.errors import CheckFailed, CircuitError, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,9 +124,10 @@ def show_error(error: CircuitError, *, as_json: bool) -> None:
     from rich.text import Text
 
     console = _console(sys.stderr)
-    for style, word, text in (("bold red", "Error", error.message), ("bold", "Hint", error.hint)):
+    first = "" if isinstance(error, Stopped) else "Error: "  # nobody erred
+    for style, word, text in (("bold red", first, error.message), ("bold", "Hint: ", error.hint)):
         line = printable(" ".join(text.split()))
-        _print(console, Text.assemble((f"{word}: ", style), line))
+        _print(console, Text.assemble((word, style), line))
 
 
 def _print(console: Console, line: Text) -> None:

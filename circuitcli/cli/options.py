@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from circuitcli.errors import INTERRUPTED, TERMINATED, Stopped
 from circuitcli.settings import Layers, Setting, nest, table
 
 # The settings whose flags each command takes, by prefix of their keys; run-all takes all.
@@ -56,6 +58,30 @@ class Request:
     as_json: bool
     quiet: bool
     more: Mapping[str, Any] = field(default_factory=dict)  # parameters of this command alone
+    keeps: bool = True  # whether what it has done stays, so that the same command goes on from there
+
+    @contextmanager
+    def may_be_stopped(self) -> Iterator[None]:
+        """Ctrl-C and termination as an error that says what the same command would do then.
+
+        Raises:
+            Stopped: In the place of KeyboardInterrupt and SystemExit.
+        """
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as end:
+            code = INTERRUPTED if isinstance(end, KeyboardInterrupt) else end.code
+            if code not in (INTERRUPTED, TERMINATED):
+                raise
+            raise Stopped(code, hint=self._what_next) from None
+
+    @property
+    def _what_next(self) -> str:
+        if not self.keeps or self.more.get("dry_run") or self.more.get("listing"):
+            return "It keeps nothing: the same command starts anew."
+        if self.force:
+            return "The same command starts anew; without --force it goes on from what is done."
+        return "The same command goes on from what is done."
 
 
 class _Command(TyperCommand):
@@ -106,7 +132,9 @@ def settings_command(
             mine = {key: typed.pop(key) for key in own}
             keys = {row.parameter: row.key for row in rows}
             flags = {keys[key]: _one(value) for key, value in typed.items() if value not in (None, [])}
-            body(Request(command=name, flags=nest(flags), more=mine, **shared))
+            request = Request(command=name, flags=nest(flags), more=mine, keeps="force" not in without, **shared)
+            with request.may_be_stopped():
+                body(request)
 
         parameters = {row.parameter: (_annotation(row), None) for row in rows} | common | own
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -162,6 +162,9 @@ def test_signals(number: int, code: int, there: str, circuit: Circuit, long: Pat
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
+    word = {130: "Interrupted.", 143: "Terminated."}.get(code)
+    said = [word, "Hint: The same command goes on from what is done."] if word else []
+    assert err.splitlines()[len(err.splitlines()) - len(said) :] == said
     assert not (tmp_path / "run" / "graph" / "stage.json").exists()
     result = circuit(*args)
     assert result.code == 0
