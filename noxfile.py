@@ -1,8 +1,12 @@
 """Everything that must hold before a change goes in: plain `nox` runs it all, each half in one environment."""
 
+import json
+import os
 import re
 
 import nox
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
@@ -16,10 +20,15 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
 NEVER_OLDEST = {"torch"}
 
 
+# What the whole suite was last seen to pass with. CI tests the newest instead, before they are written here.
+PROVEN = "constraints.txt"
+NEWEST = "CIRCUIT_NEWEST" in os.environ
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Lint, types, import contracts and the whole suite, on the newest versions that the ranges admit."""
-    session.install(".[dev]")
+    """Lint, types, import contracts and the whole suite: on proven versions, or with CIRCUIT_NEWEST on the newest."""
+    session.install(*([] if NEWEST else ["--constraint", PROVEN]), ".[dev]")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("hadolint", "Dockerfile")
@@ -39,6 +48,43 @@ def saelens(session: nox.Session) -> None:
 
 
 @nox.session
+def seams(session: nox.Session) -> None:
+    """The tests that lean on the insides of transformers and TransformerLens, on many versions of these.
+
+    On the oldest of all ranges, on each minor version of transformers in its range that pip still finds, and on what
+    lies beyond the caps, where a failure is told and isn't one. `nox -s seams -- 5.23 5.24` takes these minors alone.
+    """
+    run = ("pytest", "-m", "seams", "-q", "--no-header", "-p", "no:cacheprovider")
+    session.install(".[test]")
+    minors = [one for one in session.posargs if re.fullmatch(r"\d+\.\d+", one)] or minors_in_range(session)
+    if not session.posargs:
+        oldest = session.create_tmp() + "/oldest.txt"
+        with open(oldest, "w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in oldest_versions())
+        session.install("--constraint", oldest, ".[test]")
+        session.run(*run, env=ENVIRONMENT)
+    for minor in minors:
+        session.install("--upgrade", f"transformers=={minor}.*", ".[test]")
+        session.run(*run, env=ENVIRONMENT)
+    if not session.posargs:
+        session.run("pip", "install", "--upgrade", "--no-deps", "transformers", "transformer_lens")
+        beyond = session.run(*run, env=ENVIRONMENT, success_codes=range(256), silent=True)
+        told = str(beyond).strip().splitlines()[-1]
+        (session.warn if "failed" in told or "error" in told else session.log)(f"Newest, beyond the caps: {told}")
+
+
+@nox.session
+def proven(session: nox.Session) -> None:
+    """Write down the newest versions, once CI has passed with them."""
+    session.install("--upgrade", ".[dev]")
+    there = str(session.run("pip", "freeze", "--exclude", "circuitcli", silent=True)).splitlines()
+    pins = sorted(line.split("+")[0] for line in there if re.match(r"[\w.-]+==", line))
+    with open(PROVEN, "w", encoding="utf-8") as file:
+        file.write("# What the whole suite was last seen to pass with: `nox -s proven` writes it.\n")
+        file.writelines(f"{pin}\n" for pin in pins)
+
+
+@nox.session
 def circuit_tracer(session: nox.Session) -> None:
     """An exported graph under circuit-tracer's own models and its local server.
 
@@ -55,3 +101,12 @@ def oldest_versions() -> list[str]:
     dependencies = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
     bounds = [re.match(r"([\w-]+)>=([\w.]+)", line).groups() for line in dependencies]
     return [f"{name}=={version}" for name, version in bounds if name not in NEVER_OLDEST]
+
+
+def minors_in_range(session: nox.Session) -> list[str]:
+    """The minor versions of transformers that its range admits, oldest first."""
+    lines = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
+    [need] = [need for need in map(Requirement, lines) if need.name == "transformers"]
+    found = json.loads(str(session.run("pip", "index", "versions", "transformers", "--json", silent=True)))["versions"]
+    admitted = {Version(one).release[:2] for one in found if need.specifier.contains(one)}
+    return [f"{major}.{minor}" for major, minor in sorted(admitted)]

@@ -19,6 +19,8 @@ from circuitcli.runtime import device
 from circuitcli.runtime.model import BridgeModel
 
 EDITED = 1  # the layer that is edited: something lies before it and behind it
+pytestmark = pytest.mark.seams
+
 TOLERANCE = 1e-5  # of the largest value of what is compared
 CASES = [(family, site) for family in FAMILIES for site in SITES if (family, site) != ("neox", "resid_mid")]
 

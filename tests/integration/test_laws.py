@@ -16,6 +16,8 @@ from circuitcli.core.model import Edit
 from circuitcli.core.reference import ablate_one
 from circuitcli.core.sites import SITES, Site
 
+pytestmark = pytest.mark.seams
+
 EDITED = [Site(0, name) for name in SITES] + [Site(1, "z"), Site(1, "resid_mid"), Site(2, "mlp_out")]
 Text = tuple[torch.Tensor, torch.Tensor]
 

@@ -23,6 +23,8 @@ from circuitcli.runtime.checkpoint import find, shape_of
 from circuitcli.runtime.device import make
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+pytestmark = pytest.mark.seams
+
 NEWEST = importlib.metadata.version("transformers").startswith("5.24.")
 
 
