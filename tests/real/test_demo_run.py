@@ -32,6 +32,12 @@ def demo_run(tmp_path_factory) -> dict:
     return json.loads(done.stdout) | {"folder": folder, "wall": time.monotonic() - started}
 
 
+def test_it_takes_the_fast_engine(demo_run):
+    assert demo_run["engine"] == "places"
+    record = json.loads((demo_run["folder"] / demo_run["run"] / "ablations" / "stage.json").read_text())
+    assert record["facts"]["engine"] == "places"
+
+
 def test_it_takes_at_most_a_minute(demo_run):
     assert demo_run["wall"] <= 60
 
