@@ -33,9 +33,8 @@ def command(request: Request) -> None:
     from circuitcli.stages import doctor, fit
 
     fits = doctor.run(job)
-    for found in fits:
-        if found.verdict == "doubtful":
-            terminal.say(f"Warning: the SAE at {found.site} may not fit: {found.why}.")
+    for line in fit.warnings([found for found in fits if found.verdict == "doubtful"]):
+        terminal.say(line)
     _show(fits, terminal)
     document = {"model": job.settings.model, "release": job.settings.saes.release, "saes": fit.document(fits)}
     wrong = [found for found in fits if found.verdict == "wrong"]
@@ -51,10 +50,12 @@ def command(request: Request) -> None:
 
 def _show(fits: Sequence[Fit], terminal: Terminal) -> None:
     """One row an SAE, then the changes of each that doesn't fit."""
+    from circuitcli.stages import fit
+
     rows = [(f.site, *_cells(f.numbers), f.verdict) for f in fits]
     terminal.table("Do the SAEs fit?", ("site", *_NUMBERS, "verdict"), rows)
     for found in fits:
-        if found.verdict == "fits":
+        if found.verdict == "fits" or fit.untold(found):
             continue
         stated = ("as stated", found.site, *_cells(found.numbers), "")
         others = [(a.name, a.site, *_cells(a.numbers), "better" if a.better else "") for a in found.alternatives]

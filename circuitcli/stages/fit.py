@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from circuitcli.core.fit import Bench, Fit
+from circuitcli.core.fit import MIN_POSITIONS, Bench, Fit
 from circuitcli.core.model import Model
 from circuitcli.core.readings import CHANGES
 from circuitcli.core.reconstruction import Text
@@ -20,6 +20,8 @@ from circuitcli.stages.stage import Job
 
 # Positions that are measured at most, but for the rest of a sequence: by doctor, and before activations are cached.
 FULL, CHEAP = 2048, 256
+# SAEs that a warning calls by name, at most.
+_NAMED = 4
 
 
 def examine(job: Job, model: Model, saes: Sequence[Sae], sample: Sample, *, bos: bool, full: bool) -> list[Fit]:
@@ -56,10 +58,32 @@ def check(job: Job, fits: Sequence[Fit]) -> None:
             f"The SAE at {wrong[0].site} doesn't fit {job.settings.model}: {wrong[0].why}.{more}",
             hint="`circuit doctor` with the same settings says more; --allow-misfit goes on all the same.",
         )
-    for fit in wrong if job.settings.allow_misfit else fits:
+    for line in warnings(wrong if job.settings.allow_misfit else fits, hint=" See `circuit doctor`."):
+        job.report.say(line)
+
+
+def warnings(fits: Sequence[Fit], *, hint: str = "") -> list[str]:
+    """A line for each reason for which SAEs don't fit, may not, or can't be judged; it names those it holds for."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for fit in fits:
         if fit.verdict != "fits":
-            word = "doesn't fit" if fit.verdict == "wrong" else "may not fit"
-            job.report.say(f"Warning: the SAE at {fit.site} {word}: {fit.why}. See `circuit doctor`.")
+            reasons.setdefault(("untold" if untold(fit) else fit.verdict, fit.why), []).append(fit.site)
+    return [_warning(kind, why, sites, hint) for (kind, why), sites in reasons.items()]
+
+
+def untold(fit: Fit) -> bool:
+    """Whether the text is too short to say anything."""
+    return fit.positions < MIN_POSITIONS or fit.numbers.fvu is None
+
+
+def _warning(kind: str, why: str, sites: Sequence[str], hint: str) -> str:
+    several = len(sites) > 1
+    shown = ", ".join(sites[:_NAMED]) + (f" and {len(sites) - _NAMED} others" if len(sites) > _NAMED else "")
+    saes = f"the SAE{'s' * several} at {shown}"
+    if kind == "untold":
+        return f"Warning: whether {saes} fit{'s' * (not several)} wasn't checked: {why}."
+    verb = "may not" if kind == "doubtful" else "don't" if several else "doesn't"
+    return f"Warning: {saes} {verb} fit: {why}.{hint}"
 
 
 def _are(count: int) -> str:

@@ -178,6 +178,18 @@ class TestCacheActs:
         assert "doesn't fit" in allowed.err
         assert allowed.document["fit"] == {"1.attn_out": "wrong"}
 
+    def test_a_text_that_is_too_short_is_one_line(self, circuit, tmp_path):
+        """In place of one for each of the demo's four SAEs; and doctor has no table of changes that it can't judge."""
+        short = ["--prompt", "In the"]
+        assert circuit("fetch-saes", "--run", tmp_path / "run").code == 0
+        for args in (["cache-acts", "--run", tmp_path / "run", *short], ["doctor", *short]):
+            result = circuit(*args)
+            assert [line for line in result.err.splitlines() if "Warning" in line] == [
+                "Warning: whether the SAEs at 0.resid_post, 1.resid_post, 2.resid_post, 3.resid_post fit "
+                "wasn't checked: 2 positions of text are too few to tell."
+            ]
+            assert result.out.count("# ") == 1
+
     def test_it_warns_of_what_is_doubtful_once_and_records_it(self, circuit, tmp_path, monkeypatch):
         run = self.fetch(circuit, tmp_path, metadata={"prepend_bos": False})
         warned = circuit("cache-acts", "--run", run, *SMALL)

@@ -12,13 +12,14 @@ import torch
 from tokenizers import Tokenizer
 
 from circuitcli import demo
-from circuitcli.core.fit import Bench, compare, judge, numbers
+from circuitcli.core.fit import Bench, Fit, Numbers, Verdict, compare, judge, numbers
 from circuitcli.core.model import ModelShape
 from circuitcli.core.readings import CHANGES, Reading, Surroundings, readings
 from circuitcli.core.reconstruction import Arm, Lost, Scores, Text
 from circuitcli.core.sites import Site
 from circuitcli.demo import corpus, language_model, measure
 from circuitcli.demo.activations import Place
+from circuitcli.stages.fit import warnings
 
 SITE = Site(0, "resid_post")
 
@@ -182,3 +183,20 @@ def test_at_another_site_kl_counts_by_what_zeroing_it_costs():
     tried = compare(stated, change)
     assert tried.kl_ratio == pytest.approx(1.8)
     assert not tried.better
+
+
+def test_one_warning_a_reason_that_names_a_few_sites():
+    numbers = Numbers(l0=1.0, fvu=0.2, silent=0.0)
+
+    def fit(site: str, verdict: Verdict, why: str, positions: int = 100) -> Fit:
+        return Fit(site, positions, numbers, verdict, why, None, ())
+
+    few = [fit(f"{layer}.z", "doubtful", "4 positions of text are too few to tell", 4) for layer in range(6)]
+    poor = [fit("7.z", "doubtful", "no feature ever fires"), fit("8.z", "doubtful", "no feature ever fires")]
+    wrong = fit("9.z", "wrong", "its reconstruction is worse than none: FVU 2.000")
+    assert warnings([fit("6.z", "fits", "FVU 0.200"), *few, *poor, wrong], hint=" See `circuit doctor`.") == [
+        "Warning: whether the SAEs at 0.z, 1.z, 2.z, 3.z and 2 others fit wasn't checked: "
+        "4 positions of text are too few to tell.",
+        "Warning: the SAEs at 7.z, 8.z may not fit: no feature ever fires. See `circuit doctor`.",
+        "Warning: the SAE at 9.z doesn't fit: its reconstruction is worse than none: FVU 2.000. See `circuit doctor`.",
+    ]
