@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
 HELP = "Ablate features, layer by layer, and keep what changed."
+EXAMPLES = "circuit ablate --run my-run --pin 1:502 --dry-run"
 MORE = dry_run.MORE
 
 

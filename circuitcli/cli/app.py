@@ -15,26 +15,29 @@ import typer
 from circuitcli import __version__
 from circuitcli.cli import ablate, bench, cache_acts, diff, doctor, effects, fetch_saes, graph, profile, run_all
 from circuitcli.cli.console import show_error
+from circuitcli.cli.helped import Command, Group
 from circuitcli.cli.options import settings_command
 from circuitcli.cli.session import one_stage
 from circuitcli.errors import INTERRUPTED, TERMINATED, CircuitError, InputError, ResourceError, Stopped, UsageError
 
 app = typer.Typer(
     name="circuit",
+    cls=Group,
     help="Find sparse feature circuits in language models: which SAE features drive which, and the next token.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog="circuit run-all\ncircuit run-all --model gpt2 --layers 4:6\ncircuit COMMAND --help",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-settings_command(app, "run-all", run_all.HELP, more=run_all.MORE)(run_all.command)
-settings_command(app, "fetch-saes", fetch_saes.HELP, more=fetch_saes.MORE)(fetch_saes.command)
-settings_command(app, "cache-acts", cache_acts.HELP)(partial(one_stage, show=cache_acts.show))
-settings_command(app, "ablate", ablate.HELP, more=ablate.MORE)(ablate.command)
-settings_command(app, "effects", effects.HELP, more=effects.MORE)(effects.command)
-settings_command(app, "graph", graph.HELP, more=graph.MORE)(graph.command)
-settings_command(app, "doctor", doctor.HELP, without=("force",))(doctor.command)
-settings_command(app, "bench", bench.HELP, without=("force",), more=bench.MORE)(bench.command)
-app.command("diff", help=diff.HELP)(diff.command)
+settings_command(app, "run-all", run_all.HELP, run_all.EXAMPLES, more=run_all.MORE)(run_all.command)
+settings_command(app, "fetch-saes", fetch_saes.HELP, fetch_saes.EXAMPLES, more=fetch_saes.MORE)(fetch_saes.command)
+settings_command(app, "cache-acts", cache_acts.HELP, cache_acts.EXAMPLES)(partial(one_stage, show=cache_acts.show))
+settings_command(app, "ablate", ablate.HELP, ablate.EXAMPLES, more=ablate.MORE)(ablate.command)
+settings_command(app, "effects", effects.HELP, effects.EXAMPLES, more=effects.MORE)(effects.command)
+settings_command(app, "graph", graph.HELP, graph.EXAMPLES, more=graph.MORE)(graph.command)
+settings_command(app, "doctor", doctor.HELP, doctor.EXAMPLES, without=("force",))(doctor.command)
+settings_command(app, "bench", bench.HELP, bench.EXAMPLES, without=("force",), more=bench.MORE)(bench.command)
+app.command("diff", cls=Command, help=diff.HELP, epilog=diff.EXAMPLES)(diff.command)
 app.add_typer(profile.app, name="profile")
 
 

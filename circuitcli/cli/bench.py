@@ -14,7 +14,10 @@ from circuitcli.errors import UsageError
 if TYPE_CHECKING:
     from circuitcli.stages.bench import Timings
 
-HELP = "Time the engine here: against plain passes of the model, and against the machine's own rate of products."
+HELP = "Time the engine here. It is held against plain passes of the model, and the machine's own rate of products."
+EXAMPLES = """\
+circuit bench
+circuit bench --shape gpt2"""
 D_SAE, TOKENS, ROUNDS = 24_576, 50, 5
 MORE: dict[str, tuple[Any, Any]] = {
     "shape": (

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
 HELP = "Run the model over text and keep every feature activation."
+EXAMPLES = "circuit cache-acts --run my-run --text my-texts.jsonl --num-sequences 500"
 
 
 def show(job: Job, terminal: Terminal) -> None:

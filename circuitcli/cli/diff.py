@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from circuitcli.core.circuit import Edge
     from circuitcli.stages.diff import Compared
 
-HELP = "Show what changed between two graphs: nodes and edges gained, lost, and changed beyond their 95% intervals."
+HELP = "Show what changed between two graphs. Nodes and edges gained, lost, and changed beyond their 95% intervals."
+EXAMPLES = "circuit diff before-run after-run --output changes.svg"
 
-_Graph = typer.Argument(help="A run, or a circuit.json.", metavar="RUN|FILE", show_default=False)
+_BEFORE = typer.Argument(help="The one before: a run, or a circuit.json.", metavar="BEFORE", show_default=False)
+_AFTER = typer.Argument(help="The one after.", metavar="AFTER", show_default=False)
 
 
 def command(
-    before: Annotated[Path, _Graph],
-    after: Annotated[Path, _Graph],
+    before: Annotated[Path, _BEFORE],
+    after: Annotated[Path, _AFTER],
     output: Annotated[
         Path | None,
         typer.Option("--output", help="Draw it too, as .svg, .png, .html, .dot, .json or .graphml.", metavar="FILE"),

@@ -13,7 +13,8 @@ from circuitcli.errors import CheckFailed
 if TYPE_CHECKING:
     from circuitcli.core.fit import Fit, Numbers
 
-HELP = "Check on a sample of text whether the SAEs fit the model, and try what else they could be."
+HELP = "Check whether the SAEs fit the model. A sample of text is read, and what else they could be is tried."
+EXAMPLES = "circuit doctor --model gpt2 --release gpt2-small-res-jb --layers 8"
 
 _NUMBERS = ("L0", "FVU", "CE clean", "CE spliced", "CE zero", "recovered", "KL", "silent")
 

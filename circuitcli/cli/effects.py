@@ -15,7 +15,10 @@ from circuitcli.cli.options import Request
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
-HELP = "Reduce ablations to mean effects, logit effects and totals; --feature and --by-position show single features."
+HELP = "Reduce ablations to mean effects, logit effects and totals. --feature and --by-position show single features."
+EXAMPLES = """\
+circuit effects --run my-run
+circuit effects --run my-run --feature 2:749"""
 MORE: dict[str, tuple[Any, Any]] = {
     "features": (
         Annotated[

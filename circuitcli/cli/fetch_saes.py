@@ -15,7 +15,10 @@ from circuitcli.cli.session import one_stage
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
-HELP = "Find, fetch, check and record the SAEs of a run, and fetch its model."
+HELP = "Find, fetch, check and record SAEs, and fetch the model."
+EXAMPLES = """\
+circuit fetch-saes --list
+circuit fetch-saes --run my-run --model gpt2 --layers 4:6"""
 MORE: dict[str, tuple[Any, Any]] = {
     "listing": (Annotated[bool, typer.Option("--list", help="Show the releases of SAEs that are known.")], False)
 }

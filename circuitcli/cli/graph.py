@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
 HELP = "Draw the largest effects as a graph of features."
+EXAMPLES = "circuit graph --run my-run --format png --max-edges 40"
 MORE: dict[str, tuple[Any, Any]] = {
     "load": (
         Annotated[

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from circuitcli.cli.helped import Command
 from circuitcli.errors import INTERRUPTED, TERMINATED, Stopped
 from circuitcli.settings import Layers, Setting, nest, table
 
@@ -84,20 +84,6 @@ class Request:
         return "The same command goes on from what is done."
 
 
-class _Command(TyperCommand):
-    """A command whose help has a section for each table of settings; plain text, which takes a third of the time."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                sections.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
 def rows_of(command: str) -> list[Setting]:
     """The settings that a command has flags for."""
     return [row for row in table() if row.flag.name and row.key.startswith((*OWN[command], *_EVERYWHERE))]
@@ -107,6 +93,7 @@ def settings_command(
     app: typer.Typer,
     name: str,
     help_text: str,
+    examples: str,
     *,
     flags_of: str | None = None,
     without: tuple[str, ...] = (),
@@ -118,6 +105,7 @@ def settings_command(
         app: Where to register it.
         name: Its name.
         help_text: What it does.
+        examples: Commands to copy, one a line.
         flags_of: The command whose settings it takes; its own if not given.
         without: Parameters of every command that this one has no use for; they stay False.
         more: Parameters of this command alone.
@@ -144,7 +132,7 @@ def settings_command(
             ]
         )
         command.__annotations__ = {key: annotation for key, (annotation, _) in parameters.items()}
-        app.command(name, cls=_Command, help=help_text)(command)
+        app.command(name, cls=Command, help=help_text, epilog=examples)(command)
 
     return register
 
@@ -161,7 +149,7 @@ def _annotation(row: Setting) -> Any:
         flag,
         help=f"{row.flag.help} [default: {default_text(row)}]",
         metavar=row.flag.metavar,
-        rich_help_panel=f"Settings: {row.key.partition('.')[0]}" if "." in row.key else "Options",
+        rich_help_panel=f"Settings: {row.key.partition('.')[0]}" if "." in row.key else None,
         show_default=False,
     )
     return Annotated[kind | None, option]

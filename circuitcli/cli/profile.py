@@ -10,6 +10,7 @@ import typer
 
 from circuitcli.cli import session
 from circuitcli.cli.console import Terminal
+from circuitcli.cli.helped import Command
 from circuitcli.cli.options import Request, settings_command
 from circuitcli.errors import InputError, UsageError
 from circuitcli.settings import explain, resolve, table
@@ -17,6 +18,9 @@ from circuitcli.settings import explain, resolve, table
 app = typer.Typer(rich_markup_mode=None, help="Make a profile, or show every setting and where it comes from.")
 
 _SHOW = "Show every setting and where it comes from. That is default, preset (the model's own), run, profile or flag."
+_IMPORT = "circuit profile import central_config.yaml --output profile.toml"
+_INIT = "circuit profile init profile.toml"
+_SHOWN = "circuit profile show --model gpt2"
 _Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -28,7 +32,12 @@ def profile(context: typer.Context) -> None:
         typer.echo(context.get_help())
 
 
-@app.command("import", help="Make a profile of an older central_config.yaml. What has no counterpart is named.")
+@app.command(
+    "import",
+    cls=Command,
+    epilog=_IMPORT,
+    help="Make a profile of an older central_config.yaml. What has no counterpart is named.",
+)
 def import_(
     file: Annotated[Path, typer.Argument(help="The older tool's central_config.yaml.", metavar="FILE")],
     output: Annotated[
@@ -54,7 +63,10 @@ def import_(
 
 
 @app.command(
-    "init", help="Print a profile with every setting to fill in. Each has its help and default, and is commented out."
+    "init",
+    cls=Command,
+    epilog=_INIT,
+    help="Print a profile with every setting to fill in. Each has its help and default, and is commented out.",
 )
 def init(
     file: Annotated[
@@ -70,7 +82,7 @@ def init(
     _put(Terminal(as_json=as_json, quiet=False), template(), file, {})
 
 
-@settings_command(app, "show", _SHOW, flags_of="run-all", without=("force", "quiet"))
+@settings_command(app, "show", _SHOW, _SHOWN, flags_of="run-all", without=("force", "quiet"))
 def show(request: Request) -> None:
     """Every setting with its value and its origin, as the same run-all would find it."""
     own = session.existing(request.run).settings() if request.run is not None else {}

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from circuitcli.stages.stage import Job, Outcome
 
 HELP = "Do all stages: from SAEs and text to a drawn circuit. Without --model it runs the embedded demo."
+EXAMPLES = """\
+circuit run-all
+circuit run-all --model gpt2 --layers 4:6
+circuit run-all --prompt "In the beginning, God created the" --positions all"""
 MORE = dry_run.MORE
 
 
