@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import geometry
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -23,6 +24,19 @@ FLAGS = (
 LISTEN = (
     "window.violations = []; addEventListener('securitypolicyviolation', (e) => violations.push(e.violatedDirective));"
 )
+# Frames of the boxes that are shown, and the corners of the arrows' lines: Cytoscape's, in its own coordinates.
+DRAWN = """(() => {
+  const frame = ({ element }) => {
+    const [{ x, y }, w, h] = [element.position(), element.width() / 2, element.height() / 2];
+    return [x - w, y - h, x + w, y + h];
+  };
+  const ends = (e) => [e.sourceEndpoint(), ...(e.segmentPoints() ?? []), e.targetEndpoint()];
+  const corners = (e) => ends(e).map(({ x, y }) => [x, y]);
+  return [
+    ORDER.filter((box) => box.element.visible()).map((box) => [box.id, frame(box)]),
+    EDGES.filter((e) => e.element.visible()).map((e) => [e.edge.source, e.edge.target, corners(e.element)]),
+  ];
+})()"""
 
 
 @contextmanager
@@ -80,6 +94,12 @@ class Opened:
             "EDGES.filter((e) => e.element.visible()).map((e) => [e.edge.source, e.edge.target])"
         )
         return {(source, target) for source, target in drawn}
+
+    def hidden(self) -> list[tuple[str, str, str]]:
+        """The arrows that run behind a box that isn't their end, as the graph draws them, with that box."""
+        boxes, lines = self.page.evaluate(DRAWN)
+        frames = {name: tuple(frame) for name, frame in boxes}
+        return geometry.hidden(frames, ((a, b, list(geometry.between(line))) for a, b, line in lines))
 
     def check(self) -> None:
         """Nothing was asked for but the file itself, nothing failed, and the policy had nothing to refuse."""

@@ -4,6 +4,7 @@ import random
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import drawn
 
@@ -49,6 +50,13 @@ def along(controls: Sequence[Point]) -> Iterator[Point]:
             weights = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
             x, y = (sum(w * p[axis] for w, p in zip(weights, (a, b, c, d), strict=True)) for axis in (0, 1))
             yield x, y
+
+
+def between(corners: Sequence[Point]) -> Iterator[Point]:
+    """Points all along straight lines from corner to corner."""
+    for (ax, ay), (bx, by) in pairwise(corners):
+        for step in range(STEPS + 1):
+            yield ax + (bx - ax) * step / STEPS, ay + (by - ay) * step / STEPS
 
 
 def hidden(

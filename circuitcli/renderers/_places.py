@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from circuitcli.core.circuit import Circuit, Edge
-from circuitcli.renderers._ranks import Ranks, place, ranks, with_numbers
+from circuitcli.renderers._ranks import Ranks, place, ranks
 from circuitcli.runtime.layout import coordinates
 
-ACROSS, BETWEEN_LINES = 26, 26  # points between boxes, and between the lines of a broken row
+ACROSS, BETWEEN_LINES = 36, 48  # points between boxes, and between the lines of a broken row
 UP, UP_MOST = 110, 600  # between rows: the wider the page the more, so that arrows aren't flat
 WIDEST = 12  # boxes in a row that isn't broken
 PAGE = 1.6  # width over height
@@ -60,7 +60,7 @@ Sizes = dict[str, tuple[int, int]]
 def places(circuit: Circuit) -> Places:
     """A place for every node, and for every end of an edge that is no node."""
     nodes = sorted(circuit.nodes, key=place)
-    drawn = ranks(nodes, numbers=with_numbers(circuit))
+    drawn = ranks(nodes, numbers=False)  # cards have them
     sizes = _sizes(drawn)
     rows = [_Row(name, [node.id for node, _ in members]) for name, members in drawn.items()]
     unknown = sorted({end for edge in circuit.edges for end in (edge.source, edge.target)} - set(sizes))
@@ -127,7 +127,7 @@ def _guides(edges: Sequence[Edge]) -> list[Edge]:
 def _in_lines(rows: Sequence[_Row], sizes: Sizes) -> Places:
     """Rows broken into lines, each column of lines filled from the bottom, so that the page is about 16:10.
 
-    Every other line is half a box further to the right, so that arrows pass between boxes rather than behind them.
+    Boxes stand one above the other, so that arrows pass between them; see `_page/route.js`.
     """
     width, height = (max(size[i] for size in sizes.values()) + gap for i, gap in ((0, ACROSS), (1, BETWEEN_LINES)))
     columns = max(1, math.ceil(math.sqrt(PAGE * len(sizes) * height / width)))
@@ -136,7 +136,7 @@ def _in_lines(rows: Sequence[_Row], sizes: Sizes) -> Places:
         lines = math.ceil(len(row.members) / columns)
         used = math.ceil(len(row.members) / lines)
         for i, name in enumerate(row.members):
-            across, up = i // lines - used / 2 + i % lines % 2 / 2, i % lines
+            across, up = i // lines - used / 2, i % lines
             boxes[name] = Box(across * width, floor - up * height, *sizes[name])
         headings.append(Heading(row.name, floor - (lines - 1) * height / 2))
         floor -= lines * height + UP

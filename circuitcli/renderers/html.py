@@ -23,9 +23,10 @@ from circuitcli.renderers import _legend
 from circuitcli.renderers._html import words
 from circuitcli.renderers._node import running
 from circuitcli.renderers._places import places
+from circuitcli.renderers._ranks import with_numbers
 
 # In the order in which they build on each other; one script, so that they share their names.
-SCRIPTS = ("data", "dom", "theme", "card", "box", "graph", "overlay", "shown", "panel", "keys", "main")
+SCRIPTS = ("data", "dom", "theme", "card", "box", "graph", "route", "overlay", "shown", "panel", "keys", "main")
 LIBRARY = "vendor/cytoscape.min.js"
 TOKEN_LIMIT = 40  # characters of a token in a card; boxes cut shorter
 TEXT_LIMIT = 400  # of a name, label or group
@@ -72,6 +73,8 @@ def data(circuit: Circuit) -> dict[str, Any]:
         "columns": placed.columns,
         "title": _legend.title(circuit),
         "settings": _legend.settings(circuit.metadata),
+        "origin": _legend.origin(circuit.metadata),
+        "numbers": with_numbers(circuit),
         "share": _legend.share(circuit),
         "changes": _legend.changes(circuit),
         "tokens": [[t, running(t, TOKEN_LIMIT), visible(t, TOKEN_LIMIT)] for t in sorted(set(_tokens(circuit)))],

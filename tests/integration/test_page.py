@@ -9,12 +9,13 @@ from statistics import median
 from typing import Any
 
 import drawn
+import geometry
 import pytest
 from browser import Opened, chromium
 from playwright.sync_api import Browser
 
 from circuitcli.core import compare
-from circuitcli.core.circuit import Circuit, Edge
+from circuitcli.core.circuit import Circuit, Edge, TokenEffect
 from circuitcli.core.tokens import visible
 from circuitcli.renderers import _change, _html, html
 
@@ -352,6 +353,113 @@ def test_far_neighbours_are_gathered_around_a_pin(opened: Open) -> None:
     there.page.keyboard.press("Escape")
     there.rest()
     assert there.page.evaluate(places) == before
+
+
+def positioned(circuit: Circuit) -> Circuit:
+    return dataclasses.replace(circuit, nodes=tuple(dataclasses.replace(n, pos=n.feature % 4) for n in circuit.nodes))
+
+
+LAYOUTS: dict[str, Callable[[], Circuit]] = {
+    "small": lambda: drawn.SMALL,
+    "60, three sites": lambda: geometry.tangled(60, 120, 3, ("attn_out", "mlp_out", "resid_post")),
+    "60, positions": lambda: positioned(geometry.tangled(60, 120, 4, ("resid_post",))),
+    "200": lambda: geometry.tangled(200, 300, 5, ("resid_post",)),
+    "240, many arrows": lambda: drawn.large(240, 1500),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_arrow_runs_behind_a_box(layout: str, opened: Open) -> None:
+    """Neither at first, nor around a pin, nor once it is taken back."""
+    circuit = LAYOUTS[layout]()
+    there = opened(circuit)
+    assert len(there.arrows()) == len(circuit.edges)
+    assert there.hidden() == []
+    busiest = max(circuit.nodes, key=lambda node: sum(node.id in (e.source, e.target) for e in circuit.edges))
+    there.page.evaluate("(id) => pin(BOXES.get(id))", busiest.id)
+    there.rest()
+    assert there.arrows() == {(e.source, e.target) for e in circuit.edges if busiest.id in (e.source, e.target)}
+    assert there.hidden() == []
+    there.page.keyboard.press("Escape")
+    there.rest()
+    assert len(there.arrows()) == len(circuit.edges)
+    assert there.hidden() == []
+
+
+def test_arrows_any_way_between_boxes_are_led(opened: Open) -> None:
+    """Down, along a row, there and back; an arrow from a box to itself is left to the library."""
+    names = [node.id for node in drawn.SMALL.nodes]
+    pairs = [(RIVER, TREE), (HOUSE, BIRD), (BIRD, HOUSE), (TREE, RIVER), (CATS, TREE)]
+    edges = tuple(Edge(a, b, -0.1 * (i + 1), None, None, 1) for i, (a, b) in enumerate(pairs))
+    there = opened(dataclasses.replace(drawn.SMALL, edges=edges))
+    assert there.arrows() == set(pairs)
+    assert there.hidden() == []
+    assert set(names) == there.shown()
+    loop = opened(dataclasses.replace(drawn.SMALL, edges=(Edge(TREE, TREE, -0.1, None, None, 1), *edges)))
+    assert loop.arrows() == {(TREE, TREE), *pairs}
+    assert loop.hidden() == []
+
+
+def test_of_very_many_arrows_those_that_are_shown_are_led(opened: Open) -> None:
+    there = opened(drawn.large(400, 2500))
+    assert there.page.evaluate("EDGES.filter((e) => e.line).length") == 0
+    there.page.locator("#count").fill("60")
+    there.rest()
+    assert there.page.evaluate("EDGES.filter((e) => e.line).length") == 60
+    assert there.hidden() == []
+
+
+def test_a_card_keeps_the_spaces_before_tokens(opened: Open) -> None:
+    """A token's shade begins with its space, and the tokens join to the text."""
+    there = opened()
+    there.page.evaluate("(id) => showCard(BOXES.get(id))", TREE)
+    line = there.page.locator("#card .context").first
+    assert line.evaluate("(e) => e.textContent") == " the tree⏎ sat"
+    marks = line.locator("mark")
+    assert marks.evaluate_all("(all) => all.map((e) => e.textContent)") == [" the", " tree", "⏎", " sat"]
+    widths = marks.evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().width)")
+    ends = marks.evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().right)")
+    starts = marks.evaluate_all("(all) => all.map((e) => e.getBoundingClientRect().left)")
+    assert starts[1:] == pytest.approx(ends[:-1], abs=0.1)
+    bare = there.page.evaluate(
+        "(mark) => { const pen = document.createElement('canvas').getContext('2d');"
+        " pen.font = getComputedStyle(mark).font; return pen.measureText('tree').width; }",
+        marks.nth(1).element_handle(),
+    )
+    assert widths[1] > bare + 2
+
+
+def test_boxes_join_the_pieces_of_a_word(opened: Open) -> None:
+    """What is painted for a context: each piece begins where the one before it ends."""
+    there = opened()
+    found = there.page.evaluate(
+        """(id) => { const pen = document.createElement('canvas').getContext('2d');
+        return BOXES.get(id).node.contexts.map((context) => pieces(pen, context, 8).pieces.map((piece) => {
+          font(pen, { bold: piece.bold });
+          return [piece.value, piece.width - pen.measureText(piece.value).width];
+        })); }""",
+        TREE,
+    )
+    assert found[0] == [[" the", 0], [" tree", 0], ["⏎", 0], [" sat", 0]]
+
+
+def test_a_prompt_s_page_has_probabilities_and_its_start(opened: Open) -> None:
+    effects = (
+        TokenEffect(" earth", 1, -2.07, -0.43211),
+        TokenEffect(" sea", 2, -1.5, 1e-6),
+        TokenEffect(" sky", 3, -1.0),
+    )
+    nodes = (dataclasses.replace(drawn.SMALL.nodes[0], promoted=effects), *drawn.SMALL.nodes[1:])
+    metadata = {**drawn.METADATA, "start": "features of the first layer: the pinned", "prompts": ["<b>In the</b>"]}
+    there = opened(Circuit(metadata, nodes, drawn.SMALL.edges))
+    assert there.page.inner_text("#origin") == "prompt “<b>In the</b>” · start: features of the first layer: the pinned"
+    there.page.evaluate("(id) => showCard(BOXES.get(id))", TREE)
+    shown = there.page.locator("#card .promotes .token").all_inner_texts()
+    assert shown == ["␣earth −2.07, Δp −0.4321", "␣sea −1.5, Δp ≈ 0", "␣sky −1"]
+    plain = opened(Circuit(drawn.METADATA, nodes, drawn.SMALL.edges))
+    plain.page.evaluate("(id) => showCard(BOXES.get(id))", TREE)
+    assert plain.page.locator("#card .promotes .token").all_inner_texts() == ["␣earth −2.07", "␣sea −1.5", "␣sky −1"]
+    assert not plain.page.inner_text("#origin")
 
 
 def test_a_label_can_be_taken_away(opened: Open) -> None:

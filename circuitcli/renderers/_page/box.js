@@ -5,7 +5,7 @@ const SIZE = 13;
 const ROW = 22; // as in the svg
 const EDGE = 7; // between a box's frame and its text
 const LABEL_LINE = 48; // characters, as in the svg
-const TOKEN_LIMIT = 12; // characters, as in the svg
+const TOKEN_LIMIT = 20; // characters, as in the svg
 const KEPT = 240; // pictures of boxes
 const pictures = new Map(); // in the order of their last use
 
@@ -114,7 +114,7 @@ function pieces(pen, context, largest) {
     const bold = i === context.firing;
     font(pen, { bold });
     const share = largest > 0 ? Math.min(1, context.activations[i] / largest) : 0;
-    return { value, bold, share, width: pen.measureText(value).width + 1 };
+    return { value, bold, share, width: pen.measureText(value).width };
   });
   const total = (list) => list.reduce((sum, piece) => sum + piece.width, 0);
   const { firing } = context;
@@ -128,7 +128,7 @@ function paintPiece(pen, { value, bold, share, width }, x, y) {
     pen.fillRect(x, y - ROW / 2 + 1, width, ROW - 2);
     pen.globalAlpha = 1;
   }
-  write(pen, value, x + 0.5, y, { bold, color: share > 0.5 ? COLORS["on-shade"] : COLORS.ink });
+  write(pen, value, x, y, { bold, color: share > 0.5 ? COLORS["on-shade"] : COLORS.ink });
 }
 
 /* Tokens in tinted cells; what doesn't fit goes on in the next row. */

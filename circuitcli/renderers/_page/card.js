@@ -52,11 +52,17 @@ function contextLine(context, largest) {
   return line;
 }
 
+/* Of a prompt's run, what ablation does to a token's probability, where that is known. */
+function chance({ prob_effect_mean: change }) {
+  if (!PAGE.numbers || (change ?? null) === null) return "";
+  return Math.abs(change) < 5e-5 ? ", Δp ≈ 0" : `, Δp ${change > 0 ? "+" : "−"}${Math.abs(change).toFixed(4)}`;
+}
+
 function tokenLine(word, color, effects) {
   if (!effects.length) return [];
-  const line = make("div", { className: `tokens ${word}` }, make("span", { className: color }, `${word}, nats `));
+  const line = make("div", { className: `tokens ${word}` }, make("span", { className: color }, `${word}, nats${PAGE.numbers ? " and probability (Δp)" : ""} `));
   for (const effect of effects) {
-    line.append(make("span", { className: "token" }, isolated(ALONE.get(effect.token)), ` ${signed(effect.effect_mean)}`));
+    line.append(make("span", { className: "token" }, isolated(ALONE.get(effect.token)), ` ${signed(effect.effect_mean)}${chance(effect)}`));
   }
   return [line];
 }

@@ -57,6 +57,17 @@ function looks() {
         "overlay-opacity": 0,
       },
     },
+    { selector: "edge.led", style: { "source-endpoint": "data(from)", "target-endpoint": "data(to)" } },
+    {
+      selector: "edge.bent",
+      style: {
+        "curve-style": "round-segments",
+        "edge-distances": "endpoints",
+        "segment-weights": "data(weights)",
+        "segment-distances": "data(distances)",
+        "segment-radii": 24,
+      },
+    },
     ...["raises", "lowers", ...CHANGES.keys()].map((name) => ({
       selector: `edge.${name}`,
       style: { "line-color": COLORS[name], "target-arrow-color": COLORS[name] },
@@ -102,13 +113,13 @@ function thicken() {
   });
 }
 
-/* Bring boxes into view, beside the rows' names and below the columns', and not much larger than life. */
+/* Bring boxes, and the arrows between them, into view, beside the rows' names and below the columns', and not much larger than life. */
 function fit(boxes = ORDER.filter((box) => box.shown)) {
   if (!boxes.length) return;
   const lead = Math.max(0, ...(arranged.rows ?? PAGE.rows).map(([name]) => headingWidth(name)));
   const margin = { left: lead + 26, right: 20, top: PAGE.columns.length ? 44 : 20, bottom: 20 };
   const room = { width: cy.width() - margin.left - margin.right, height: cy.height() - margin.top - margin.bottom };
-  const [left, right] = extent(boxes, "x", "width");
+  const [left, right] = reach(extent(boxes, "x", "width"), boxes);
   const [top, bottom] = extent(boxes, "y", "height");
   const zoom = Math.max(cy.minZoom(), Math.min(LARGER, room.width / (right - left), room.height / (bottom - top)));
   const x = margin.left + room.width / 2 - (zoom * (left + right)) / 2;
@@ -122,6 +133,14 @@ function extent(boxes, axis, size) {
     ([low, high], box) => [Math.min(low, box[axis] - box[size] / 2), Math.max(high, box[axis] + box[size] / 2)],
     [Infinity, -Infinity],
   );
+}
+
+/* The same with the ways of the arrows between all that is shown, if it is all that is fitted. */
+function reach([low, high], boxes) {
+  if (boxes.some((box) => !box.shown)) return [low, high];
+  const inside = new Set(boxes);
+  const led = EDGES.filter((each) => each.shown && each.line && inside.has(each.source) && inside.has(each.target));
+  return led.reduce(([a, b], { line }) => [Math.min(a, ...line.map(([x]) => x)), Math.max(b, ...line.map(([x]) => x))], [low, high]);
 }
 
 function zoomBy(factor) {
@@ -148,6 +167,7 @@ function gather(box) {
   }
   arranged.rows = rows;
   takePlaces();
+  leadArrows();
 }
 
 /* All boxes back at their own places. */
@@ -158,6 +178,7 @@ function scatter() {
     for (const { element, home } of ORDER) element.position(home);
   });
   takePlaces();
+  leadArrows();
 }
 
 /* Read from the graph where boxes are. */

@@ -155,10 +155,11 @@ function prepareLegend() {
   put();
 }
 
-for (const id of ["title", "settings", "share"]) byId(id).textContent = PAGE[id];
+for (const id of ["title", "settings", "origin", "share"]) byId(id).textContent = PAGE[id];
 prepareLegend();
 listenToGraph();
 listenToControls();
+leadArrows();
 prepareSliders();
 prepareFilters();
 showSelection();

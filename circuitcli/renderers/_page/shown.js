@@ -29,6 +29,7 @@ function refresh() {
   byId("shown").textContent = `${drawn.toLocaleString("en")} of ${EDGES.length.toLocaleString("en")} arrows, ` +
     `${ORDER.filter((box) => box.shown).length.toLocaleString("en")} of ${ORDER.length.toLocaleString("en")} features`;
   cy.renderer().hideEdgesOnViewport = drawn > FLUID;
+  if (EDGES.length > FLUID) leadArrows();
   thicken();
   redraw();
 }
