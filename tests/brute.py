@@ -37,13 +37,15 @@ class Read:
 class Outcome:
     """What one ablation does: downstream latents where it is read, and the next token's distribution.
 
-    Reads are by place and position; KL and effects on tokens are summed over positions.
+    Reads are by place and position; KL and effects on tokens are summed over positions. `tokens` has the effects on the
+    log-probability and the probability of every token at each of these positions.
     """
 
     reads: dict[tuple[Place, int], Read]
     kl: float
     logprob_effect: Tensor
     prob_effect: Tensor
+    tokens: dict[int, tuple[Tensor, Tensor]]
 
 
 class Brute:
@@ -111,7 +113,8 @@ class Brute:
         change = ablated_logp[positions] - logp[positions]
         kl = -(logp[positions].exp() * change).sum()
         prob = ablated_logp[positions].exp() - logp[positions].exp()
-        return Outcome(reads, float(kl), change.sum(0), prob.sum(0))
+        tokens = {at: (change[i], prob[i]) for i, at in enumerate(positions)}
+        return Outcome(reads, float(kl), change.sum(0), prob.sum(0), tokens)
 
     def _read(self, place: Place, before: Tensor, after: Tensor) -> Read:
         sae = self.saes[place]

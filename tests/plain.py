@@ -40,6 +40,15 @@ class PlainModel:
             logits = self.lm(tokens.unsqueeze(0), use_cache=False).logits[0]
         return seen, logits.log_softmax(-1)
 
+    @torch.enable_grad()
+    def gradient(self, tokens: Tensor, place: Place, width: int, read: list[int]) -> Tensor:
+        """∂/∂x at a site, [t, width], of Σ over the positions read of the likeliest next token's log-probability."""
+        zero = torch.zeros(len(tokens), width, dtype=torch.float64, requires_grad=True)
+        with self._edited((place, zero)):
+            logits = self.lm(tokens.unsqueeze(0), use_cache=False).logits[0]
+        said = logits.log_softmax(-1)[read].max(-1).values.sum()
+        return torch.autograd.grad(said, zero)[0]
+
     @contextmanager
     def _reading(self, seen: dict[Place, Tensor]) -> Iterator[None]:
         def into(place: Place):

@@ -14,7 +14,8 @@ EXAMPLES = "circuit cache-acts --run my-run --text my-texts.jsonl --num-sequence
 
 
 def show(job: Job, terminal: Terminal) -> None:
-    """The top features."""
+    """The top features, and what the model itself says behind prompts."""
     from circuitcli.cli import tables
 
     tables.features(job, terminal)
+    tables.answers(job, terminal)

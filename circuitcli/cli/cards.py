@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from circuitcli.cli import cut
+from circuitcli.cli import cut, tables
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.layout import Column
 from circuitcli.cli.tables import PROMOTED, SUPPRESSED, context_text, interval, token_text, tokens_text
@@ -17,6 +17,7 @@ from circuitcli.core.circuit import Context, Edge, Node, TokenEffect
 from circuitcli.core.tokens import ELLIPSIS
 from circuitcli.runtime.neuronpedia import Explained, Weight
 from circuitcli.stages.cards import Card
+from circuitcli.stages.next_tokens import FollowedToken
 from circuitcli.stages.positions import Prompt
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ def card(found: Card, terminal: Terminal) -> None:
     node = found.feature
     _facts(found, terminal)
     _contexts(terminal, node, "Top contexts", node.contexts, node.max_activation)
-    pairs = zip_longest(map(_effect, node.promoted), map(_effect, node.suppressed), fillvalue=("", ""))
+    pairs = zip_longest(map(_effect, node.promoted), map(_effect, node.suppressed), fillvalue=("", "", ""))
     tokens = [(*lowered, *raised) for lowered, raised in pairs]
-    _table(terminal, node, "Next tokens (ablated − clean)", ("promoted", "nats", "suppressed", "nats"), tokens)
+    columns = ("promoted", "nats", "Δp", "suppressed", "nats", "Δp")
+    _table(terminal, node, "Next tokens (ablated − clean)", columns, tokens)
+    rows = [row for ablation in found.next_tokens for row in tables.followed_rows(ablation)]
+    _table(terminal, node, "The likeliest next tokens (ablated − clean)", tables.FOLLOWED, rows)
     _edges(terminal, found, "Causes (ablated − clean)", "cause", found.causes)
     _edges(terminal, found, "Consequences (ablated − clean)", "consequence", found.consequences or ())
     if found.explained:
@@ -101,13 +105,23 @@ def _table(
         terminal.table(title, ("feature", *columns), [(node.id, *row) for row in rows])
 
 
-def _effect(effect: TokenEffect) -> tuple[str, str]:
-    return token_text(effect.token), f"{effect.effect_mean:+.2f}"
+def _effect(effect: TokenEffect) -> tuple[str, str, str]:
+    return token_text(effect.token), f"{effect.effect_mean:+.2f}", tables.delta_p(effect.prob_effect_mean)
 
 
 def positions(prompts: Sequence[Prompt], terminal: Terminal) -> None:
-    """A row for each feature that fires at a position, and one for a position at which none does."""
-    columns = ("prompt", "position", "token", "feature", "activation", "KL", PROMOTED, SUPPRESSED, _LABELS)
+    """What the model says next at each position; then a row for each feature that fires there, one where none does."""
+    terminal.table(
+        "What the model itself says next",
+        ("prompt", "position", "token", tables.SAID),
+        [
+            (str(prompt.seq), str(at.pos), token_text(at.token), tables.said_text(at.next_tokens))
+            for prompt in prompts
+            for at in prompt.positions
+        ],
+    )
+    next_token = Column("likeliest next", cut.items)
+    columns = ("prompt", "position", "token", "feature", "activation", "KL", next_token, PROMOTED, SUPPRESSED, _LABELS)
     rows: list[tuple[str, ...]] = []
     for prompt in prompts:
         for position in prompt.positions:
@@ -118,13 +132,20 @@ def positions(prompts: Sequence[Prompt], terminal: Terminal) -> None:
                     firing.feature,
                     f"{firing.activation:.2f}",
                     NOTHING if firing.kl is None else f"{firing.kl:.4f}",
-                    tokens_text(firing.promoted) or NOTHING,
-                    tokens_text(firing.suppressed) or NOTHING,
+                    _likeliest(firing.next_tokens),
+                    tokens_text(firing.promoted, dp=True) or NOTHING,
+                    tokens_text(firing.suppressed, dp=True) or NOTHING,
                     short(firing.label),
                 )
                 for firing in position.features
-            ] or [(*place, *[NOTHING] * 6)]
-    terminal.table("What fires at each position", columns, rows)
+            ] or [(*place, *[NOTHING] * 7)]
+    terminal.table("What fires at each position, and what ablating it there does to the next token", columns, rows)
+
+
+def _likeliest(tokens: Sequence[FollowedToken]) -> str:
+    if not tokens:
+        return NOTHING
+    return f"{token_text(tokens[0].token)} {tokens[0].effect:+.2f} ({tables.delta_p(tokens[0].prob_effect)})"
 
 
 def short(label: str | None) -> str:

@@ -10,12 +10,17 @@ from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
 from circuitcli.core.circuit import Context, Edge, TokenEffect
 from circuitcli.core.tokens import visible
-from circuitcli.stages import summaries
+from circuitcli.stages import next_tokens, summaries
+from circuitcli.stages.next_tokens import Followed, NextToken
 from circuitcli.stages.stage import Job
 
 _FEATURES, _EDGES, _TOKENS, _SHOWN = 12, 10, 8, 4
 _TOKEN_WIDTH = 16
 _KEPT = "features that earlier settings led to"
+# Characters of a prompt's end.
+_TAIL = 24
+SAID = Column("likeliest next tokens", cut.items)
+FOLLOWED = ("prompt", "edited", "read", "next token", "p", "nats", "Δp")
 PROMOTED, SUPPRESSED = Column("promoted", cut.items), Column("suppressed", cut.items)
 # A faint, and the largest, activation.
 _PALE, _FULL = (253, 237, 211), (245, 166, 35)
@@ -48,15 +53,49 @@ def edges(job: Job, terminal: Terminal) -> None:
 def tokens(job: Job, terminal: Terminal) -> None:
     """Promoted and suppressed tokens of the pinned, or the most important, features; and of those that stay."""
     now, earlier = summaries.top_tokens(job, _TOKENS)
+    dp = next_tokens.on_prompts(job.settings)
     for title, found in (("Next tokens", now), (f"Next tokens of {_KEPT}", earlier[:_SHOWN])):
         terminal.table(
-            f"{title}: promoted (ablation lowers them) and suppressed (ablation raises them), nats",
+            f"{title}: promoted (ablation lowers them) and suppressed (ablation raises them), nats{' (Δp)' * dp}",
             ("feature", "KL", "n", PROMOTED, SUPPRESSED),
             [
-                (t.feature, f"{t.kl_mean:.4f}", str(t.n), tokens_text(t.promoted), tokens_text(t.suppressed))
+                (t.feature, f"{t.kl_mean:.4f}", str(t.n), tokens_text(t.promoted, dp), tokens_text(t.suppressed, dp))
                 for t in found
             ],
         )
+    terminal.table(
+        "What the ablations that matter most do to the likeliest next tokens (ablated − clean)",
+        ("feature", *FOLLOWED),
+        [(t.feature, *row) for t in now[:_SHOWN] if t.next_tokens for row in followed_rows(t.next_tokens)],
+    )
+
+
+def answers(job: Job, terminal: Terminal) -> None:
+    """What the model itself says at the end of each prompt."""
+    terminal.table(
+        "What the model itself says next",
+        ("prompt", "ends in", SAID),
+        [(str(a.seq), visible(a.text[-_TAIL:], 2 * _TAIL), said_text(a.tokens)) for a in next_tokens.answers(job)],
+    )
+
+
+def said_text(tokens: tuple[NextToken, ...]) -> str:
+    """Tokens and how likely they are."""
+    return "  ".join(f"{token_text(t.token)} {t.prob:.1%}" for t in tokens)
+
+
+def followed_rows(found: Followed) -> list[tuple[str, ...]]:
+    """A row for each of the likeliest next tokens, for the columns `FOLLOWED`."""
+    edited = "all" if found.pos < 0 else str(found.pos)
+    place = (str(found.seq), edited, str(found.read))
+    return [
+        (*place, token_text(t.token), f"{t.prob:.1%}", f"{t.effect:+.3f}", delta_p(t.prob_effect)) for t in found.tokens
+    ]
+
+
+def delta_p(value: float | None) -> str:
+    """A change of a probability."""
+    return "–" if value is None else f"{value:+.4f}"
 
 
 def context_text(context: Context, styled: bool, largest: float = 0.0) -> Focused:
@@ -101,6 +140,11 @@ def token_text(token: str) -> str:
     return visible(token, _TOKEN_WIDTH)
 
 
-def tokens_text(effects: tuple[TokenEffect, ...]) -> str:
-    """The strongest tokens and their effects."""
-    return "  ".join(f"{token_text(e.token)} {e.effect_mean:+.2f}" for e in effects[:_SHOWN])
+def tokens_text(effects: tuple[TokenEffect, ...], dp: bool = False) -> str:
+    """The strongest tokens and their effects in nats, with `dp` those on their probabilities too."""
+    shown = []
+    for effect in effects[:_SHOWN]:
+        shown.append(f"{token_text(effect.token)} {effect.effect_mean:+.2f}")
+        if dp:
+            shown[-1] += f" ({delta_p(effect.prob_effect_mean)})"
+    return "  ".join(shown)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from circuitcli.core.active import Active, Changes, changes
 from circuitcli.core.model import Edit, Model, Pass, Places
-from circuitcli.core.next_token import TokenSums
+from circuitcli.core.next_token import Followed, TokenSums, follow
 from circuitcli.core.places import Grid, alone, chain, edited_positions
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site, last_block
@@ -66,12 +66,14 @@ class Ablated:
         pos: Position at which it is made.
         changes: For each downstream site, the features that changed; their `row` counts readings.
         kl: KL(clean ‖ ablated) of the next token, nats; None without logits.
+        followed: The effects on the tokens that are followed at each reading; None where none are.
     """
 
     row: Int[Tensor, " r"]
     pos: Int[Tensor, " r"]
     changes: dict[Site, Changes]
     kl: Float[Tensor, " r"] | None
+    followed: Followed | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,7 @@ class Clean:
         run: Clean activations of what resuming at the sites needs.
         acts: What the SAEs make of them, by site; places are numbered width · (which of these sequences) + position.
         logits: Whether the stream after the last block is there too.
+        follow: Tokens at each position, the effects on which are kept of each ablation that is read there.
     """
 
     sequences: Int[Tensor, " s"]
@@ -91,6 +94,7 @@ class Clean:
     run: Pass
     acts: Mapping[Site, Active]
     logits: bool
+    follow: Int[Tensor, "s t k"] | None = None
     width: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +114,7 @@ def read_clean(
     *,
     logits: bool,
     sequences: Int[Tensor, " s"] | None = None,
+    follow: Int[Tensor, "s t k"] | None = None,
 ) -> Clean:
     """Run sequences once, for all ablations that are made in them.
 
@@ -121,11 +126,13 @@ def read_clean(
         acts: What the SAEs of the edited and the read sites make of them; see `Clean`.
         logits: Whether ablations go on to the next token's log-probabilities.
         sequences: Which ones they are in the sample, ascending, on the CPU; the first ones if not given.
+        follow: Tokens at each position, on the model's device; see `Clean`.
     """
     reads = sorted({*edited, *(base for site in edited for base in model.bases(site))}, key=lambda s: s.order)
     keep, until = min(site.layer for site in edited), last_block([*edited, *acts])
     run = model.run(tokens[:, : int(lengths.max())], reads, final=logits, keep=keep, until=until)
-    return Clean(torch.arange(len(lengths)) if sequences is None else sequences, lengths, run, acts, logits)
+    which = torch.arange(len(lengths)) if sequences is None else sequences
+    return Clean(which, lengths, run, acts, logits, follow)
 
 
 def ablate(
@@ -165,14 +172,15 @@ def ablate(
     for down in downstream:
         after = saes[down].active(ablated.sites[down].flatten(0, 1)[on_device.read])
         found[down] = changes(clean.acts[down].at(where_read), after)
-    kl = None
+    kl = followed = None
     if clean.logits:
         assert clean.run.final is not None and ablated.final is not None and sums is not None
         final = ablated.final.flatten(0, 1)[on_device.read]
         before = clean.run.final[seq.to(device), pos.to(device)]
+        tokens = None if clean.follow is None else clean.follow[seq.to(device), pos.to(device)][context.to(device)]
         with sums.whole():
-            kl = _next_token(model, rows.slot[grid.read_row], context, before, final, sums)
-    return Ablated(grid.read_row, grid.read_pos, found, kl)
+            kl, followed = _next_token(model, rows.slot[grid.read_row], context, before, final, sums, tokens)
+    return Ablated(grid.read_row, grid.read_pos, found, kl, followed)
 
 
 def _grid(model: Model, clean: Clean, site: Site, rows: Rows, horizon: int | None) -> Grid:
@@ -238,15 +246,23 @@ def _contexts(grid: Grid, seq: Int[Tensor, " n"], width: int) -> tuple[Tensor, T
 
 def _next_token(
     model: Model, slot: Tensor, context: Tensor, before: Float[Tensor, "m d"], final: Float[Tensor, "r d"],
-    sums: TokenSums,
-) -> Float[Tensor, " r"]:  # fmt: skip
-    """KL of each reading, so many at once that their logits stay small; a context's clean logits serve all of them."""
+    sums: TokenSums, tokens: Int[Tensor, "r k"] | None,
+) -> tuple[Float[Tensor, " r"], Followed | None]:  # fmt: skip
+    """KL of each reading, and the effects on the tokens that are followed there.
+
+    So many at once that their logits stay small; a context's clean logits serve all of them.
+    """
     size = max(1, _LOGIT_BYTES // (4 * model.shape.d_vocab))
     kl = torch.empty(len(context), device=final.device)
+    empty = None if tokens is None else torch.empty(tokens.shape, device=final.device)
+    followed = None if tokens is None or empty is None else Followed(tokens, empty, torch.empty_like(empty))
     for part in context.argsort(stable=True).split(size):
         first, last = int(context[part[0]]), int(context[part[-1]])
         part = part[slot[part].argsort(stable=True)]
         there, at = part.to(final.device), (context[part] - first).to(final.device)
         clean = model.logits(before[first : last + 1])
-        kl[there] = sums.add(slot[part], at, clean, model.logits(final[there]))
-    return kl
+        ablated = model.logits(final[there])
+        if followed is not None:
+            _, followed.logprob[there], followed.prob[there] = follow(followed.token_id[there], at, clean, ablated)
+        kl[there] = sums.add(slot[part], at, clean, ablated)
+    return kl, followed

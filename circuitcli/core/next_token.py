@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +24,41 @@ from torch.nn import functional
 _TINY = torch.finfo(torch.float32).tiny
 # Logits that are worked on at once: on a CPU what stays in its caches, on a GPU what fills it.
 _CHUNK_BYTES = {"cpu": 2**22, "mps": 2**28, "cuda": 2**28}
+
+
+class Followed(NamedTuple):
+    """What ablations do to k tokens each, whatever their rank: log p_ablated − log p_clean, and p_ablated − p_clean."""
+
+    token_id: Int[Tensor, "n k"]
+    logprob: Float[Tensor, "n k"]
+    prob: Float[Tensor, "n k"]
+
+
+def likeliest(logits: Float[Tensor, "n v"], k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """The k likeliest tokens, the likeliest first, and their log-probabilities, nats."""
+    top, token = logits.topk(min(k, logits.shape[1]), dim=-1)
+    return token, top - logits.logsumexp(-1, keepdim=True)
+
+
+def follow(
+    token_id: Int[Tensor, "n k"],
+    context: Int[Tensor, " n"],
+    clean: Float[Tensor, "m v"],
+    ablated: Float[Tensor, "n v"],
+) -> Followed:
+    """The effects of ablations on some tokens of their own.
+
+    Args:
+        token_id: Of each row.
+        context: Each row's row of `clean`.
+        clean: Logits of each context.
+        ablated: Logits of each row.
+    """
+    total = clean.logsumexp(-1)
+    logprob = ablated.gather(1, token_id) - clean[context].gather(1, token_id)
+    logprob = logprob - (ablated.logsumexp(-1) - total[context]).unsqueeze(1)
+    p = (clean[context].gather(1, token_id) - total[context].unsqueeze(1)).exp()
+    return Followed(token_id, logprob, p * logprob.expm1())
 
 
 class TokenSums:

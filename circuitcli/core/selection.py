@@ -1,8 +1,8 @@
-"""Which features are ablated: layer by layer, from the pinned ones or a random few along the largest effects."""
+"""Which features are ablated: layer by layer, from the pinned, random or strongest few along the largest effects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from circuitcli.core.draws import PURPOSE_THINNING, generator
 from circuitcli.core.model import ModelShape
@@ -17,6 +17,21 @@ def thin(firing: Iterable[FeatureId], share: float, seed: int) -> list[FeatureId
     keep = max(1, round(share * len(features)))
     lot = {feature: generator(seed, feature, PURPOSE_THINNING).random() for feature in features}
     return sorted(sorted(features, key=lambda f: (lot[f], f.order))[:keep], key=lambda f: f.order)
+
+
+def strongest(score: Mapping[FeatureId, float], keep: int) -> list[FeatureId]:
+    """The `keep` features with the largest scores, in the model's order, to which ties go as well."""
+    return sorted(sorted(score, key=lambda f: (-score[f], f.order))[:keep], key=lambda f: f.order)
+
+
+def by_place(score: Mapping[FeatureId, float]) -> dict[FeatureId, float]:
+    """Scores that can be compared between sites: −1, −2, … of the features of each site, the largest first."""
+    found: dict[FeatureId, float] = {}
+    place: dict[Site, int] = {}
+    for feature in sorted(score, key=lambda f: (-score[f], f.order)):
+        place[feature.site] = place.get(feature.site, 0) + 1
+        found[feature] = float(-place[feature.site])
+    return found
 
 
 def branch(

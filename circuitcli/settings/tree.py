@@ -140,6 +140,17 @@ class Features:
     pinned: Annotated[
         tuple[str, ...], Flag("--pin", "Ablate this feature: `4:112` or `4.resid_post.112` (repeat).", "FEATURE")
     ] = ()
+    start: Annotated[
+        Literal["auto", "random", "strongest", "top-effect"],
+        Flag(
+            "--start",
+            "Which features of the first layer start where none of it is pinned. random: by lot. strongest: by their "
+            "largest |activation × gradient|, top-effect: by its sum over all contexts; the gradient is that of the "
+            "likeliest next token's log-probability, of a prompt at its end, else at every position. auto: strongest "
+            "of prompts, else random. Of the strongest at least --branching start.",
+            "auto|random|strongest|top-effect",
+        ),
+    ] = "auto"
     thinning: Annotated[
         float, Range(gt=0, le=1), Flag("--thinning", "Share of the firing features of the first layer that starts.")
     ] = 0.01

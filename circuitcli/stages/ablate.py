@@ -18,10 +18,13 @@ from circuitcli.core.sites import FeatureId, Site, resolve_pins
 from circuitcli.errors import InputError
 from circuitcli.runtime.device import peak_memory
 from circuitcli.runtime.engine import engine
+from circuitcli.stages import next_tokens
+from circuitcli.stages import start as starting
 from circuitcli.stages.estimate import Estimate, Named, count, estimate
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.shard import SHARD_FEATURES, ShardWork
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
+from circuitcli.stages.start import Start
 from circuitcli.store import ablations, tables
 from circuitcli.store.ablations import Shard
 from circuitcli.store.records import Record
@@ -61,31 +64,43 @@ class _Ablations:
         return Inputs(self.job)
 
     @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """The tables of a shard."""
+        return next_tokens.kinds(self.job.settings)
+
+    @cached_property
     def layers(self) -> list[int]:
         """The layers of the run, first to last."""
         return sorted({site.layer for site in self.inputs.widths})
 
     @cached_property
+    def pins(self) -> list[FeatureId]:
+        """The pinned features."""
+        return resolve_pins(self.job.settings.features.pinned, self.inputs.widths)
+
+    @cached_property
     def named(self) -> dict[int, list[FeatureId]]:
         """The features of the layers where they don't follow from effects: the pinned, and the first layer's."""
-        settings = self.job.settings
-        pins = resolve_pins(settings.features.pinned, self.inputs.widths)
-        self._require_firing(pins)
+        self._require_firing(self.pins)
         by_layer: dict[int, list[FeatureId]] = {}
-        for pin in pins:
+        for pin in self.pins:
             by_layer.setdefault(pin.site.layer, []).append(pin)
-        first = self.layers[0]
-        if first not in by_layer:
-            by_layer[first] = selection.thin(self._firing(first), settings.features.thinning, settings.seed)
+        by_layer[self.layers[0]] = self.start.features
         return by_layer
+
+    @cached_property
+    def start(self) -> Start:
+        """The features of the first layer: the pinned, else those that `features.start` chooses."""
+        first = self.layers[0]
+        pins = [pin for pin in self.pins if pin.site.layer == first]
+        return (starting.pinned(pins) if pins else starting.choose(self.inputs, first)).beside(self.pins)
 
     def estimate(self) -> Estimate | None:
         """What is still to do; None if that is nothing."""
-        logits = self.job.settings.ablate.logits
         there = {
             FeatureId(shard.site, index)
             for shard in ablations.shards(self.todo.plan.shards)
-            if all(self.job.run.path(name).is_file() for name in shard.names(logits=logits).values())
+            if all(self.job.run.path(name).is_file() for name in shard.names(self.kinds).values())
             for index in shard.features
         }
         named = {}
@@ -109,16 +124,21 @@ class _Ablations:
         return known
 
     def _features(self, layer: int, effects: Sequence[tuple[FeatureId, FeatureId, float]]) -> list[FeatureId]:
-        """The features of a layer: those that are named, or those that the effects of the layer before lead to."""
+        """The features of a layer: those that are named, or those that the effects of the layer before lead to.
+
+        One that an ablation switches on, and that fires nowhere by itself, has no context at which it could be ablated.
+        """
         if layer in self.named:
             return self.named[layer]
         settings = self.job.settings.features
+        effects = [effect for effect in effects if self._fires(effect[1])]
         return selection.branch(effects, layer, branching=settings.branching, max_features=settings.max_features)
 
     def work(self) -> None:
         """All layers, first to last."""
         self._note_stored()
         expected = self.estimate()
+        self.job.report.say(f"ablate: starts from {self.start.words}.")
         if expected is not None:
             self.job.report.say(expected.words)
             expected.check(allow_over_memory=self.job.settings.runtime.allow_over_memory)
@@ -134,6 +154,7 @@ class _Ablations:
                 effects += _mean_effects(result)
             chosen += features
         self.todo.facts.update(
+            start=self.start.words,
             features=[str(feature) for feature in chosen],
             features_ablated=len(chosen),
             contexts=contexts,
@@ -150,46 +171,42 @@ class _Ablations:
     def _require_firing(self, pins: Sequence[FeatureId]) -> None:
         tokens = int((self.inputs.sample[1].astype(np.int64) - 1).sum())
         for pin in pins:
-            if self.inputs.statistics[pin.site]["n_active"][pin.index] == 0:
+            if not self._fires(pin):
                 raise InputError(
                     f"The pinned feature {pin} fires at 0 of the {tokens} positions of the sample.",
                     hint="Pin another feature, or give text in which it fires: more --num-sequences, or --text.",
                 )
 
-    def _firing(self, layer: int) -> Iterator[FeatureId]:
-        for site in self.inputs.widths:
-            if site.layer == layer:
-                yield from (FeatureId(site, int(i)) for i in np.flatnonzero(self.inputs.statistics[site]["n_active"]))
+    def _fires(self, feature: FeatureId) -> bool:
+        return bool(self.inputs.statistics[feature.site]["n_active"][feature.index])
 
     def _shards(self, features: Sequence[FeatureId]) -> list[Shard]:
         """The shards that hold these features: planned ones, and new ones for the features that no plan has."""
         planned = ablations.shards(self.todo.plan.shards)
         have = {FeatureId(shard.site, index) for shard in planned for index in shard.features}
-        logits = self.job.settings.ablate.logits
         for site in self.inputs.widths:
             new = [f.index for f in features if f.site == site and f not in have]
             for start in range(0, len(new), SHARD_FEATURES):
                 shard = Shard.of(self.todo.plan.fingerprint, site, new[start : start + SHARD_FEATURES])
                 planned.append(shard)
-                self.todo.expect(shard.planned(logits=logits))
+                self.todo.expect(shard.planned(self.kinds))
         wanted = set(features)
         return [s for s in planned if wanted & {FeatureId(s.site, index) for index in s.features}]
 
     def _note_stored(self) -> None:
         """Note the files of every shard that is there, also of features that aren't chosen now: they stay valid."""
         for shard in ablations.shards(self.todo.plan.shards):
-            names = shard.names(logits=self.job.settings.ablate.logits).values()
+            names = shard.names(self.kinds).values()
             if all(self.todo.found(name) for name in names):
                 paths = {name: self.job.run.path(name) for name in names}
                 self.todo.files.update({n: self.job.run.entry(p, tables.rows(p)) for n, p in paths.items()})
 
     def _compute(self, what: str, shards: Sequence[Shard]) -> None:
         """Compute the shards that don't exist yet."""
-        logits = self.job.settings.ablate.logits
         missing = [
             (shard, self._contexts(shard.site, shard.features))
             for shard in shards
-            if not set(shard.names(logits=logits).values()) <= set(self.todo.files)
+            if not set(shard.names(self.kinds).values()) <= set(self.todo.files)
         ]
         total = sum(len(found) for _, contexts in missing for found in contexts.values())
         if not missing:
@@ -216,7 +233,7 @@ class _Ablations:
     def _results(self, features: Sequence[FeatureId]) -> Iterator[ablations.FeatureAblations]:
         for shard in self._shards(features):
             wanted = [feature.index for feature in features if feature.site == shard.site]
-            yield from ablations.of_features(self.job.run, shard, wanted, logits=self.job.settings.ablate.logits)
+            yield from ablations.of_features(self.job.run, shard, wanted, self.kinds)
 
 
 def _mean_effects(result: ablations.FeatureAblations) -> Iterator[tuple[FeatureId, FeatureId, float]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -20,13 +20,14 @@ import torch
 from circuitcli import plugins
 from circuitcli.core.contexts import FeatureStatistics, Firings, top_contexts
 from circuitcli.core.model import Model
+from circuitcli.core.next_token import likeliest
 from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
 from circuitcli.core.sites import Site
 from circuitcli.errors import HubError, InputError
 from circuitcli.runtime.device import peak_memory
 from circuitcli.saes import SaeEntry
-from circuitcli.stages import fit
+from circuitcli.stages import fit, next_tokens
 from circuitcli.stages.fetch_saes import entries_of, load_sae
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
@@ -38,6 +39,8 @@ FIT = "acts/fit.json"
 SHARD_SEQUENCES = 32
 # Of SAEs that are in memory together on a CPU: a layer of three sites of 131,072 features, or res-jb's twelve.
 _SAE_BYTES = 5 * 2**29
+# Positions of a prompt whose logits are held at once.
+_NEXT_POSITIONS = 128
 
 
 class _Shard(NamedTuple):
@@ -54,7 +57,11 @@ def run(job: Job) -> Outcome:
     return stage(
         job,
         NAME,
-        {"text": text_identity(job, job.report.say), "fetch-saes": parent.result},
+        {
+            "text": text_identity(job, job.report.say),
+            "fetch-saes": parent.result,
+            **({"next tokens": next_tokens.COUNT} if next_tokens.on_prompts(job.settings) else {}),
+        },
         lambda todo: _work(job, todo),
     )
 
@@ -110,6 +117,8 @@ def _work(job: Job, todo: Work) -> None:
     }
     planned = {name: {"site": str(s.site), "sequences": [s.start, s.stop]} for name, s in shards.items()}
     todo.expect({**planned, acts.CONTEXTS: None, acts.FEATURES: None})
+    if next_tokens.on_prompts(job.settings):
+        _write_next(todo, inputs, sample)
     missing = [shard for name, shard in shards.items() if not todo.found(name)]
     if missing:
         _encode(todo, inputs, sample, missing)
@@ -119,6 +128,37 @@ def _work(job: Job, todo: Work) -> None:
         todo.files[FIT] = job.run.entry(job.run.path(FIT))
         todo.facts["fit"] = {one["site"]: one["verdict"] for one in json.loads(job.run.path(FIT).read_bytes())["saes"]}
     todo.facts["peak_memory_bytes"] = peak_memory(job.runtime.device)
+
+
+def _write_next(todo: Work, inputs: _Inputs, sample: Sample) -> None:
+    """The table of what the model itself says at every position; a sequence at a time, whatever the batch size."""
+    path, tokenizer = todo.job.run.path(acts.NEXT), todo.job.tokenizer
+    todo.expect({acts.NEXT: None})
+    if not todo.found(acts.NEXT):
+        parts = []
+        for seq, length in enumerate(sample.lengths.tolist()):
+            tokens = torch.as_tensor(sample.tokens[seq : seq + 1, :length], device=inputs.model.device).long()
+            final = inputs.model.run(tokens, [], final=True).final
+            assert final is not None
+            top = [likeliest(inputs.model.logits(part), next_tokens.COUNT) for part in final[0].split(_NEXT_POSITIONS)]
+            ids, logprob = (torch.cat(column).cpu().numpy() for column in zip(*top, strict=True))
+            count = ids.shape[1]
+            parts.append(
+                {
+                    "seq": np.full(ids.size, seq, np.int32),
+                    "pos": np.repeat(np.arange(length, dtype=np.int32), count),
+                    "rank": np.tile(np.arange(1, count + 1, dtype=np.int32), length),
+                    "token_id": ids.reshape(-1).astype(np.int32),
+                    "token": [tokenizer.text(int(token)) for token in ids.reshape(-1)],
+                    "logprob": logprob.reshape(-1),
+                    "prob": np.exp(logprob.reshape(-1)),
+                }
+            )
+        tables.write(path, "acts/next", parts)
+    todo.files[acts.NEXT] = todo.job.run.entry(path, tables.rows(path))
+    said = next_tokens.at(tables.read(path))
+    ends = [(seq, int(length) - 1) for seq, length in enumerate(sample.lengths)]
+    todo.facts["next_tokens"] = [[asdict(token) for token in said[end]] for end in ends]
 
 
 def _source(job: Job) -> tuple[TextSource, TextRequest]:

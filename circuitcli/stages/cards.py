@@ -11,15 +11,19 @@ from circuitcli.core.circuit import Edge, Node
 from circuitcli.core.sites import FeatureId, Site, parse_feature, resolve_pins
 from circuitcli.runtime.neuronpedia import Explained
 from circuitcli.stages import effects as effects_stage
+from circuitcli.stages import next_tokens
 from circuitcli.stages.edits import edits
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.graph import edges_of, nodes
 from circuitcli.stages.labels import Labels, saved
+from circuitcli.stages.next_tokens import Followed
 from circuitcli.stages.stage import Job
 from circuitcli.store import ablations, tables
 
 # Causes, and consequences, of one feature that its card names.
 EDGES = 10
+# Ablations whose effects on the likeliest next tokens it shows.
+ANSWERS = 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Card:
         causes: The largest |mean effects| of other features on it.
         consequences: Its largest |mean effects| on others; None if it wasn't ablated.
         planned: Whether the run's present settings lead to it; what was ablated for others stays, and is shown.
+        next_tokens: In a run on prompts, what the ablations that change them most do to the likeliest next tokens.
         labels: Of the features among causes and consequences, as far as they have one.
         explained: What Neuronpedia said of it when the graph was drawn, if it was asked.
         note: Why something is missing, and what to do; None if nothing is.
@@ -40,6 +45,7 @@ class Card:
     causes: tuple[Edge, ...]
     consequences: tuple[Edge, ...] | None
     planned: bool
+    next_tokens: tuple[Followed, ...]
     labels: dict[str, str]
     explained: Explained | None
     note: str | None
@@ -71,9 +77,13 @@ def cards(job: Job, features: Sequence[FeatureId], most: int = EDGES) -> list[Ca
     """A card for each feature."""
     table = tables.read(job.run.verified("effects", effects_stage.EFFECTS))
     known, planned = labelled(job), set(ablations.chosen(job.run))
-    keep = job.settings.effects.logit_tokens
+    keep, followed = job.settings.effects.logit_tokens, next_tokens.followed(job)
     return [
-        _card(job, replace(node, label=known.labels.get(node.id)), table, known, feature in planned, most)
+        replace(
+            _card(job, replace(node, label=known.labels.get(node.id)), table, known, most),
+            planned=feature in planned,
+            next_tokens=tuple(followed.get(feature, ())[:ANSWERS]),
+        )
         for feature, node in zip(features, nodes(job, features, keep), strict=True)
     ]
 
@@ -85,7 +95,7 @@ def labelled(job: Job) -> Labels:
     return replace(found, labels=found.labels | typed)
 
 
-def _card(job: Job, node: Node, table: tables.Columns, known: Labels, planned: bool, edges: int) -> Card:
+def _card(job: Job, node: Node, table: tables.Columns, known: Labels, edges: int) -> Card:
     feature = parse_feature(node.id)
     causes = edges_of(table, strongest(table, "down", feature, edges))
     consequences = edges_of(table, strongest(table, "up", feature, edges)) if node.n else None
@@ -94,7 +104,8 @@ def _card(job: Job, node: Node, table: tables.Columns, known: Labels, planned: b
         node,
         causes,
         consequences,
-        planned,
+        planned=False,
+        next_tokens=(),
         labels={name: known.labels[name] for name in others if name in known.labels},
         explained=known.explained.get(node.id),
         note=_missing(job, node),

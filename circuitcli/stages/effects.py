@@ -10,8 +10,9 @@ from circuitcli.core.effects import mean_effects
 from circuitcli.core.sites import SITES, Site
 from circuitcli.errors import InputError
 from circuitcli.runtime.tokenizer import Tokenizer
+from circuitcli.stages import next_tokens
 from circuitcli.stages.stage import Job, Outcome, Work, stage
-from circuitcli.store import ablations, tables
+from circuitcli.store import ablations, acts, tables
 from circuitcli.store.ablations import FeatureAblations
 
 NAME = "effects"
@@ -31,6 +32,9 @@ def run(job: Job) -> Outcome:
 def _work(job: Job, todo: Work) -> None:
     tokenizer = job.tokenizer
     parts: dict[str, list[tables.Columns]] = {EFFECTS: [], LOGITS: [], FEATURES: []}
+    clean: tables.Columns = {}
+    if "next" in next_tokens.kinds(job.settings):
+        parts[next_tokens.EFFECTS], clean = [], tables.read(job.run.verified("cache-acts", acts.NEXT))
     planned = set(ablations.chosen(job.run))
     measured = contexts = 0
     with job.report.track("Reducing effects", len(planned), "features") as done:
@@ -39,6 +43,8 @@ def _work(job: Job, todo: Work) -> None:
             parts[EFFECTS].append(effects)
             parts[LOGITS] += _logit_rows(result, job.settings.effects.logit_tokens, tokenizer)
             parts[FEATURES].append(_totals(result, effects))
+            if clean and (told := next_tokens.last_readings(result.next, clean)):
+                parts[next_tokens.EFFECTS].append(told)
             if result.feature in planned:
                 measured, contexts = measured + len(effects["n"]), contexts + len(result.contexts["seq"])
                 done(1)
@@ -54,7 +60,7 @@ def _work(job: Job, todo: Work) -> None:
 def results(job: Job) -> Iterator[FeatureAblations]:
     """The ablations of each feature, shard by shard, in the model's order."""
     for shard in ablations.stored(job.run):
-        yield from ablations.of_features(job.run, shard, shard.features, logits=job.settings.ablate.logits)
+        yield from ablations.of_features(job.run, shard, shard.features, next_tokens.kinds(job.settings))
 
 
 def planned(job: Job, table: tables.Columns) -> np.ndarray:

@@ -19,7 +19,7 @@ from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import edits as written
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages import formats as formatting
-from circuitcli.stages import growth, start
+from circuitcli.stages import growth
 from circuitcli.stages import labels as labelling
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.formats import Formats
@@ -167,7 +167,7 @@ def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str
         "edges_measured": len(measured),
     }
     name, created = _measured_by(job)
-    words = start.in_words(settings, (site.layer for site in sites))
+    words = str(job.run.require("ablate").facts.get("start", ""))
     about = {"run": name, "fingerprint": job.run.require("ablate").fingerprint, "created": created}
     return {
         "schema_version": SCHEMA_VERSION,

@@ -17,6 +17,7 @@ from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 from circuitcli.runtime.engine import slowness
 from circuitcli.saes import SaeEntry
+from circuitcli.stages import next_tokens
 from circuitcli.stages.fetch_saes import entries_of, load_sae
 from circuitcli.stages.stage import Job
 from circuitcli.stages.workload import batch_size, blocks, row_bytes
@@ -143,10 +144,29 @@ class Inputs:
             _Acts(self, sequences, int(lengths.max())),
             logits=logits,
             sequences=torch.as_tensor(sequences),
+            follow=self._follow(sequences, int(lengths.max())),
         )
         room = self.job.runtime.room(CLEAN_BYTES)
         if found.run.nbytes + sum(kept.run.nbytes for kept in self._clean.values()) <= room:
             self._clean[block] = found
+        return found
+
+    def _follow(self, sequences: np.ndarray, width: int) -> torch.Tensor | None:
+        """In prompts the likeliest next tokens at each position; the effects of each ablation on them are kept."""
+        if self.next_tokens is None:
+            return None
+        return torch.as_tensor(self.next_tokens[sequences, :width], device=self.job.runtime.device).long()
+
+    @cached_property
+    def next_tokens(self) -> np.ndarray | None:
+        """The ids of the likeliest next tokens, [n, t, k], in a run on prompts; 0 where there is no token."""
+        if not next_tokens.on_prompts(self.job.settings):
+            return None
+        table = tables.read(self.job.run.verified("cache-acts", acts.NEXT), ["seq", "pos", "rank", "token_id"])
+        found = np.zeros((*self.sample[0].shape, int(table["rank"].max())), np.int64)
+        counted = table["seq"] < len(found)
+        seq, pos, rank, token = (table[name][counted] for name in ("seq", "pos", "rank", "token_id"))
+        found[seq, pos, rank - 1] = token
         return found
 
     @cached_property

@@ -13,9 +13,11 @@ from circuitcli.core.contexts import Firings
 from circuitcli.core.sites import FeatureId
 from circuitcli.errors import UsageError
 from circuitcli.stages import effects as effects_stage
+from circuitcli.stages import next_tokens
 from circuitcli.stages.cards import labelled
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.graph import rows_of, token_effects
+from circuitcli.stages.next_tokens import FollowedToken, NextToken
 from circuitcli.stages.stage import Job
 from circuitcli.store import ablations, acts, tables
 
@@ -37,6 +39,7 @@ class Firing:
         kl: KL(clean ‖ ablated) of the next token where this ablation was read, nats: here (`top`), summed over here and
             later positions (`onward`), or at the sequence's last position (`all`). None if it wasn't ablated here, or
             without the next token.
+        next_tokens: What ablating it here does to the tokens that are likeliest where it was read; empty if it wasn't.
         promoted, suppressed: Over all contexts at which it was ablated; empty if it wasn't.
     """
 
@@ -44,16 +47,21 @@ class Firing:
     label: str | None
     activation: float
     kl: float | None
+    next_tokens: tuple[FollowedToken, ...]
     promoted: tuple[TokenEffect, ...]
     suppressed: tuple[TokenEffect, ...]
 
 
 @dataclass(frozen=True)
 class Position:
-    """A token of a prompt, and what fires on it: site by site in the model's order, the strongest first."""
+    """A token of a prompt, what the model itself says next, the likeliest first, and what fires on the token.
+
+    Features stand site by site in the model's order, the strongest first.
+    """
 
     pos: int
     token: str
+    next_tokens: tuple[NextToken, ...]
     features: tuple[Firing, ...]
 
 
@@ -92,16 +100,24 @@ def by_position(job: Job, features: Sequence[FeatureId] = (), per_site: int = PE
             for seq, pos, index, value in zip(kept.seq, kept.pos, kept.feature, kept.value, strict=True):
                 found[int(seq), int(pos)].append((FeatureId(site, int(index)), float(value)))
     effects = _effects(job, {feature for firing in found.values() for feature, _ in firing})
-    labels = labelled(job).labels
+    labels, said = labelled(job).labels, next_tokens.by_position(job)
+    followed = {(f, e.seq, e.pos): e.tokens for f, each in next_tokens.followed(job).items() for e in each}
     prompts = []
     for seq, length in enumerate(lengths.tolist()):
         positions = []
         for pos, token in enumerate(job.tokenizer.pieces(tokens[seq, :length].tolist())):
             firing = [
-                Firing(str(f), labels.get(str(f)), value, kl.get((f, seq, pos), kl.get((f, seq, WHOLE))), *effects[f])
+                Firing(
+                    str(f),
+                    labels.get(str(f)),
+                    value,
+                    kl.get((f, seq, pos), kl.get((f, seq, WHOLE))),
+                    followed.get((f, seq, pos), followed.get((f, seq, WHOLE), ())),
+                    *effects[f],
+                )
                 for f, value in found[seq, pos]
             ]
-            positions.append(Position(pos, token, tuple(firing)))
+            positions.append(Position(pos, token, said[seq, pos], tuple(firing)))
         prompts.append(Prompt(seq, tuple(positions)))
     return prompts
 
@@ -126,7 +142,7 @@ def _kl(job: Job) -> dict[tuple[FeatureId, int, int], float]:
     """KL of each ablation, by feature, sequence and edited position (−1: all)."""
     found = {}
     for shard in ablations.stored(job.run):
-        table = tables.read(job.run.verified("ablate", shard.names(logits=False)["contexts"]))
+        table = tables.read(job.run.verified("ablate", shard.names(("contexts",))["contexts"]))
         for index, seq, pos, kl in zip(*(table[name] for name in ("feature", "seq", "pos", "kl")), strict=True):
             if not np.isnan(kl):
                 found[FeatureId(shard.site, int(index)), int(seq), int(pos)] = float(kl)

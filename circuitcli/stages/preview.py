@@ -15,6 +15,7 @@ from circuitcli.core.contexts import Firings
 from circuitcli.core.sites import Site, last_block, resolve_pins
 from circuitcli.errors import InputError
 from circuitcli.saes import SaeEntry
+from circuitcli.stages import start as starting
 from circuitcli.stages.cache_acts import firings_in, read_sample
 from circuitcli.stages.doctor import Unrecorded
 from circuitcli.stages.estimate import Estimate, Named, count, estimate
@@ -58,6 +59,10 @@ class _Unread(Inputs):
         counted = self.job.settings.texts.num_sequences
         return found.tokens[:counted], found.lengths[:counted]
 
+    @cached_property
+    def next_tokens(self) -> np.ndarray | None:
+        return None  # the few that are followed take nothing
+
     def firings(self, site: Site) -> Firings:
         if site not in self._firings:
             sequences = self.blocks[0]
@@ -80,7 +85,8 @@ def preview(job: Job, entries: Sequence[SaeEntry]) -> Preview | None:
     for layer in {pin.site.layer for pin in pins} | {first.layer}:
         there = [pin.site for pin in pins if pin.site.layer == layer]
         share = settings.features.thinning
-        features = there or [s for s in widths if s.layer == layer for _ in range(max(1, round(share * widths[s])))]
+        least = starting.at_least(settings)
+        features = there or [s for s in widths if s.layer == layer for _ in range(max(least, round(share * widths[s])))]
         counts = {site: [settings.features.seq_cap] * features.count(site) for site in set(features)}
         named[layer] = Named(len(features), counts)
     ablations = estimate(inputs, count(inputs, named, exact=False))

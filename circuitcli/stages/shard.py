@@ -77,6 +77,8 @@ class ShardWork:
         }
         if self.logits:
             parts["logits"] = list(self._logit_rows())
+        if self.inputs.next_tokens is not None and self.logits:
+            parts["next"] = [columns for firings, result in results for columns in self._next_rows(firings, result)]
         return parts
 
     def _ablate(self, rows: ablation.Rows, clean: ablation.Clean, part: slice) -> tuple[slice, ablation.Ablated]:
@@ -106,6 +108,26 @@ class ShardWork:
             self._require_finite(kl, here)
         site = {"layer": self.shard.site.layer, "site": self.shard.site.name}
         return site | {"feature": here.feature, "seq": here.seq, "pos": here.pos, "activation": here.value, "kl": kl}
+
+    def _next_rows(self, here: Firings, result: ablation.Ablated) -> Iterator[tables.Columns]:
+        """What each ablation did to the likeliest next tokens at each position where it was read."""
+        if result.followed is None:
+            return
+        ids, logprob, prob = (_numpy(column) for column in result.followed)
+        count, k = ids.shape
+        row = np.repeat(result.row.numpy(), k)
+        yield {
+            "layer": self.shard.site.layer,
+            "site": self.shard.site.name,
+            "feature": here.feature[row],
+            "seq": here.seq[row],
+            "pos": here.pos[row],
+            "down_pos": np.repeat(result.pos.numpy(), k).astype(np.int32),
+            "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), count),
+            "token_id": ids.reshape(-1).astype(np.int32),
+            "effect": logprob.reshape(-1),
+            "prob_effect": prob.reshape(-1),
+        }
 
     def _require_finite(self, kl: np.ndarray, here: Firings) -> None:
         beyond = np.flatnonzero(~np.isfinite(kl))

@@ -40,7 +40,9 @@ DECIDES = {
     "graph": ("graph.min_effect", "graph.max_edges", "graph.extend", "graph.labels", "contexts.view"),
 }
 # Those that only decide which of them are computed.
-CHOOSES = {"ablate": ("features.pinned", "features.thinning", "features.branching", "features.max_features")}
+CHOOSES = {
+    "ablate": ("features.pinned", "features.start", "features.thinning", "features.branching", "features.max_features")
+}
 # Stages whose work is too dear to throw away unasked.
 NEEDS_MODEL = ("cache-acts", "ablate")
 _LIBRARIES = ("torch", "transformer_lens", "transformers", "numpy", "pyarrow")

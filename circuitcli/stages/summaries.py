@@ -9,8 +9,10 @@ import numpy as np
 from circuitcli.core.circuit import Context, Edge, TokenEffect
 from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
 from circuitcli.stages import effects as effects_stage
+from circuitcli.stages import next_tokens
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.graph import largest_edges, rows_of, token_effects, top_contexts
+from circuitcli.stages.next_tokens import Followed
 from circuitcli.stages.stage import Job
 from circuitcli.store import acts, tables
 
@@ -34,6 +36,7 @@ class TokenSummary:
     kl_mean: float
     promoted: tuple[TokenEffect, ...]
     suppressed: tuple[TokenEffect, ...]
+    next_tokens: Followed | None = None  # by the ablation that changes the likeliest most, in a run on prompts
 
 
 def top_features(job: Job, count: int) -> list[FeatureSummary]:
@@ -92,9 +95,12 @@ def top_tokens(job: Job, count: int) -> tuple[list[TokenSummary], list[TokenSumm
     now = [names.index(str(pin)) for pin in pins] or largest[planned[largest]][:count].tolist()
     earlier = largest[~planned[largest]][:count].tolist()
     rows = rows_of(logits, [parse_feature(names[i]) for i in (*now, *earlier)])
+    followed = next_tokens.followed(job)
 
     def summary(i: int) -> TokenSummary:
         n, kl = int(totals["n"][i]), float(totals["kl_mean"][i])
-        return TokenSummary(names[i], n, kl, *token_effects(rows[parse_feature(names[i])]))
+        feature = parse_feature(names[i])
+        strongest = next(iter(followed.get(feature, ())), None)
+        return TokenSummary(names[i], n, kl, *token_effects(rows[feature]), strongest)
 
     return [summary(i) for i in now], [summary(i) for i in earlier]

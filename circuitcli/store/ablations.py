@@ -13,7 +13,13 @@ from circuitcli.store import tables
 from circuitcli.store.records import FileEntry, fingerprint
 from circuitcli.store.run import Run
 
-KINDS = ("effects", "contexts", "logits")
+
+def kinds(*, logits: bool, prompts: bool) -> tuple[str, ...]:
+    """The tables of a shard, in the order in which they are written: it counts as done once it has its contexts.
+
+    With the next token `logits`, and of prompts `next`.
+    """
+    return ("effects", *(("logits",) if logits else ()), *(("next",) if logits and prompts else ()), "contexts")
 
 
 @dataclass(frozen=True)
@@ -30,14 +36,14 @@ class Shard:
         inputs = {"stage": stage_fingerprint, "site": str(site), "features": list(features)}
         return cls(site, tuple(features), fingerprint(inputs)[:16])
 
-    def names(self, *, logits: bool) -> dict[str, str]:
-        """The path of each of its tables."""
-        return {kind: f"ablations/{kind}-{self.digest}.parquet" for kind in KINDS if kind != "logits" or logits}
+    def names(self, kinds: Iterable[str]) -> dict[str, str]:
+        """The path of each of its tables of these kinds."""
+        return {kind: f"ablations/{kind}-{self.digest}.parquet" for kind in kinds}
 
-    def planned(self, *, logits: bool) -> dict[str, Any]:
+    def planned(self, kinds: Iterable[str]) -> dict[str, Any]:
         """What a plan says of its files."""
         what = {"layer": self.site.layer, "site": self.site.name, "features": list(self.features)}
-        return dict.fromkeys(self.names(logits=logits).values(), what)
+        return dict.fromkeys(self.names(kinds).values(), what)
 
 
 def shards(planned: dict[str, Any]) -> list[Shard]:
@@ -50,13 +56,12 @@ def shards(planned: dict[str, Any]) -> list[Shard]:
 
 
 def write(run: Run, shard: Shard, parts: dict[str, list[tables.Columns]]) -> dict[str, FileEntry]:
-    """Write a shard's tables; contexts last, since a shard counts as done once it has them."""
+    """Write a shard's tables in the order of their kinds."""
     entries = {}
-    names = shard.names(logits="logits" in parts)
-    for kind in sorted(names, key=("effects", "logits", "contexts").index):
-        path = run.path(names[kind])
+    for kind, name in shard.names(kinds(logits="logits" in parts, prompts="next" in parts)).items():
+        path = run.path(name)
         rows = tables.write(path, f"ablations/{kind}", parts[kind])
-        entries[names[kind]] = run.entry(path, rows)
+        entries[name] = run.entry(path, rows)
     return entries
 
 
@@ -68,7 +73,7 @@ def stored(run: Run) -> list[Shard]:
     """
     record, plan = run.require("ablate"), run.plan("ablate")
     found = shards(plan.shards if plan else {})
-    return [shard for shard in found if record.files.keys() >= set(shard.names(logits=False).values())]
+    return [shard for shard in found if record.files.keys() >= set(shard.names(("contexts",)).values())]
 
 
 def chosen(run: Run) -> list[FeatureId]:
@@ -81,18 +86,20 @@ class FeatureAblations:
     """What ablating one feature did, as stored.
 
     `contexts` has a row for each ablation, `effects` a row for each downstream feature that changed at one (with
-    `context`, the index of the row in `contexts`), `logits` the most changed tokens (empty without logits).
+    `context`, the index of the row in `contexts`), `logits` the most changed tokens (empty without logits), `next` what
+    each ablation did to the tokens that were likeliest where it was read (of prompts, else empty).
     """
 
     feature: FeatureId
     contexts: tables.Columns
     effects: tables.Columns
     logits: tables.Columns
+    next: tables.Columns
 
 
-def of_features(run: Run, shard: Shard, wanted: Iterable[int], *, logits: bool) -> Iterator[FeatureAblations]:
+def of_features(run: Run, shard: Shard, wanted: Iterable[int], kinds: Sequence[str]) -> Iterator[FeatureAblations]:
     """What the wanted features of a shard did, one after another; hashes are checked of files that are recorded."""
-    names, record = shard.names(logits=logits), run.record("ablate")
+    names, record = shard.names(kinds), run.record("ablate")
     recorded = record.files if record else {}  # a record of other features doesn't know this shard
     whole = {
         kind: tables.read(run.verified("ablate", name) if name in recorded else run.path(name))
@@ -105,8 +112,11 @@ def of_features(run: Run, shard: Shard, wanted: Iterable[int], *, logits: bool) 
         place = {key: i for i, key in enumerate(zip(contexts["seq"].tolist(), contexts["pos"].tolist(), strict=True))}
         keys = zip(effects["seq"].tolist(), effects["pos"].tolist(), strict=True)
         effects["context"] = np.asarray([place[key] for key in keys], np.int64)
-        tokens = _pick(whole["logits"], whole["logits"]["feature"] == index) if logits else empty
-        yield FeatureAblations(FeatureId(shard.site, index), contexts, effects, tokens)
+        tokens, told = (
+            _pick(whole[kind], whole[kind]["feature"] == index) if kind in whole else empty
+            for kind in ("logits", "next")
+        )
+        yield FeatureAblations(FeatureId(shard.site, index), contexts, effects, tokens, told)
 
 
 def _pick(columns: tables.Columns, mask: np.ndarray) -> tables.Columns:

@@ -20,6 +20,7 @@ from circuitcli.store.run import Run
 TOKENS = "acts/tokens.safetensors"
 CONTEXTS = "acts/contexts.parquet"
 FEATURES = "acts/features.parquet"
+NEXT = "acts/next.parquet"
 
 
 def shard_name(stage_fingerprint: str, site: Site, first: int, stop: int) -> str:

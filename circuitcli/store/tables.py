@@ -32,6 +32,9 @@ _COLUMNS = {
     "ablations/effects": "up_layer up_site up_feature seq pos down_layer down_site down_feature down_pos clean ablated",
     "ablations/contexts": "layer site feature seq pos activation kl",
     "ablations/logits": "layer site feature token_id effect_mean prob_effect_mean",
+    "acts/next": "seq pos rank token_id token logprob prob",
+    "ablations/next": "layer site feature seq pos down_pos rank token_id effect prob_effect",
+    "effects/next": "layer site feature seq pos down_pos rank token_id token logprob prob effect prob_effect",
     "effects/effects": "up_layer up_site up_feature down_layer down_site down_feature "
     "n effect_mean effect_std ci_low ci_high",
     "effects/logits": "layer site feature token_id token effect_mean prob_effect_mean n rank",

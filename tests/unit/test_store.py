@@ -226,7 +226,7 @@ def test_shards_are_named_by_what_they_hold():
     digests = {ablations.Shard.of(*inputs).digest for inputs in (base, *others)}
     assert len(digests) == 4
     shard = ablations.Shard.of(*base)
-    assert ablations.shards(shard.planned(logits=True)) == [shard]
+    assert ablations.shards(shard.planned(ablations.kinds(logits=True, prompts=True))) == [shard]
     assert len({acts.shard_name("f" * 64, Site(0, "z"), 0, stop) for stop in (1, 2)}) == 2
 
 

@@ -1,0 +1,74 @@
+"""What a gradient says an ablation would do, where measuring all of them would take too long.
+
+For a feature j that fires at position p of a sequence, replaced by 0 (attribution patching: Nanda 2023, Syed et al.
+2023):
+
+    e = ∂m/∂x_p · (−σ·a_j·W_dec[j])          m = Σ_q max_v log p(v | x_≤q), over the positions q that are read
+
+so e estimates, in nats, what ablating j there does to the log-probability of the model's likeliest next tokens. One
+pass forward and one backward serve every feature of a site.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitcli.core.model import Edit, Model
+from circuitcli.core.sae import Sae
+
+# Values that are held at once: logits, and the directions of features.
+_VALUES = 2**24
+
+
+def estimates(
+    model: Model,
+    sae: Sae,
+    tokens: Int[Tensor, "s t"],
+    read: Bool[Tensor, "s t"],
+    firing: tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, " n"]],
+) -> Float[Tensor, " n"] | None:
+    """E of each firing, nats; None where no gradient can be had of this model.
+
+    Args:
+        model: The model.
+        sae: The SAE of the site.
+        tokens: Sequences, padded right, on the model's device.
+        read: Where the next token is read.
+        firing: Sequence (a row of `tokens`), position, feature and activation of each firing, on the same device.
+    """
+    seq, pos, feature, activation = firing
+    with torch.enable_grad():
+        zero = torch.zeros(*tokens.shape, sae.d_in, dtype=torch.float32, device=tokens.device, requires_grad=True)
+        run = model.run(tokens, [sae.site], final=True, edit=Edit(sae.site, zero))
+        assert run.final is not None
+        if not run.final.requires_grad:
+            return None
+        towards = _towards(model, run.final.detach(), read)
+        if towards is None:
+            return None
+        (gradient,) = torch.autograd.grad(run.final, zero, towards)
+    if not bool(gradient.isfinite().all()):
+        return None
+    x, size = run.sites[sae.site].detach(), max(1, _VALUES // sae.d_in)
+    found = []
+    for part in torch.arange(len(seq), device=tokens.device).split(size):
+        at = seq[part], pos[part]
+        delta = sae.edit(x[at], feature[part], activation[part], torch.zeros_like(activation[part]))
+        found.append((delta * gradient[at]).sum(-1))
+    return torch.cat(found) if found else activation
+
+
+def _towards(model: Model, final: Float[Tensor, "s t d"], read: Bool[Tensor, "s t"]) -> Float[Tensor, "s t d"] | None:
+    """∂m/∂(the stream after the last block); None where the head passes no gradient."""
+    towards = torch.zeros_like(final)
+    rows = read.nonzero()
+    for part in rows.split(max(1, _VALUES // model.shape.d_vocab)):
+        at = part[:, 0], part[:, 1]
+        stream = final[at].requires_grad_()
+        said = model.logits(stream).log_softmax(-1).amax(-1).sum()
+        if not said.requires_grad:
+            return None
+        (towards[at],) = torch.autograd.grad(said, stream)
+    return towards
