@@ -1,7 +1,7 @@
 """The second route: GPT-2 by plain `transformers` with torch hooks, SAEs by hand; nothing here is circuitcli's.
 
 Everything is float64, so that what differs from the tool is the tool's rounding. An SAE is read from its SAELens
-folder, and its formulas are those of DESIGN §2, written out again:
+folder, and its formulas are those of docs/architecture.md §2, written out again:
 
     pre(x)  none: x     layer_norm: (x − mean) / (std + 1e-5)
     a       act((pre(x) − b_dec) W_enc + b_enc)

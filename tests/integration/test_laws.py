@@ -1,4 +1,4 @@
-"""Laws 1 to 4 of DESIGN §6, and the law of centring, on the tiny model at every site."""
+"""Laws 1 to 4 of docs/architecture.md §6, and the law of centring, on the tiny model at every site."""
 
 from dataclasses import replace
 from pathlib import Path
