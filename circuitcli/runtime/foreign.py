@@ -12,6 +12,7 @@ from circuitcli.errors import InputError
 from circuitcli.runtime.lfs import refuse_pointer
 
 _MAX_JSON_BYTES, _MAX_DEPTH = 256 << 20, 64
+_LONGEST_REASON = 300
 _AGAIN = "Get it again."
 
 
@@ -76,7 +77,7 @@ def why(error: BaseException) -> str:
     """What an error says, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).strip().partition("\n")[0].rstrip(" .:") or type(error).__name__
+    return str(error).strip().partition("\n")[0][:_LONGEST_REASON].rstrip(" .:") or type(error).__name__
 
 
 _SHORT = reprlib.Repr()

@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.supported_models import MODEL_ALIASES
+from transformers import PreTrainedTokenizerFast
 
 from circuitcli.core.model import Activations, BlockSizes, Edit, ModelShape, Pass, Places
 from circuitcli.core.sites import Site, last_block
@@ -24,9 +27,10 @@ from circuitcli.runtime import agreement, weights
 from circuitcli.runtime.agreement import Disagreement
 from circuitcli.runtime.attention import Behind, Kept, native, through_the_door, using
 from circuitcli.runtime.calls import Calls, recorder
-from circuitcli.runtime.checkpoint import Checkpoint, unfit
+from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import Runtime, out_of_memory
 from circuitcli.runtime.head import Head
+from circuitcli.runtime.unfit import unfit
 from circuitcli.runtime.verdicts import Verdicts
 
 
@@ -241,8 +245,9 @@ def _bridge(loaded: Any, checkpoint: Checkpoint, runtime: Runtime) -> Any:
             dtype=runtime.dtype,
             trust_remote_code=False,
             hf_model=loaded,
+            tokenizer=_stand_in(),
         )
-    except (OSError, ValueError) as error:  # its tokenizer, or an architecture that it doesn't know
+    except (OSError, ValueError) as error:  # an architecture that it doesn't know
         raise unfit(checkpoint.name, str(error).split(". ")[0]) from None  # not the list of those that it knows
     through_the_door(loaded)  # again: the bridge has chosen another
     for block in bridge.blocks:
@@ -251,6 +256,11 @@ def _bridge(loaded: Any, checkpoint: Checkpoint, runtime: Runtime) -> Any:
     for parameter in bridge.parameters():
         parameter.requires_grad_(False)
     return bridge
+
+
+def _stand_in() -> Any:
+    """A tokenizer of one word. The bridge is given ids, and would read a model's own by rules of its own."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")), unk_token="?")
 
 
 @contextmanager

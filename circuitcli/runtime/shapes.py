@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from circuitcli.core.model import ModelShape
 from circuitcli.errors import UsageError, nearest
-from circuitcli.runtime.checkpoint import Checkpoint, shape_of
+from circuitcli.runtime.checkpoint import Checkpoint
+from circuitcli.runtime.configuration import shape_of
 from circuitcli.runtime.device import Runtime
 
 if TYPE_CHECKING:

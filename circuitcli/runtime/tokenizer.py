@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from circuitcli.runtime.checkpoint import BROKEN, Checkpoint, unfit
+from circuitcli.errors import InputError
+from circuitcli.runtime.checkpoint import Checkpoint
+from circuitcli.runtime.foreign import json_object
 from circuitcli.runtime.pieces import Pieces
+from circuitcli.runtime.unfit import reading, unfit
 
 
 class Tokenizer:
@@ -21,22 +24,44 @@ class Tokenizer:
         """
         from transformers import AutoTokenizer
 
-        try:
+        self._name, self._size = checkpoint.name, checkpoint.shape.d_vocab
+        config = checkpoint.config()
+        _check(checkpoint)
+        with reading(checkpoint.name):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                checkpoint.folder, trust_remote_code=False, local_files_only=True
+                checkpoint.folder, config=config, trust_remote_code=False, local_files_only=True
             )
-        except BROKEN as error:
-            raise unfit(checkpoint.name, error) from None
 
     @property
     def bos(self) -> int | None:
-        """The id of BOS, if there is one."""
+        """The id of BOS, if there is one.
+
+        Raises:
+            InputError: The model has no such token.
+        """
         found = self._tokenizer.bos_token_id
-        return None if found is None else int(found)
+        return None if found is None else self._known([int(found)])[0]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids, no special token added."""
-        return list(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        """Token ids, no special token added.
+
+        Raises:
+            InputError: The tokenizer gives one that the model hasn't.
+        """
+        with reading(self._name):
+            tokens = list(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+        return self._known(tokens)
+
+    def _known(self, tokens: list[int]) -> list[int]:
+        """A tokenizer may have been given more tokens than the model has rows for; they matter once a text has one."""
+        beyond = next((token for token in tokens if not 0 <= token < self._size), None)
+        if beyond is not None:
+            raise InputError(
+                f"The tokenizer of {self._name} gives {self._entry(beyond)!r} the id {beyond}; the model's go to "
+                f"{self._size - 1}.",
+                hint="Use the tokenizer that belongs to its weights, or a text without that token.",
+            )
+        return tokens
 
     def pieces(self, tokens: Sequence[int], start: int = 0, stop: int | None = None) -> list[str]:
         """The tokens of a sequence, or those from `start` to before `stop`, as text: together they are what it says."""
@@ -59,3 +84,10 @@ class Tokenizer:
         except (IndexError, OverflowError):  # of an id beyond the vocabulary most say None, and some raise
             return None
         return None if found is None else str(found)
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    """Refuse a configuration that names other files: they are in no identity, and on the hub weren't fetched."""
+    path = checkpoint.folder / "tokenizer_config.json"
+    if path.exists() and json_object(path).get("fast_tokenizer_files"):
+        raise unfit(checkpoint.name, f"its {path.name} names the tokenizer's files itself (fast_tokenizer_files)")

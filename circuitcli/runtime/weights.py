@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 
 from circuitcli.core.model import BlockSizes
-from circuitcli.runtime.checkpoint import BROKEN, Checkpoint, unfit
+from circuitcli.runtime import headers, model_files
+from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import Runtime
+from circuitcli.runtime.unfit import reading, unfit
 
 # Others give hooks no attention scores, and some drop Gemma's soft cap.
 ATTENTION = "eager"
@@ -26,11 +27,16 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> Any:
     """The model in transformers, with every weight from its files.
 
     Raises:
-        InputError: They lack a tensor, or have it in another shape: transformers would fill it in at random.
+        InputError: They are damaged, lack a tensor, or have it in another shape: transformers would fill it in at
+            random.
     """
-    try:
+    config = checkpoint.config()
+    tensors = headers.read(checkpoint.name, model_files.weights(checkpoint.name, checkpoint.folder))
+    headers.check(checkpoint.name, config, tensors, attention=ATTENTION)
+    with reading(checkpoint.name):
         model, said = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
+            config=config,
             dtype=runtime.dtype,
             attn_implementation=ATTENTION,
             trust_remote_code=False,
@@ -38,9 +44,8 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> Any:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (*BROKEN, SafetensorError) as error:
-        raise unfit(checkpoint.name, error) from None
-    beyond = sorted(key for key in said["unexpected_keys"] if _layer(key) >= checkpoint.shape.n_layers)
+    model.config.architectures = [type(model).__name__]  # what it is, and not what its configuration says
+    beyond = sorted(key for key in said["unexpected_keys"] if headers.layer_of(key) >= checkpoint.shape.n_layers)
     if beyond:
         raise unfit(
             checkpoint.name,
@@ -53,12 +58,6 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> Any:
     if mismatched:
         raise unfit(checkpoint.name, f"its config.json gives other sizes than its weights to {_some(mismatched)}")
     return model.to(runtime.device).eval()
-
-
-def _layer(key: str) -> int:
-    """The block that a tensor belongs to by its name, −1 if none."""
-    found = re.search(r"(?:^|\.)(?:h|layers)\.(\d+)\.", key)
-    return int(found[1]) if found else -1
 
 
 def _some(names: Sequence[str], shown: int = 3) -> str:
@@ -77,7 +76,11 @@ def random(config: Any, runtime: Runtime, *, attention: str | None = None) -> An
 def bare(checkpoint: Checkpoint, runtime: Runtime) -> Callable[[Tensor], Tensor]:
     """Transformers' own pass over a checkpoint, as it comes: from tokens to logits."""
     model = AutoModelForCausalLM.from_pretrained(
-        checkpoint.folder, dtype=runtime.dtype, trust_remote_code=False, local_files_only=True
+        checkpoint.folder,
+        config=checkpoint.config(),
+        dtype=runtime.dtype,
+        trust_remote_code=False,
+        local_files_only=True,
     )
     return forward(model.to(runtime.device).eval())
 
@@ -106,7 +109,7 @@ def sizes(model: Any) -> BlockSizes:
     """The weights of one block by what they do: matrices alone, each used once a position."""
     found = {"attention_in": 0, "attention_out": 0, "mlp": 0}
     for name, parameter in model.named_parameters():
-        if parameter.ndim < 2 or _layer(name) != 0:
+        if parameter.ndim < 2 or headers.layer_of(name) != 0:
             continue
         if "attn" not in name and "attention" not in name:
             found["mlp"] += parameter.numel()

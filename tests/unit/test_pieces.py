@@ -38,8 +38,10 @@ def both(kind: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer
 def loaded(kind: str, base: Path) -> tuple[Tokenizer, Backend]:
     """Ours, and the one it is made of."""
     folder = tokenizers_of.save(kind, base / f"tokenizer of {kind}")
-    checkpoint = Checkpoint(kind, folder, ModelShape(1, 1, 1, 1, 1), None, ())
-    return Tokenizer(checkpoint), Backend.from_file(str(folder / "tokenizer.json"))
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    shape = ModelShape(n_layers=1, d_model=1, d_vocab=backend.get_vocab_size(), n_ctx=1, d_z=1)
+    return Tokenizer(Checkpoint(kind, folder, shape, None, ())), backend
 
 
 def joined(pieces: list[str]) -> str:

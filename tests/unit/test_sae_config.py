@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from strange import NASTY, device, folder, nested, pointer, safetensors, said_by
 from test_saes import D_IN, D_SAE, SITE, config, facts, files, put, refused, weights, write
 from torch import Tensor
 
@@ -157,21 +158,6 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     assert facts(folder) | {"sha256": ""} == plain | {"sha256": ""}
 
 
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 300123\n".format("a" * 64)
-
-
-def pointer(path: Path) -> None:
-    path.write_text(POINTER)
-
-
-def folder(path: Path) -> None:
-    path.mkdir()
-
-
-def device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
 @pytest.mark.parametrize(
     ("make", "words"),
@@ -203,28 +189,6 @@ def test_numbers_of_another_kind_are_refused(tmp_path: Path, dtype: torch.dtype,
     assert str(dtype).removeprefix("torch.") in message
 
 
-NASTY: list[Any] = [
-    "", " ", "\0", "\ud800", "a\nb", "x" * 100_000, 0, -1, 1.5, 1e308, float("nan"), float("inf"), 2**63, 10**400, True,
-    False, [], {}, [[]], {"": None}, ["\ud800"], {"\0": 1},
-]  # fmt: skip
-
-
-def said_by(action: Callable[[], object]) -> str:
-    """What is said where it is refused; anything but a refusal is raised."""
-    try:
-        action()
-    except InputError as error:
-        return error.message + error.hint
-    return ""
-
-
-def nested(depth: int) -> Any:
-    made: Any = 1
-    for _ in range(depth):
-        made = [made]
-    return made
-
-
 def places() -> Iterator[tuple[str, str | None]]:
     """Every key that any reader looks at, and what it lies in."""
     keys = ("architecture", "activation_fn", "activation_fn_str", "normalize_activations", "reshape_activations",
@@ -251,10 +215,6 @@ def test_no_value_of_any_key_ends_in_a_traceback(tmp_path: Path, architecture: s
             said_of_it = said_by(lambda: _saelens.spec(_saelens.read_config(path), str(path)))
             assert "\n" not in said_of_it, (key, value)
             assert len(said_of_it) < 1000, (key, value)
-
-
-def safetensors(header: bytes, data: bytes = b"") -> bytes:
-    return len(header).to_bytes(8, "little") + header + data
 
 
 def header(**entry: Any) -> bytes:
