@@ -13,7 +13,7 @@ from circuitcli.renderers._node import Box, box
 RANK_GAP, BOX_GAP = 80, 22  # points between ranks, and between boxes of a rank
 HEADING_WIDTH = 240
 PAGE = 4 / 3  # width over height
-WORTH = 0.75  # a rank is broken where the whole then is at most so large: it takes longer to read
+WORTH = 2 / 3  # a rank is broken where the whole then is at most so large: it takes longer to read
 
 Ranks = dict[str, list[tuple[Node, Box]]]
 T = TypeVar("T")

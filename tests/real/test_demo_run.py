@@ -10,6 +10,8 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import browser
+import geometry
 import pytest
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -58,6 +60,19 @@ def test_every_file_is_there_and_every_picture_opens(demo_run):
     assert ET.parse(graph / "circuit.svg").getroot().tag.endswith("svg")
     assert (graph / "circuit.png").read_bytes().startswith(b"\x89PNG")
     assert Path(graph / "circuit.dot").read_text(encoding="utf-8").startswith("digraph")
+
+
+def test_no_arrow_runs_behind_a_box(demo_run):
+    """In the svg and on the page."""
+    graph = demo_run["folder"] / demo_run["run"] / "graph"
+    root = ET.parse(graph / "circuit.svg").getroot()
+    arrows = list(geometry.arrows(root))
+    assert len(arrows) == demo_run["edges"]
+    assert geometry.hidden(geometry.frames(root), iter(arrows)) == []
+    with browser.chromium() as found:
+        page = browser.Opened(found, graph / "circuit.html")
+        assert len(page.arrows()) == demo_run["edges"]
+        assert page.hidden() == []
 
 
 def test_heavens_follows_the_opening_words():
