@@ -1,8 +1,10 @@
 """All that a run should hold, computed anew by the second route: plain transformers, and SAEs by hand, in float64."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -52,10 +54,21 @@ class Brute:
     """A run's text and SAEs, and from them everything else."""
 
     def __init__(
-        self, run: Path, model: PlainModel, saes: dict[Place, PlainSae], names: list[str], counted: int
+        self,
+        run: Path,
+        model: PlainModel,
+        saes: dict[Place, PlainSae],
+        names: list[str],
+        counted: int,
+        special: Mapping[int, Collection[int]] = MappingProxyType({}),
     ) -> None:
-        """`names` are the sites of each layer; of the stored sequences the first `counted` count."""
+        """`names` are the sites of each layer; of the stored sequences the first `counted` count.
+
+        `special` says where in each sequence special tokens stand: at these, as at position 0, nothing is counted, nor
+        edited, and no latent is read.
+        """
         self.model, self.counted = model, counted
+        self.outliers = lambda seq: [0, *special.get(seq, ())]
         self.saes = {place: sae for place, sae in sorted(saes.items(), key=_order) if place[1] in names}
         stored = load_file(run / "acts/tokens.safetensors")
         pairs = zip(stored["tokens"].long(), stored["lengths"], strict=True)
@@ -69,16 +82,20 @@ class Brute:
     @cached_property
     def latents(self) -> dict[Place, list[Tensor]]:
         """Every latent at every position of every sequence; position 0 counts as silent."""
-        return {place: [self._latents(place, sites[place]) for sites, _ in self.clean] for place in self.saes}
+        return {
+            place: [self._latents(place, seq, sites[place]) for seq, (sites, _) in enumerate(self.clean)]
+            for place in self.saes
+        }
 
-    def _latents(self, place: Place, x: Tensor) -> Tensor:
+    def _latents(self, place: Place, seq: int, x: Tensor) -> Tensor:
         latents = self.saes[place].encode(x)
-        latents[0] = 0
+        latents[self.outliers(seq)] = 0
         return latents
 
     def counted_latents(self, place: Place) -> Tensor:
-        """Latents at the counted positions: 1 to the last of the sequences that count."""
-        return torch.cat([a[1:] for a in self.latents[place][: self.counted]])
+        """Latents at the counted positions: 1 to the last of the sequences that count, but for special tokens."""
+        whole = enumerate(self.latents[place][: self.counted])
+        return torch.cat([a[[p for p in range(len(a)) if p not in self.outliers(seq)]] for seq, a in whole])
 
     def doubtful(self, place: Place, seq: int) -> Tensor:
         """Which latents rounding may decide, in the clean pass."""
@@ -93,14 +110,15 @@ class Brute:
     def ablate(
         self, place: Place, feature: int, seq: int, pos: int, replacement: float, horizon: int | None = 0
     ) -> Outcome:
-        """Replace one feature at one position (−1: at every position from 1 on).
+        """Replace one feature at one position (−1: at every position but the outliers).
 
-        It is read there and at so many positions behind (None: all), or, edited everywhere, at the last.
+        It is read there and at so many positions behind (None: all), or, edited everywhere, at the last; of latents,
+        where the last is a special token, at the last other one.
         """
         before, logp = self.clean[seq]
         x = before[place]
         where = torch.zeros(len(x), 1, dtype=torch.float64)
-        where[slice(1, None) if pos < 0 else pos] = 1
+        where[[p for p in range(len(x)) if p not in self.outliers(seq)] if pos < 0 else pos] = 1
         delta = self.saes[place].edit(x, feature, replacement) * where
         after, ablated_logp = self.model.run(self.sequences[seq], (place, delta))
         last = len(x) - 1
@@ -108,7 +126,10 @@ class Brute:
         positions = [last] if pos < 0 else list(range(pos, behind + 1))
         downstream = self.downstream(place)
         reads = {
-            (down, at): self._read(down, before[down][at], after[down][at]) for down in downstream for at in positions
+            (down, at): self._read(down, before[down][at], after[down][at])
+            for down in downstream
+            for at in (positions if pos >= 0 else [max(set(range(len(x))) - {*self.outliers(seq)})])
+            if at not in self.outliers(seq)
         }
         change = ablated_logp[positions] - logp[positions]
         kl = -(logp[positions].exp() * change).sum()

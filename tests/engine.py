@@ -37,12 +37,13 @@ def rows(
     return Rows(*columns, replacement, torch.arange(len(columns[0])))
 
 
-def encoded(model: Model, saes: Mapping[Site, Sae], text: Text) -> dict[Site, Active]:
-    """What every SAE makes of every position but the first."""
+def encoded(model: Model, saes: Mapping[Site, Sae], text: Text, special: Tensor | None = None) -> dict[Site, Active]:
+    """What every SAE makes of every position but the first and special tokens."""
     tokens, lengths = text
     width = int(lengths.max())
     read = model.run(tokens[:, :width], list(saes)).sites
     counted = (torch.arange(width) >= 1) & (torch.arange(width) < lengths.unsqueeze(1))
+    counted &= True if special is None else ~special
     place = counted.flatten().nonzero().squeeze(1)
     found = {}
     for site, sae in saes.items():
@@ -51,10 +52,13 @@ def encoded(model: Model, saes: Mapping[Site, Sae], text: Text) -> dict[Site, Ac
     return found
 
 
-def clean_of(model: Model, saes: Mapping[Site, Sae], text: Text, *, logits: bool = True) -> Clean:
+def clean_of(
+    model: Model, saes: Mapping[Site, Sae], text: Text, *, logits: bool = True, special: Tensor | None = None
+) -> Clean:
     """The clean passes of some sequences."""
     tokens, lengths = text
-    return read_clean(model, list(saes), tokens, lengths, encoded(model, saes, text), logits=logits)
+    acts = encoded(model, saes, text, special)
+    return read_clean(model, list(saes), tokens, lengths, acts, logits=logits, special=special)
 
 
 def ablated(

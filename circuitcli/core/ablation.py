@@ -4,12 +4,14 @@ For a batch of rows, each one feature j at one context (sequence s, position p):
 
 1.  Run each sequence once, clean: the activations x of the edited sites, the stream after the last block, and the keys
     and values of every block. What the SAEs make of the sequences is known before (`cache-acts`).
-2.  δ = σ·(c − a_j)·W_dec[j] at p (`top`, `onward`), or at every position ≥ 1 (`all`); everything else of x stays.
+2.  δ = σ·(c − a_j)·W_dec[j] at p (`top`, `onward`), or at every position ≥ 1 that is no special token (`all`);
+    everything else of x stays.
 3.  Resume the model at the edited site with x + δ. Nothing before the site is computed again, and nothing before the
     first edited position either: attention is causal, so that earlier positions, their keys and their values stay as
     they were. In later blocks the key and value of a position that is computed again come from the edited stream.
 4.  Encode the downstream sites with their SAEs where the row is read: at p (`top`), at every position from p on, as far
-    as the horizon (`onward`), at the last position (`all`).
+    as the horizon (`onward`), at the last position (`all`). At a special token, which is an outlier, no feature is
+    read, but the next token is; where the last position is one, features are read at the last other one.
 5.  effect = ablated − clean, for each downstream feature, and for the next token's log-probabilities;
     KL(clean ‖ ablated) says how much the feature matters at all. Clean logits are computed once a context.
 
@@ -22,13 +24,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.active import Active, Changes, changes
 from circuitcli.core.model import Edit, Model, Pass, Places
 from circuitcli.core.next_token import Followed, TokenSums, follow
-from circuitcli.core.places import Grid, alone, chain, edited_positions
+from circuitcli.core.places import Grid, alone, chain, edited_positions, read_positions
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site, last_block
 
@@ -66,13 +68,16 @@ class Ablated:
         pos: Position at which it is made.
         changes: For each downstream site, the features that changed; their `row` counts readings.
         kl: KL(clean ‖ ablated) of the next token, nats; None without logits.
-        followed: The effects on the tokens that are followed at each reading; None where none are.
+        told: The readings of which the next token counts: all, but of an edit of a whole sequence the last position's
+            alone. `kl` is 0 of the others.
+        followed: Of each of these the effects on the tokens that are followed there; None where none are.
     """
 
     row: Int[Tensor, " r"]
     pos: Int[Tensor, " r"]
     changes: dict[Site, Changes]
     kl: Float[Tensor, " r"] | None
+    told: Int[Tensor, " m"]
     followed: Followed | None = None
 
 
@@ -86,6 +91,7 @@ class Clean:
         run: Clean activations of what resuming at the sites needs.
         acts: What the SAEs make of them, by site; places are numbered width · (which of these sequences) + position.
         logits: Whether the stream after the last block is there too.
+        special: Where special tokens stand, where nothing is edited and no feature read; on the CPU.
         follow: Tokens at each position, the effects on which are kept of each ablation that is read there.
     """
 
@@ -94,6 +100,7 @@ class Clean:
     run: Pass
     acts: Mapping[Site, Active]
     logits: bool
+    special: Bool[Tensor, "s t"]
     follow: Int[Tensor, "s t k"] | None = None
     width: int = field(init=False)
 
@@ -114,6 +121,7 @@ def read_clean(
     *,
     logits: bool,
     sequences: Int[Tensor, " s"] | None = None,
+    special: Bool[Tensor, "s t"] | None = None,
     follow: Int[Tensor, "s t k"] | None = None,
 ) -> Clean:
     """Run sequences once, for all ablations that are made in them.
@@ -126,13 +134,15 @@ def read_clean(
         acts: What the SAEs of the edited and the read sites make of them; see `Clean`.
         logits: Whether ablations go on to the next token's log-probabilities.
         sequences: Which ones they are in the sample, ascending, on the CPU; the first ones if not given.
+        special: Where special tokens stand, on the CPU; nowhere if not given.
         follow: Tokens at each position, on the model's device; see `Clean`.
     """
     reads = sorted({*edited, *(base for site in edited for base in model.bases(site))}, key=lambda s: s.order)
     keep, until = min(site.layer for site in edited), last_block([*edited, *acts])
     run = model.run(tokens[:, : int(lengths.max())], reads, final=logits, keep=keep, until=until)
     which = torch.arange(len(lengths)) if sequences is None else sequences
-    return Clean(which, lengths, run, acts, logits, follow)
+    marked = torch.zeros(tokens.shape, dtype=torch.bool) if special is None else special
+    return Clean(which, lengths, run, acts, logits, marked[:, : int(lengths.max())], follow)
 
 
 def ablate(
@@ -168,19 +178,27 @@ def ablate(
     ablated = model.resume(clean.run, base, Edit(site, delta), downstream, final=clean.logits, places=places)
     context, seq, pos = _contexts(grid, clean.which(rows.seq), clean.width)
     where_read = ((seq * clean.width + pos)[context]).to(device)
+    special = clean.special[seq, pos][context]
     found = {}
     for down in downstream:
         after = saes[down].active(ablated.sites[down].flatten(0, 1)[on_device.read])
+        if special.any():
+            after = after.outside(special.to(device))
         found[down] = changes(clean.acts[down].at(where_read), after)
     kl = followed = None
+    told = _token_readings(grid, rows, clean)
     if clean.logits:
         assert clean.run.final is not None and ablated.final is not None and sums is not None
-        final = ablated.final.flatten(0, 1)[on_device.read]
+        at, there = told.to(device), context[told].to(device)
+        final = ablated.final.flatten(0, 1)[on_device.read[at]]
         before = clean.run.final[seq.to(device), pos.to(device)]
-        tokens = None if clean.follow is None else clean.follow[seq.to(device), pos.to(device)][context.to(device)]
+        tokens = None if clean.follow is None else clean.follow[seq.to(device), pos.to(device)][there]
+        kl = torch.zeros(len(context), device=device)
         with sums.whole():
-            kl, followed = _next_token(model, rows.slot[grid.read_row], context, before, final, sums, tokens)
-    return Ablated(grid.read_row, grid.read_pos, found, kl, followed)
+            kl[at], followed = _next_token(
+                model, rows.slot[grid.read_row[told]], context[told], before, final, sums, tokens
+            )
+    return Ablated(grid.read_row, grid.read_pos, found, kl, told, followed)
 
 
 def _grid(model: Model, clean: Clean, site: Site, rows: Rows, horizon: int | None) -> Grid:
@@ -190,19 +208,13 @@ def _grid(model: Model, clean: Clean, site: Site, rows: Rows, horizon: int | Non
     at_once = bool((rows.pos >= 0).all())
     if at_once and horizon == 0 and model.resumes_at_places:
         return alone(seq, rows.pos)
-    edited = edited_positions(rows.pos, lengths, clean.width)
+    special = clean.special[seq]
+    edited = edited_positions(rows.pos, lengths, special)
     end = lengths if horizon is None or not at_once else torch.minimum(rows.pos + horizon + 1, lengths)
-    if model.resumes_at_places:
-        start = rows.pos if at_once else _first_changed(clean, site, rows, edited)
-        return chain(seq, start, end, edited, every=at_once)
-    whole = chain(seq, torch.zeros_like(seq), torch.full_like(seq, clean.width), edited, every=True)
-    read = (whole.read_pos >= rows.pos[whole.read_row]) & (whole.read_pos < end[whole.read_row])
-    if not at_once:
-        read &= whole.read_pos == end[whole.read_row] - 1
-    return Grid(
-        whole.seq, whole.pos, whole.row, whole.edited, True,
-        whole.read[read], whole.read_row[read], whole.read_pos[read],
-    )  # fmt: skip
+    read = read_positions(rows.pos, end, special)
+    if not model.resumes_at_places:
+        return chain(seq, torch.zeros_like(seq), torch.full_like(seq, clean.width), edited, read)
+    return chain(seq, rows.pos if at_once else _first_changed(clean, site, rows, edited), end, edited, read)
 
 
 def _first_changed(clean: Clean, site: Site, rows: Rows, edited: Tensor) -> Int[Tensor, " n"]:
@@ -242,6 +254,13 @@ def _contexts(grid: Grid, seq: Int[Tensor, " n"], width: int) -> tuple[Tensor, T
     """Each reading's context, and each context's sequence and position: where several rows are read it is one."""
     found, context = torch.unique(seq[grid.read_row] * width + grid.read_pos, return_inverse=True)
     return context, found // width, found % width
+
+
+def _token_readings(grid: Grid, rows: Rows, clean: Clean) -> Int[Tensor, " m"]:
+    """The readings of which the next token counts; see `Ablated`."""
+    last = clean.lengths[clean.which(rows.seq)] - 1
+    row = grid.read_row
+    return ((rows.pos[row] >= 0) | (grid.read_pos == last[row])).nonzero().squeeze(1)
 
 
 def _next_token(

@@ -44,6 +44,11 @@ class Active:
         source = torch.arange(len(place), device=places.device) + (first - before)[place]
         return Active(place, self.feature[source], self.value[source], self.d_sae)
 
+    def outside(self, places: Bool[Tensor, " n"]) -> Active:
+        """What is active, but for some places."""
+        kept = ~places[self.place]
+        return Active(self.place[kept], self.feature[kept], self.value[kept], self.d_sae)
+
 
 @dataclass(frozen=True, eq=False)
 class Changes:

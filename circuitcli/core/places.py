@@ -5,7 +5,8 @@ are places: positions of sequences, behind their clean keys and values.
 
     top      each row's own position; rows of one sequence share its keys, and don't see each other
     onward   the row's position and those behind it, a chain; read at each of them
-    all      from the first position that the edit changes to the last, a chain; read at the last
+    all      from the first position that the edit changes to the last, a chain; read at the last, and where that is a
+             special token, an outlier at which no feature is read, at the last other one too
 """
 
 from __future__ import annotations
@@ -54,25 +55,23 @@ def chain(
     start: Int[Tensor, " n"],
     end: Int[Tensor, " n"],
     edited: Bool[Tensor, "n t"],
-    *,
-    every: bool,
+    read: Bool[Tensor, "n t"],
 ) -> Grid:
-    """Each row from `start` to before `end`, edited where the row says; read at every place, or at the last.
+    """Each row from `start` to before `end`, edited and read where the row says.
 
     Args:
         seq: Of each row.
         start: The first position of each.
         end: The position behind its last.
         edited: Which positions of the whole sequence are edited.
-        every: Whether each place is read, or the last alone.
+        read: Which are read; only those from `start` to before `end` are.
     """
     count = int((end - start).max())
     step = torch.arange(count, device=seq.device)
     pos = torch.minimum(start.unsqueeze(1) + step, end.unsqueeze(1) - 1)
     inside = step < (end - start).unsqueeze(1)
-    last = step == (end - start - 1).unsqueeze(1)
     rows = torch.arange(len(seq), device=seq.device)
-    row, place = (inside if every else last).nonzero(as_tuple=True)
+    row, place = (read.gather(1, pos) & inside).nonzero(as_tuple=True)
     return Grid(
         seq=seq,
         pos=pos,
@@ -85,14 +84,27 @@ def chain(
     )
 
 
-def edited_positions(pos: Int[Tensor, " n"], lengths: Int[Tensor, " n"], width: int) -> Bool[Tensor, "n t"]:
+def edited_positions(
+    pos: Int[Tensor, " n"], lengths: Int[Tensor, " n"], special: Bool[Tensor, "n t"]
+) -> Bool[Tensor, "n t"]:
     """Which positions of each row are edited: its own, or, where that is −1, all from 1 to the sequence's last.
 
-    Position 0 is never edited: it is an outlier, BOS or not.
+    Position 0 is never edited, nor are special tokens: they are outliers, BOS or not.
     """
-    each = torch.arange(width, device=pos.device)
-    whole = (each >= 1) & (each < lengths.unsqueeze(1))
+    each = torch.arange(special.shape[1], device=pos.device)
+    whole = (each >= 1) & (each < lengths.unsqueeze(1)) & ~special
     return torch.where((pos < 0).unsqueeze(1), whole, each == pos.unsqueeze(1))
+
+
+def read_positions(pos: Int[Tensor, " n"], end: Int[Tensor, " n"], special: Bool[Tensor, "n t"]) -> Bool[Tensor, "n t"]:
+    """Which positions of each row are read: from its own to before `end`, or, where that is −1, the last before `end`,
+    and where that is a special token the last that is none as well.
+    """
+    each = torch.arange(special.shape[1], device=pos.device)
+    before = each < end.unsqueeze(1)
+    last = each == (end - 1).unsqueeze(1)
+    ordinary = each == torch.where(before & ~special, each, 0).max(1, keepdim=True).values
+    return torch.where((pos < 0).unsqueeze(1), last | ordinary, before & (each >= pos.unsqueeze(1)))
 
 
 def pack(seq: Int[Tensor, " n"]) -> tuple[Int[Tensor, "g c"], Int[Tensor, " n"]]:

@@ -21,19 +21,36 @@ _PASS, _BLOCK = 2048, 256
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Sequences padded right; `bos` says whether they start with BOS."""
+    """Sequences padded right; `bos` says whether they start with BOS, `special` where special tokens stand, if any."""
 
     tokens: Int[Tensor, "n t"]
     lengths: Int[Tensor, " n"]
     bos: bool
+    special: Bool[Tensor, "n t"] | None = None
+
+    @property
+    def counted(self) -> Bool[Tensor, "n t"]:
+        """Positions 1 to the last of each sequence, special tokens apart."""
+        each = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        inside = (each >= 1) & (each < self.lengths.unsqueeze(1))
+        return inside if self.special is None else inside & ~self.special
 
     def flipped(self, bos: int, n_ctx: int) -> Text:
         """The same text without BOS, or with it; tokens that no longer fit the model are dropped."""
         if self.bos:
-            return Text(self.tokens[:, 1:], self.lengths - 1, bos=False)
+            special = None if self.special is None else self.special[:, 1:]
+            return Text(self.tokens[:, 1:], self.lengths - 1, bos=False, special=special)
         column = torch.full_like(self.tokens[:, :1], bos)
         tokens = torch.cat([column, self.tokens], dim=1)[:, :n_ctx]
-        return Text(tokens, (self.lengths + 1).clamp(max=n_ctx), bos=True)
+        none = torch.zeros_like(column, dtype=torch.bool)
+        special = None if self.special is None else torch.cat([none, self.special], dim=1)[:, :n_ctx]
+        return Text(tokens, (self.lengths + 1).clamp(max=n_ctx), bos=True, special=special)
+
+    def part(self, rows: slice) -> Text:
+        """Some of the sequences, as wide as the longest of them."""
+        lengths = self.lengths[rows]
+        cut = rows, slice(int(lengths.max()))
+        return Text(self.tokens[cut], lengths, self.bos, None if self.special is None else self.special[cut])
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +109,7 @@ class Arm:
     @cached_property
     def places(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """Sequence of each counted position, and its place in the text, BOS not counted."""
-        seq, pos = (p.cpu().numpy() for p in _counted(self._text).nonzero(as_tuple=True))
+        seq, pos = (p.cpu().numpy() for p in self._text.counted.nonzero(as_tuple=True))
         return seq, pos - self._text.bos
 
     @cached_property
@@ -110,7 +127,7 @@ class Arm:
 
     def activations(self, site: Site) -> Float[Tensor, "n d"]:
         """X at the counted positions, float32."""
-        return torch.cat([clean.sites[site][_counted(part)].float() for part, clean in self._parts])
+        return torch.cat([clean.sites[site][part.counted].float() for part, clean in self._parts])
 
     def score(self, reading: Reading, *, splice: bool) -> Scores:
         """Encode and decode at every counted position and, if asked, run the rest of the model on x̂ and on 0."""
@@ -143,7 +160,7 @@ class Arm:
         """What adding a row at each counted position does to the next token."""
         found, start = [], 0
         for part, clean in self._parts:
-            counted = _counted(part)
+            counted = part.counted
             stop = start + int(counted.sum())
             delta = torch.zeros(clean.sites[site].shape, dtype=torch.float32, device=rows.device)
             delta[counted] = rows[start:stop]
@@ -155,7 +172,7 @@ class Arm:
 
     def _lost(self, part: Text, clean: Pass, edited: Float[Tensor, "b t d"] | None) -> Lost:
         assert clean.final is not None and edited is not None
-        row, pos = _counted(part).nonzero(as_tuple=True)
+        row, pos = part.counted.nonzero(as_tuple=True)
         kl, nats = torch.empty(len(row)), torch.empty(len(row))
         for block in _blocks(len(row)):
             at = row[block], pos[block]
@@ -172,14 +189,7 @@ def _batches(text: Text) -> Iterator[Text]:
     """The sequences in their order, so many at once that a pass stays small."""
     size = max(1, _PASS // text.tokens.shape[1])
     for start in range(0, len(text.lengths), size):
-        lengths = text.lengths[start : start + size]
-        yield Text(text.tokens[start : start + size, : int(lengths.max())], lengths, text.bos)
-
-
-def _counted(text: Text) -> Bool[Tensor, "n t"]:
-    """Positions 1 to the last of each sequence."""
-    each = torch.arange(text.tokens.shape[1], device=text.tokens.device)
-    return (each >= 1) & (each < text.lengths.unsqueeze(1))
+        yield text.part(slice(start, start + size))
 
 
 def _blocks(count: int) -> Iterator[slice]:

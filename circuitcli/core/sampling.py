@@ -5,32 +5,51 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from circuitcli.errors import InputError
 
 PADDING = 0
+Document = TypeVar("Document")
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """Sequences of token ids, BOS included if there is one, padded right; position 0 is never counted."""
+    """Sequences of token ids, BOS included if there is one, padded right.
+
+    `special` marks the special tokens that a prompt may hold. They are outliers as position 0 is: no feature is chosen,
+    counted or edited at either.
+    """
 
     tokens: Int[np.ndarray, "n t"]
     lengths: Int[np.ndarray, " n"]
+    special: Bool[np.ndarray, "n t"]
+
+    @property
+    def counted(self) -> Bool[np.ndarray, "n t"]:
+        """Positions that count."""
+        each = np.arange(self.tokens.shape[1])
+        return np.asarray((each >= 1) & (each < self.lengths[:, None]) & ~self.special)
+
+    def first(self, count: int) -> Sample:
+        """Its first sequences."""
+        return Sample(self.tokens[:count], self.lengths[:count], self.special[:count])
 
 
-def sample_documents(documents: Iterable[str], count: int, extra: int, seed: int) -> tuple[list[str], list[str]]:
+def sample_documents(
+    documents: Iterable[Document], count: int, extra: int, seed: int
+) -> tuple[list[Document], list[Document]]:
     """`count` documents at random, and `extra` others, each in their order, holding no more than these in memory.
 
     Each document draws a lot and the lowest lots win, so that asking for more extras changes nothing of the first.
     """
     lots = np.random.default_rng(seed)
-    drawn = heapq.nsmallest(count + extra, ((lots.random(), index, text) for index, text in enumerate(documents)))
+    drawn = heapq.nsmallest(count + extra, ((lots.random(), index, one) for index, one in enumerate(documents)))
     parts = (sorted(part, key=lambda entry: entry[1]) for part in (drawn[:count], drawn[count:]))
-    first, others = ([text for _, _, text in part] for part in parts)
+    first, others = ([one for _, _, one in part] for part in parts)
     return first, others
 
 
@@ -54,8 +73,12 @@ def to_sequences(
     return pieces
 
 
-def pad(sequences: Sequence[Sequence[int]]) -> Sample:
+def pad(sequences: Sequence[Sequence[int]], special: Sequence[Sequence[int]] = ()) -> Sample:
     """Sequences as one array.
+
+    Args:
+        sequences: Ids.
+        special: The positions of special tokens in each of them; none if not given.
 
     Raises:
         InputError: There is none.
@@ -68,4 +91,7 @@ def pad(sequences: Sequence[Sequence[int]]) -> Sample:
     tokens = np.full((len(sequences), int(lengths.max())), PADDING, np.int32)
     for row, ids in zip(tokens, sequences, strict=True):
         row[: len(ids)] = ids
-    return Sample(tokens, lengths)
+    marked = np.zeros(tokens.shape, np.bool_)
+    for marks, positions in zip(marked, special, strict=False):
+        marks[list(positions)] = True
+    return Sample(tokens, lengths, marked)

@@ -18,7 +18,8 @@ from functools import lru_cache
 
 # What decoders put in place of bytes that are no whole character.
 _LOST = "\ufffd"
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
+# A byte, as vocabularies of sentencepiece have it.
+BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 _PLAIN_BYTES = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _OTHER_BYTES = sorted(set(range(256)) - set(_PLAIN_BYTES))
 # Byte-level vocabularies, GPT-2's and those after it, write a byte as a character: itself if it prints, else one of
@@ -68,7 +69,7 @@ def _in_bytes(text: str, entry: str) -> str:
     """The text, or, where it lacks bytes that are no whole character, what the vocabulary says of them."""
     if _LOST not in text:
         return text
-    if _BYTE_TOKEN.fullmatch(entry):
+    if BYTE_TOKEN.fullmatch(entry):
         return entry
     if not all(char in _BYTES for char in entry):
         return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from circuitcli.errors import InputError
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.foreign import json_object
-from circuitcli.runtime.pieces import Pieces
+from circuitcli.runtime.pieces import BYTE_TOKEN, Pieces
 from circuitcli.runtime.unfit import reading, unfit
 
 
@@ -43,14 +44,30 @@ class Tokenizer:
         return None if found is None else self._known([int(found)])[0]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids, no special token added.
+        """Token ids, none added; what is written like a special token is read as the characters that it is.
 
         Raises:
             InputError: The tokenizer gives one that the model hasn't.
         """
+        return self._ids(text, parse=False)
+
+    def encode_prompt(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids, none added, and the places of special tokens: those that are written out in the text."""
+        ids = self._ids(text, parse=True)
+        # What stands for words that the vocabulary lacks is as ordinary as they are, unless it was typed.
+        typed = {self._special[found] for found in self._written.findall(text)}
+        special = {*self._special.values()} - {self._tokenizer.unk_token_id} | typed
+        return ids, [place for place, token in enumerate(ids) if token in special]
+
+    def split(self, text: str) -> tuple[list[str], list[str]]:
+        """The parts of a text between special tokens that are written out in it, and these."""
+        parts = self._written.split(text)
+        return parts[::2], parts[1::2]
+
+    def _ids(self, text: str, *, parse: bool) -> list[int]:
         with reading(self._name):
-            tokens = list(self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
-        return self._known(tokens)
+            found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not parse, verbose=False)
+        return self._known(list(found.input_ids))
 
     def _known(self, tokens: list[int]) -> list[int]:
         """A tokenizer may have been given more tokens than the model has rows for; they matter once a text has one."""
@@ -62,6 +79,19 @@ class Tokenizer:
                 hint="Use the tokenizer that belongs to its weights, or a text without that token.",
             )
         return tokens
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """The special tokens, by how they are written; bytes, which some tokenizers count among them, are ordinary."""
+        named = {token: self._tokenizer.convert_tokens_to_ids(token) for token in self._tokenizer.all_special_tokens}
+        named |= {str(token): i for i, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        return {text: int(i) for text, i in named.items() if text and not BYTE_TOKEN.fullmatch(text)}
+
+    @cached_property
+    def _written(self) -> re.Pattern[str]:
+        """Finds special tokens in a text, the longest first."""
+        longest = sorted(self._special, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest))})" if longest else "((?!))")
 
     def pieces(self, tokens: Sequence[int], start: int = 0, stop: int | None = None) -> list[str]:
         """The tokens of a sequence, or those from `start` to before `stop`, as text: together they are what it says."""

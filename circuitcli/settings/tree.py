@@ -111,7 +111,9 @@ class Texts:
         str, Flag("--column", "The column that holds the texts; auto takes `text`, or the only one of strings.", "NAME")
     ] = "auto"
     num_sequences: Annotated[int, Range(ge=1), Flag("--num-sequences", "Sequences to sample from the text.")] = 200
-    max_tokens: Annotated[int, Range(ge=2), Flag("--max-tokens", "Tokens a sequence may have, its BOS counted.")] = 100
+    max_tokens: Annotated[
+        int, Range(ge=2), Flag("--max-tokens", "Tokens a sequence may have, its BOS counted; prompts are read whole.")
+    ] = 100
     prepend_bos: Annotated[
         Literal["auto"] | bool,
         Flag("--prepend-bos", "Whether sequences start with BOS; auto follows the SAEs.", "auto|true|false"),

@@ -169,7 +169,7 @@ class _Ablations:
         return engine(self.inputs.model)
 
     def _require_firing(self, pins: Sequence[FeatureId]) -> None:
-        tokens = int((self.inputs.sample[1].astype(np.int64) - 1).sum())
+        tokens = int(self.inputs.sample.counted.sum())
         for pin in pins:
             if not self._fires(pin):
                 raise InputError(

@@ -16,22 +16,22 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 
-from circuitcli import plugins
 from circuitcli.core.contexts import FeatureStatistics, Firings, top_contexts
 from circuitcli.core.model import Model
 from circuitcli.core.next_token import likeliest
 from circuitcli.core.sae import Sae
-from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
+from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
-from circuitcli.errors import HubError, InputError
+from circuitcli.errors import HubError
 from circuitcli.runtime.device import peak_memory
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import fit, next_tokens
 from circuitcli.stages.fetch_saes import entries_of, load_sae
+from circuitcli.stages.sequences import prepend_bos, read_sample, source_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
-from circuitcli.texts import TextRequest, TextSource
 
 NAME = "cache-acts"
 FIT = "acts/fit.json"
@@ -71,7 +71,7 @@ def text_identity(job: Job, say: Callable[[str], None] = lambda line: None) -> s
 
     A dataset whose hub can't be asked is taken to be what it was when this run read it, if its tokens are there.
     """
-    source, request = _source(job)
+    source, request = source_of(job)
     try:
         return source.identity(request)
     except HubError:
@@ -97,7 +97,7 @@ def _work(job: Job, todo: Work) -> None:
     path = job.run.path(acts.TOKENS)
     inputs = _Inputs(job, entries)
     if not todo.found(acts.TOKENS):
-        sample, bos = read_sample(job, entries), prepend_bos(job, entries)
+        sample, bos = read_sample(job, entries, job.report.say), prepend_bos(job, entries)
         fits = [
             found
             for group in inputs.groups
@@ -106,8 +106,8 @@ def _work(job: Job, todo: Work) -> None:
         fit.check(job, fits)
         todo.expect({FIT: None, acts.TOKENS: None})
         files.write(job.run.path(FIT), (json.dumps({"saes": fit.document(fits)}, indent=1) + "\n").encode())
-        acts.write_tokens(path, sample.tokens, sample.lengths)
-    sample = Sample(*acts.read_tokens(path))
+        acts.write_sample(path, sample)
+    sample = acts.read_sample(path)
     count = len(sample.lengths)
     spans = [(start, min(start + SHARD_SEQUENCES, count)) for start in range(0, count, SHARD_SEQUENCES)]
     shards = {
@@ -161,56 +161,6 @@ def _write_next(todo: Work, inputs: _Inputs, sample: Sample) -> None:
     todo.facts["next_tokens"] = [[asdict(token) for token in said[end]] for end in ends]
 
 
-def _source(job: Job) -> tuple[TextSource, TextRequest]:
-    texts = job.settings.texts
-    values = {"demo": (), "prompt": texts.prompt, "file": (texts.file,), "dataset": (texts.dataset,)}
-    return plugins.load("texts", texts.source), TextRequest(values[texts.source], texts.column)
-
-
-def read_sample(job: Job, entries: Sequence[SaeEntry]) -> Sample:
-    """The sequences: first those of the sample, then those for contexts alone."""
-    texts = job.settings.texts
-    tokenizer = job.tokenizer
-    bos = tokenizer.bos if prepend_bos(job, entries) else None
-    if bos is None and prepend_bos(job, entries):
-        raise InputError(f"{job.settings.model} has no BOS token.", hint="Give --prepend-bos false.")
-    limit = job.checkpoint.shape.n_ctx
-    if texts.max_tokens > limit:
-        raise InputError(
-            f"{job.settings.model} reads {limit} tokens, not {texts.max_tokens}.", hint=f"Give --max-tokens {limit}."
-        )
-    source, request = _source(job)
-    extra = max(0, job.settings.contexts.num_sequences - texts.num_sequences)
-    first, others = sample_documents(source.documents(request), texts.num_sequences, extra, job.settings.seed)
-
-    def cut(documents: list[str], count: int) -> list[list[int]]:
-        ids = [tokenizer.encode(text) for text in documents]
-        return to_sequences(ids, bos=bos, max_tokens=texts.max_tokens, count=count)
-
-    sequences = cut(first, texts.num_sequences)
-    if len(sequences) == texts.num_sequences:  # only behind a full sample are others not mistaken for its own
-        sequences += cut(others, extra)
-    return pad(sequences)
-
-
-def prepend_bos(job: Job, entries: Sequence[SaeEntry]) -> bool:
-    """Whether sequences start with BOS: as set, or as the SAEs were trained.
-
-    Raises:
-        InputError: The SAEs disagree.
-    """
-    wanted = job.settings.texts.prepend_bos
-    if wanted != "auto":
-        return wanted
-    with_bos = {entry.prepend_bos for entry in entries}
-    if len(with_bos) > 1:
-        split = ", ".join(f"{e.at} {'with' if e.prepend_bos else 'without'}" for e in entries)
-        raise InputError(
-            f"The SAEs disagree on BOS: {split}.", hint="Use them in separate runs, or say --prepend-bos true or false."
-        )
-    return with_bos.pop()
-
-
 @dataclass
 class _Inputs:
     """The model and the SAEs, each loaded when it is first needed; as many SAEs at once as there is room for."""
@@ -246,7 +196,7 @@ class _Inputs:
 
 def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shard]) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
-    job, model, width = inputs.job, inputs.model, sample.tokens.shape[1]
+    job, model, width, counted = inputs.job, inputs.model, sample.tokens.shape[1], sample.counted
     runtime = todo.planned_batch(job.runtime.rows_at_once(4 * width * 40 * model.shape.d_model, width))
 
     def encode(saes: Sequence[Sae], span: np.ndarray, part: slice) -> dict[Site, Firings]:
@@ -254,7 +204,7 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shar
         length = int(sample.lengths[rows].max())
         tokens = torch.as_tensor(sample.tokens[rows, :length], device=runtime.device).long()
         read = model.run(tokens, [sae.site for sae in saes])
-        return {sae.site: firings_in(sae, read.sites[sae.site], rows, sample.lengths[rows]) for sae in saes}
+        return {sae.site: firings_in(sae, read.sites[sae.site], rows, counted[rows, :length]) for sae in saes}
 
     with job.report.track("Caching activations", sum(s.stop - s.start for s in missing), "sequences") as done:
         for group in inputs.groups:
@@ -269,11 +219,9 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shar
                 done((stop - start) * len([s for s in missing if s.site in sites and s.start == start]))
 
 
-def firings_in(sae: Sae, x: torch.Tensor, rows: np.ndarray, lengths: np.ndarray) -> Firings:
-    """The non-zero activations at the counted positions: 1 to the last of each sequence."""
-    each = torch.arange(x.shape[1], device=x.device)
-    counted = (each >= 1) & (each < torch.as_tensor(lengths, device=x.device).unsqueeze(1))
-    row, pos = counted.nonzero(as_tuple=True)
+def firings_in(sae: Sae, x: torch.Tensor, rows: np.ndarray, counted: Bool[np.ndarray, "n t"]) -> Firings:
+    """The non-zero activations at the positions that count, of the sequences that these rows are."""
+    row, pos = torch.as_tensor(counted, device=x.device).nonzero(as_tuple=True)
     active = sae.active(x[row, pos])
     columns = (c.cpu().numpy() for c in (row[active.place], pos[active.place], active.feature))
     seq, position, index = (c.astype(np.int32) for c in columns)
@@ -282,7 +230,7 @@ def firings_in(sae: Sae, x: torch.Tensor, rows: np.ndarray, lengths: np.ndarray)
 
 def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, shards: Mapping[str, _Shard]) -> None:
     """The tables of top contexts and of statistics, from the shards."""
-    counted = sample.lengths[: job.settings.texts.num_sequences].astype(np.int64) - 1
+    counted = sample.first(job.settings.texts.num_sequences).counted.sum(1)
     contexts, features, dead = [], [], {}
     for entry in entries:
         statistics = FeatureStatistics(entry.d_sae)

@@ -12,8 +12,8 @@ from circuitcli.core.model import Model
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import fit
-from circuitcli.stages.cache_acts import prepend_bos, read_sample
 from circuitcli.stages.fetch_saes import choose, load_sae
+from circuitcli.stages.sequences import prepend_bos, read_sample
 from circuitcli.stages.stage import Job
 from circuitcli.store.records import Record
 from circuitcli.store.run import Run
@@ -59,7 +59,7 @@ class Unrecorded(Job):
 def run(job: Unrecorded) -> list[Fit]:
     """How each SAE fits, by all changes and with the next token measured for each of them."""
     entries = job.choice[1]
-    sample = read_sample(job, entries)
+    sample = read_sample(job, entries, job.report.say)
     bos = prepend_bos(job, entries)
     found = []
     for entry in entries:  # one at a time: together they may not fit into memory

@@ -144,7 +144,7 @@ def _totals(result: FeatureAblations, effects: tables.Columns) -> tables.Columns
         "site": result.feature.site.name,
         "feature": np.asarray([result.feature.index], np.int32),
         "n": np.asarray([len(kl)], np.int32),
-        "kl_mean": np.asarray([kl.mean()], np.float32),
+        "kl_mean": np.asarray([kl.mean() if len(kl) else np.nan], np.float32),  # it may fire in no unedited text
         "out_abs_effect": np.asarray([np.abs(effects["effect_mean"], dtype=np.float64).sum()], np.float32),
     }
 

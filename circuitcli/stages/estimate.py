@@ -66,7 +66,7 @@ def count(inputs: Inputs, named: Mapping[int, Named], *, exact: bool) -> Ablatio
         named: Layers whose features are known; the first is one.
         exact: Whether the contexts of named features are counted, and not bounded.
     """
-    settings, sequences = inputs.job.settings, len(inputs.sample[1])
+    settings, sequences = inputs.job.settings, len(inputs.sample.lengths)
     most = (
         min(settings.features.seq_cap, sequences) if settings.ablate.positions == "all" else settings.features.seq_cap
     )
@@ -151,7 +151,7 @@ def estimate(inputs: Inputs, planned: Ablations) -> Estimate | None:
         return None
     trial = _trial(inputs, tried)
     ablations, features = sum(planned.contexts.values()), sum(planned.features.values())
-    positions = [len(block) * int(inputs.sample[1][block].max()) for block in inputs.blocks]
+    positions = [len(block) * int(inputs.sample.lengths[block].max()) for block in inputs.blocks]
     passes = sum(positions) / positions[trial.block]  # in passes over the trial's block
     kept = min(int(passes * trial.clean_bytes), inputs.job.runtime.room(CLEAN_BYTES))
     again = 1 if passes * trial.clean_bytes <= kept else len(planned.contexts)
@@ -209,7 +209,7 @@ def _trial(inputs: Inputs, site: Site) -> _Trial:
     """A few ablations at a site, in the first block of sequences in which it fires, timed once all is warm."""
     logits, device = inputs.job.settings.ablate.logits, inputs.job.runtime.device
     with inputs.job.report.track("Estimating", 0, ""):
-        one = torch.as_tensor(inputs.sample[0][:1], device=device).long()
+        one = torch.as_tensor(inputs.sample.tokens[:1], device=device).long()
         inputs.model.run(one, [site], final=logits)  # whatever is slow the first time only
         block = int(inputs.block_of(inputs.firings(site).seq).min())
         started = time.perf_counter()

@@ -38,11 +38,11 @@ def examine(job: Job, model: Model, saes: Sequence[Sae], sample: Sample, *, bos:
 
 
 def _text(job: Job, sample: Sample, *, bos: bool, positions: int) -> Text:
-    count = int(np.searchsorted(np.cumsum(sample.lengths.astype(np.int64) - 1), positions)) + 1
-    lengths = sample.lengths[:count]
+    count = int(np.searchsorted(np.cumsum(sample.counted.sum(1)), positions)) + 1
     device = job.runtime.device
-    tokens = torch.as_tensor(sample.tokens[:count, : int(lengths.max())], device=device).long()
-    return Text(tokens, torch.as_tensor(lengths, device=device).long(), bos)
+    tokens, lengths = (torch.as_tensor(part, device=device).long() for part in (sample.tokens, sample.lengths))
+    special = torch.as_tensor(sample.special, device=device) if sample.special.any() else None
+    return Text(tokens, lengths, bos, special).part(slice(count))
 
 
 def check(job: Job, fits: Sequence[Fit]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from circuitcli import __version__
 from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Context, Edge, Node, TokenEffect, share_drawn
 from circuitcli.core.neuronpedia import page
+from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
 from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import edits as written
@@ -231,7 +232,7 @@ def token_effects(rows: tables.Columns) -> tuple[tuple[TokenEffect, ...], tuple[
 
 def top_contexts(job: Job, features: Sequence[FeatureId], tokenizer: Tokenizer) -> dict[FeatureId, list[Context]]:
     """The top contexts of some features: `contexts.view` tokens on each side, with the feature's activations."""
-    tokens, lengths = acts.read_tokens(job.run.verified("cache-acts", acts.TOKENS))
+    sample = acts.read_sample(job.run.verified("cache-acts", acts.TOKENS))
     table = rows_of(tables.read(job.run.verified("cache-acts", acts.CONTEXTS)), features)
     found: dict[FeatureId, list[Context]] = {}
     for site in {feature.site for feature in features}:
@@ -242,7 +243,7 @@ def top_contexts(job: Job, features: Sequence[FeatureId], tokenizer: Tokenizer) 
             )
             rows = table[FeatureId(site, index)]
             found[FeatureId(site, index)] = [
-                _context(int(rows["seq"][i]), int(rows["pos"][i]), values, tokens, lengths, tokenizer, job)
+                _context(int(rows["seq"][i]), int(rows["pos"][i]), values, sample, tokenizer, job)
                 for i in np.argsort(rows["rank"])
             ]
     return found
@@ -252,16 +253,15 @@ def _context(
     seq: int,
     pos: int,
     values: dict[tuple[int, int], float],
-    tokens: np.ndarray,
-    lengths: np.ndarray,
+    sample: Sample,
     tokenizer: Tokenizer,
     job: Job,
 ) -> Context:
     view = job.settings.contexts.view
     first = max(0, pos - view)
-    places = range(first, min(int(lengths[seq]), pos + view + 1))
+    places = range(first, min(int(sample.lengths[seq]), pos + view + 1))
     return Context(
-        tokens=tuple(tokenizer.pieces(tokens[seq, : lengths[seq]].tolist(), places.start, places.stop)),
+        tokens=tuple(tokenizer.pieces(sample.tokens[seq].tolist(), places.start, places.stop)),
         activations=tuple(float(values.get((seq, p), 0.0)) for p in places),
         firing=pos - first,
         seq=seq,

@@ -14,6 +14,7 @@ from circuitcli.core.active import Active
 from circuitcli.core.contexts import Firings, by_feature
 from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
+from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
 from circuitcli.runtime.engine import slowness
 from circuitcli.saes import SaeEntry
@@ -100,32 +101,31 @@ class Inputs:
     def model(self) -> Model:
         model = self.job.model
         if not model.resumes_at_places:
-            self.job.report.say(slowness(self.job.settings.model, model, float(self.sample[1].mean())))
+            self.job.report.say(slowness(self.job.settings.model, model, float(self.sample.lengths.mean())))
         return model
 
     @cached_property
-    def sample(self) -> tuple[np.ndarray, np.ndarray]:
-        """The sequences that count, and their lengths."""
-        tokens, lengths = acts.read_tokens(self.job.run.verified("cache-acts", acts.TOKENS))
-        count = self.job.settings.texts.num_sequences
-        return tokens[:count], lengths[:count]
+    def sample(self) -> Sample:
+        """The sequences that count."""
+        whole = acts.read_sample(self.job.run.verified("cache-acts", acts.TOKENS))
+        return whole.first(self.job.settings.texts.num_sequences)
 
     def firings(self, site: Site) -> Firings:
         """All that fires at a site in the sequences that count, in order of sequence and position."""
         if site not in self._firings:
             whole = Firings.concat(list(acts.shards(self.job.run, site)))
-            whole = whole.where(whole.seq < len(self.sample[1]))
+            whole = whole.where(whole.seq < len(self.sample.lengths))
             self._firings[site] = whole.where(np.lexsort((whole.feature, whole.pos, whole.seq)))
         return self._firings[site]
 
     @cached_property
     def blocks(self) -> list[np.ndarray]:
         """The sequences that are run clean together: of like length, so that little is padded; the longest first."""
-        return blocks(self.sample[1], CLEAN_SEQUENCES, CLEAN_POSITIONS)
+        return blocks(self.sample.lengths, CLEAN_SEQUENCES, CLEAN_POSITIONS)
 
     def block_of(self, seq: np.ndarray) -> np.ndarray:
         """The block in which each sequence is."""
-        block = np.empty(len(self.sample[1]), np.int64)
+        block = np.empty(len(self.sample.lengths), np.int64)
         for i, sequences in enumerate(self.blocks):
             block[sequences] = i
         return np.asarray(block[seq])
@@ -135,7 +135,9 @@ class Inputs:
         if block in self._clean:
             return self._clean[block]
         sequences = self.blocks[block]
-        tokens, lengths = (torch.as_tensor(part[sequences]).long() for part in self.sample)
+        tokens, lengths = (
+            torch.as_tensor(part[sequences]).long() for part in (self.sample.tokens, self.sample.lengths)
+        )
         found = ablation.read_clean(
             self.model,
             list(self.widths),
@@ -144,6 +146,7 @@ class Inputs:
             _Acts(self, sequences, int(lengths.max())),
             logits=logits,
             sequences=torch.as_tensor(sequences),
+            special=torch.as_tensor(self.sample.special[sequences]),
             follow=self._follow(sequences, int(lengths.max())),
         )
         room = self.job.runtime.room(CLEAN_BYTES)
@@ -163,7 +166,7 @@ class Inputs:
         if not next_tokens.on_prompts(self.job.settings):
             return None
         table = tables.read(self.job.run.verified("cache-acts", acts.NEXT), ["seq", "pos", "rank", "token_id"])
-        found = np.zeros((*self.sample[0].shape, int(table["rank"].max())), np.int64)
+        found = np.zeros((*self.sample.tokens.shape, int(table["rank"].max())), np.int64)
         counted = table["seq"] < len(found)
         seq, pos, rank, token = (table[name][counted] for name in ("seq", "pos", "rank", "token_id"))
         found[seq, pos, rank - 1] = token
@@ -186,9 +189,9 @@ class Inputs:
     @property
     def row_bytes(self) -> int:
         """What one ablation holds."""
-        return row_bytes(self.model, int(self.sample[0].shape[1]), self.horizon)
+        return row_bytes(self.model, int(self.sample.tokens.shape[1]), self.horizon)
 
     @property
     def batch_size(self) -> int:
         """Ablations at once."""
-        return batch_size(self.model, self.job.runtime, int(self.sample[0].shape[1]), self.horizon)
+        return batch_size(self.model, self.job.runtime, int(self.sample.tokens.shape[1]), self.horizon)

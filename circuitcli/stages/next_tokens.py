@@ -106,10 +106,12 @@ def answers(job: Job) -> list[Answer]:
     found = by_position(job)
     if not found:
         return []
-    tokens, lengths = acts.read_tokens(job.run.verified("cache-acts", acts.TOKENS))
-    count = min(len(lengths), job.settings.texts.num_sequences)
-    texts = ["".join(job.tokenizer.pieces(tokens[seq, : lengths[seq]].tolist())) for seq in range(count)]
-    return [Answer(seq, text, found[seq, int(lengths[seq]) - 1]) for seq, text in enumerate(texts)]
+    sample = acts.read_sample(job.run.verified("cache-acts", acts.TOKENS)).first(job.settings.texts.num_sequences)
+    rows = [row[:length].tolist() for row, length in zip(sample.tokens, sample.lengths, strict=True)]
+    texts = ["".join(job.tokenizer.pieces(row)) for row in rows]
+    return [
+        Answer(seq, text, found[seq, len(row) - 1]) for seq, (text, row) in enumerate(zip(texts, rows, strict=True))
+    ]
 
 
 def followed(job: Job) -> dict[FeatureId, list[Followed]]:

@@ -12,14 +12,16 @@ import torch
 
 from circuitcli.core import flops
 from circuitcli.core.contexts import Firings
+from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site, last_block, resolve_pins
 from circuitcli.errors import InputError
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import start as starting
-from circuitcli.stages.cache_acts import firings_in, read_sample
+from circuitcli.stages.cache_acts import firings_in
 from circuitcli.stages.doctor import Unrecorded
 from circuitcli.stages.estimate import Estimate, Named, count, estimate
 from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.sequences import Say, hushed, read_sample
 from circuitcli.stages.stage import Job
 
 
@@ -47,6 +49,7 @@ class _Unread(Inputs):
     """A run before its activations are cached: what fires is computed, in the first block of sequences."""
 
     chosen: list[SaeEntry] = field(default_factory=list)
+    say: Say = hushed
     seconds: dict[Site, float] = field(default_factory=dict)  # that caching a token of a site took, the model with it
 
     @cached_property
@@ -54,10 +57,8 @@ class _Unread(Inputs):
         return self.chosen
 
     @cached_property
-    def sample(self) -> tuple[np.ndarray, np.ndarray]:
-        found = read_sample(self.job, self.entries)
-        counted = self.job.settings.texts.num_sequences
-        return found.tokens[:counted], found.lengths[:counted]
+    def sample(self) -> Sample:
+        return read_sample(self.job, self.entries, self.say).first(self.job.settings.texts.num_sequences)
 
     @cached_property
     def next_tokens(self) -> np.ndarray | None:
@@ -66,18 +67,23 @@ class _Unread(Inputs):
     def firings(self, site: Site) -> Firings:
         if site not in self._firings:
             sequences = self.blocks[0]
-            tokens, lengths = (part[sequences] for part in self.sample)
+            lengths = self.sample.lengths[sequences]
+            width = int(lengths.max())
             sae = self.saes([site])[site]
             started = time.perf_counter()
-            cut = torch.as_tensor(tokens[:, : int(lengths.max())], device=self.model.device).long()
-            self._firings[site] = firings_in(sae, self.model.run(cut, [site]).sites[site], sequences, lengths)
+            cut = torch.as_tensor(self.sample.tokens[sequences, :width], device=self.model.device).long()
+            counted = self.sample.counted[sequences, :width]
+            self._firings[site] = firings_in(sae, self.model.run(cut, [site]).sites[site], sequences, counted)
             self.seconds[site] = (time.perf_counter() - started) / int(lengths.sum())
         return self._firings[site]
 
 
-def preview(job: Job, entries: Sequence[SaeEntry]) -> Preview | None:
-    """What cache-acts and ablate would take with these SAEs; None where nothing fires in the first sequences."""
-    inputs = _Unread(job, chosen=list(entries))
+def preview(job: Job, entries: Sequence[SaeEntry], say: Say = hushed) -> Preview | None:
+    """What cache-acts and ablate would take with these SAEs; None where nothing fires in the first sequences.
+
+    `say` is told what is to be known of the text.
+    """
+    inputs = _Unread(job, chosen=list(entries), say=say)
     settings, widths = job.settings, inputs.widths
     first = min(widths, key=lambda site: site.order)
     named: dict[int, Named] = {}
@@ -93,16 +99,16 @@ def preview(job: Job, entries: Sequence[SaeEntry]) -> Preview | None:
     if ablations is None:
         return None
     inputs.firings(first)  # and with it what they took
-    sequences = settings.texts.num_sequences if len(inputs.sample[1]) == settings.texts.num_sequences else 0
+    sequences = settings.texts.num_sequences if len(inputs.sample.lengths) == settings.texts.num_sequences else 0
     extra = max(0, settings.contexts.num_sequences - settings.texts.num_sequences) if sequences else 0
-    tokens = int(inputs.sample[1].sum() * (1 + extra / max(sequences, 1)))
-    return Preview(len(inputs.sample[1]) + extra, tokens, tokens * _token_seconds(inputs, first), ablations)
+    tokens = int(inputs.sample.lengths.sum() * (1 + extra / max(sequences, 1)))
+    return Preview(len(inputs.sample.lengths) + extra, tokens, tokens * _token_seconds(inputs, first), ablations)
 
 
 def _token_seconds(inputs: _Unread, site: Site) -> float:
     """Of one token at all sites, from what it took at one."""
     model, shape = inputs.model, inputs.model.shape
-    block = flops.block(model.sizes, shape, inputs.sample[0].shape[1] / 2)
+    block = flops.block(model.sizes, shape, inputs.sample.tokens.shape[1] / 2)
 
     def operations(sites: Sequence[Site]) -> float:
         encoders = sum(flops.encode(shape.width(s.name), inputs.widths[s]) for s in sites)
@@ -118,7 +124,7 @@ def of_settings(job: Job) -> Preview:
         InputError: Nothing fires in the first sequences.
     """
     unrecorded = Unrecorded(job.run, job.settings, job.report, job.force)
-    found = preview(unrecorded, unrecorded.choice[1])
+    found = preview(unrecorded, unrecorded.choice[1], job.report.say)
     if found is None:
         raise InputError(
             "Nothing fires at the first site in the first sequences.",

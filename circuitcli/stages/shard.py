@@ -115,14 +115,14 @@ class ShardWork:
             return
         ids, logprob, prob = (_numpy(column) for column in result.followed)
         count, k = ids.shape
-        row = np.repeat(result.row.numpy(), k)
+        row, read = (np.repeat(column[result.told].numpy(), k) for column in (result.row, result.pos))
         yield {
             "layer": self.shard.site.layer,
             "site": self.shard.site.name,
             "feature": here.feature[row],
             "seq": here.seq[row],
             "pos": here.pos[row],
-            "down_pos": np.repeat(result.pos.numpy(), k).astype(np.int32),
+            "down_pos": read.astype(np.int32),
             "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), count),
             "token_id": ids.reshape(-1).astype(np.int32),
             "effect": logprob.reshape(-1),

@@ -104,7 +104,7 @@ def _target(inputs: Inputs) -> str:
 def _estimates(inputs: Inputs, site: Site) -> np.ndarray | None:
     """E of each firing of a site, in the order of `inputs.firings`; None where there is no gradient."""
     job, firings = inputs.job, inputs.firings(site)
-    tokens, lengths = inputs.sample
+    tokens, lengths = inputs.sample.tokens, inputs.sample.lengths
     found = np.zeros(len(firings), np.float64)
     size = max(1, _POSITIONS // tokens.shape[1])
 
@@ -151,8 +151,8 @@ def _scores(inputs: Inputs, site: Site, sizes: np.ndarray, *, total: bool) -> di
     feature: np.ndarray = firings.feature.astype(np.int64)
     effect: np.ndarray = sizes.astype(np.float64)
     if inputs.job.settings.ablate.positions == "all":
-        keys, place = np.unique(feature * len(inputs.sample[1]) + firings.seq, return_inverse=True)
-        feature = keys // len(inputs.sample[1])
+        keys, place = np.unique(feature * len(inputs.sample.lengths) + firings.seq, return_inverse=True)
+        feature = keys // len(inputs.sample.lengths)
         effect = np.bincount(place, weights=effect)
     score = np.zeros(inputs.widths[site])
     (np.add if total else np.maximum).at(score, feature, np.abs(effect))

@@ -13,9 +13,9 @@ from circuitcli.core.sae import Sae
 from circuitcli.core.selection import downstream
 from circuitcli.core.sites import Site, check_sites, parse_layers
 from circuitcli.errors import UsageError
-from circuitcli.stages.cache_acts import read_sample
 from circuitcli.stages.doctor import Unrecorded
 from circuitcli.stages.fetch_saes import load_sae
+from circuitcli.stages.sequences import read_sample
 
 # Sequences that are timed, and active features at a position of random SAEs.
 SEQUENCES, L0 = 8, 40
@@ -49,7 +49,7 @@ def chosen(job: Unrecorded) -> Subject:
     from circuitcli.runtime import weights
 
     entries = job.choice[1]
-    sample = read_sample(job, entries)
+    sample = read_sample(job, entries, job.report.say)
     model = job.model
     sites = [entry.at for entry in entries]
     used = [sites[0], *downstream(sites[0], sites, model.shape)]

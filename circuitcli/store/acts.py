@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from circuitcli.core.contexts import Firings, by_feature
+from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.store import files
@@ -40,18 +40,21 @@ def write_firings(path: Path, firings: Firings) -> None:
 
 def read_firings(path: Path) -> Firings:
     """Read one shard."""
-    return Firings(**_load(path, ("seq", "pos", "feature", "value")))
+    parts = _load(path, ("seq", "pos", "feature", "value"))
+    return Firings(parts["seq"], parts["pos"], parts["feature"], parts["value"])
 
 
-def write_tokens(path: Path, tokens: Int[np.ndarray, "n t"], lengths: Int[np.ndarray, " n"]) -> None:
-    """Write the sampled sequences, padded right, and their lengths."""
-    files.write(path, save({"tokens": tokens.astype(np.int32), "lengths": lengths.astype(np.int32)}))
+def write_sample(path: Path, sample: Sample) -> None:
+    """Write the sampled sequences, padded right, and their lengths; if there are special tokens, where they are."""
+    parts = {"tokens": sample.tokens.astype(np.int32), "lengths": sample.lengths.astype(np.int32)}
+    files.write(path, save(parts | ({"special": sample.special} if sample.special.any() else {})))
 
 
-def read_tokens(path: Path) -> tuple[Int[np.ndarray, "n t"], Int[np.ndarray, " n"]]:
+def read_sample(path: Path) -> Sample:
     """Read them back."""
     parts = _load(path, ("tokens", "lengths"))
-    return parts["tokens"], parts["lengths"]
+    special = parts.get("special", np.zeros(parts["tokens"].shape, np.bool_))
+    return Sample(parts["tokens"], parts["lengths"], special)
 
 
 def shards(run: Run, site: Site) -> Iterator[Firings]:
@@ -70,6 +73,6 @@ def firings_of(run: Run, site: Site, features: Sequence[int]) -> dict[int, Firin
 def _load(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
         parts = load_file(path)
-        return {name: parts[name] for name in names}
+        return parts | {name: parts[name] for name in names}
     except (SafetensorError, KeyError) as error:
         raise InputError(f"{path} is corrupt: {error}.", hint="Run `circuit cache-acts --force` on this run.") from None

@@ -16,7 +16,7 @@ class Prompt:
         """sha256 of the prompts."""
         for text in request.values:
             _columns.check(text, "A prompt")
-        return hashlib.sha256(json.dumps(request.values).encode()).hexdigest()
+        return hashlib.sha256(json.dumps({"whole": request.values}).encode()).hexdigest()
 
     def documents(self, request: TextRequest) -> Iterator[str]:
         """The prompts."""

@@ -57,8 +57,8 @@ def test_stages(start: Callable[..., Any], tmp_path: Path, family: str, with_bos
     )
     for stage in (fetch_saes, cache_acts, ablate, effects):
         stage.run(job)
-    tokens, lengths = acts.read_tokens(job.run.path(acts.TOKENS))
-    assert set(lengths) == {9 + with_bos}
+    tokens = acts.read_sample(job.run.path(acts.TOKENS)).tokens
+    assert set(acts.read_sample(job.run.path(acts.TOKENS)).lengths) == {9 + with_bos}
     assert (tokens[:, 0] == BOS).all() == with_bos
     assert len(tables.read(job.run.path("effects/effects.parquet"))["n"])
     hf = plain(model, family)

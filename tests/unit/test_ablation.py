@@ -1,5 +1,6 @@
 """The engine on a linear model, where every effect has a closed form; and its parts on numbers worked out by hand."""
 
+from dataclasses import replace
 from math import log
 
 import engine
@@ -15,7 +16,7 @@ from circuitcli.core.ablation import Rows, ablate
 from circuitcli.core.active import changes
 from circuitcli.core.model import Model
 from circuitcli.core.next_token import TokenSums
-from circuitcli.core.places import edited_positions, pack
+from circuitcli.core.places import edited_positions, pack, read_positions
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
@@ -80,8 +81,68 @@ def test_without_logits_nothing_is_said_of_tokens() -> None:
 
 
 def test_what_is_edited() -> None:
-    places = edited_positions(torch.tensor([2, -1, -1, 1]), torch.tensor([4, 4, 2, 3]), 5).int().tolist()
+    none = torch.zeros(4, 5, dtype=torch.bool)
+    places = edited_positions(torch.tensor([2, -1, -1, 1]), torch.tensor([4, 4, 2, 3]), none).int().tolist()
     assert places == [[0, 0, 1, 0, 0], [0, 1, 1, 1, 0], [0, 1, 0, 0, 0], [0, 1, 0, 0, 0]]
+    special = torch.tensor([[0, 0, 0, 1, 0], [1, 0, 1, 0, 1]]).bool()
+    places = edited_positions(torch.tensor([-1, -1]), torch.tensor([4, 5]), special).int().tolist()
+    assert places == [[0, 1, 1, 0, 0], [0, 1, 0, 1, 0]]
+
+
+def test_what_is_read() -> None:
+    special = torch.tensor([[0, 0, 0, 1, 0], [0, 0, 1, 0, 0], [1, 0, 1, 1, 1], [0, 0, 1, 0, 0]]).bool()
+    pos, end = torch.tensor([-1, -1, -1, 1]), torch.tensor([4, 4, 5, 4])
+    places = read_positions(pos, end, special).int().tolist()
+    assert places == [[0, 0, 1, 1, 0], [0, 0, 0, 1, 0], [0, 1, 0, 0, 1], [0, 1, 1, 1, 0]]
+
+
+SPECIAL = torch.tensor([[0, 0, 1, 0, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]]).bool()
+# What is edited of each sequence as a whole, where features are read, and the next token.
+OUTSIDE = {0: ([1, 3], 3, 4), 1: ([1, 2], 2, 2), 2: ([1, 3], 3, 3)}
+
+
+@pytest.mark.parametrize("places", [True, False])
+def test_special_tokens_are_not_edited_and_no_feature_is_read_at_them(places: bool) -> None:
+    model = replace(MODEL, resumes_at_places=places)
+    clean = engine.clean_of(model, SAES, (TOKENS, LENGTHS), special=SPECIAL)
+    batch = rows((0, 0, -1, 0.0), (3, 2, -1, 1.5), (5, 1, -1, 0.0), (2, 0, -1, 3.0))
+    result = engine.ablated(model, SAES, UP, batch, clean, [MID, LAST])
+    unread = 0
+    for i, (feature, seq) in enumerate(zip(batch.feature.tolist(), batch.seq.tolist(), strict=True)):
+        edited, read, told = OUTSIDE[seq]
+        shifts = {at: shift(feature, seq, at, float(batch.replacement[i])) for at in edited}
+        moved = {p: sum(d for at, d in shifts.items() if at <= p) @ MODEL.v @ MODEL.o for p in (read, told)}
+        last = {p: (shifts.get(p, 0) + moved[p]) @ (torch.eye(4) + MODEL.m) for p in (read, told)}
+        for site, change in ((MID, moved[read]), (LAST, last[read])):
+            found = result.changes[site]
+            mine = result.row[found.row] == i
+            assert set(result.pos[found.row[mine]].tolist()) == {read}
+            before = MODEL.run(TOKENS[seq : seq + 1], [site]).sites[site][0, read] @ SAES[site].w_enc + 50
+            torch.testing.assert_close(found.clean[mine], before, rtol=1e-5, atol=1e-4)
+            after = (before + change @ SAES[site].w_enc).relu()
+            torch.testing.assert_close(found.ablated[mine], after, rtol=1e-4, atol=1e-3)
+        final = MODEL.run(TOKENS[seq : seq + 1], [], final=True).final[0, told]
+        p, q = ((x @ MODEL.u).log_softmax(-1) for x in (final, final + last[told]))
+        torch.testing.assert_close(result.logprob_effect[i], q - p, rtol=1e-4, atol=1e-3)
+        readings = result.row == i
+        assert float(result.kl[readings].sum()) == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-3, abs=1e-4)
+        unread += int((result.kl[readings] == 0).sum())
+    assert unread == 2  # features alone were read there
+
+
+@pytest.mark.parametrize("places", [True, False])
+def test_onward_passes_special_tokens_by(places: bool) -> None:
+    model = replace(MODEL, resumes_at_places=places)
+    batch = rows((0, 0, 1, 0.0), (3, 2, 1, 1.5))
+    with_special, without = (
+        engine.ablated(
+            model, SAES, UP, batch, engine.clean_of(model, SAES, (TOKENS, LENGTHS), special=s), [LAST], horizon=None
+        )
+        for s in (SPECIAL, None)
+    )
+    assert set(without.pos[without.changes[LAST].row].tolist()) == {1, 2, 3, 4}
+    assert set(with_special.pos[with_special.changes[LAST].row].tolist()) == {1, 3}
+    torch.testing.assert_close(with_special.logprob_effect, without.logprob_effect)
 
 
 @pytest.mark.parametrize(

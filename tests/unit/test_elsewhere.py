@@ -87,7 +87,7 @@ def test_saes(kind: str, norm: str) -> None:
         kind, {"b_gate": torch.randn(6), "r_mag": torch.randn(6)}
     )
     sae = replace(SAES[UP], activation=kind, normalisation=norm, centre=norm == "none", offset=torch.randn(4), **more)  # type: ignore[arg-type]
-    x, lengths = torch.randn(2, 5, 4), np.asarray([5, 3])
-    one, two = (firings_in(s, at, np.arange(2), lengths) for s, at in ((sae, x), (away(sae), Elsewhere(x))))
+    x, counted = torch.randn(2, 5, 4), np.arange(5) < np.asarray([[5], [3]])
+    one, two = (firings_in(s, at, np.arange(2), counted) for s, at in ((sae, x), (away(sae), Elsewhere(x))))
     assert (one.feature.tolist(), one.pos.tolist()) == (two.feature.tolist(), two.pos.tolist())
     assert torch.equal(away(sae).doubtful(Elsewhere(x), 0.1).cpu(), sae.doubtful(x, 0.1))

@@ -65,6 +65,19 @@ def test_text_loses_and_gets_its_bos():
     assert without.flipped(9, 2).lengths.tolist() == [2, 2]
 
 
+def test_special_tokens_of_a_text_never_count():
+    special = torch.tensor([[False, True, False], [False, False, False]])
+    text = Text(torch.tensor([[9, 1, 2], [9, 3, 0]]), torch.tensor([3, 2]), bos=True, special=special)
+    without = text.flipped(9, 3)
+    assert text.counted.tolist() == [[False, False, True], [False, True, False]]
+    assert without.counted.tolist() == [[False, True], [False, False]]
+    assert without.flipped(9, 3).counted.tolist() == text.counted.tolist()
+    assert text.part(slice(1, 2)).counted.tolist() == [[False, True]]
+    arm = Arm(fakes.LinearModel.random(), text, [Site(0, "resid_pre")])
+    assert [place.tolist() for place in arm.places] == [[0, 1], [1, 0]]
+    assert arm.activations(Site(0, "resid_pre")).shape[0] == 2
+
+
 def test_changes_that_make_no_sense_are_left_out(saes):
     model_shape = ModelShape(3, 32, 32, 99, 32)
     around = Surroundings(model_shape, True, torch.ones(32), True, 5.0)

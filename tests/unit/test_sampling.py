@@ -71,6 +71,13 @@ def test_padding_is_on_the_right() -> None:
     assert sample.lengths.tolist() == [3, 2]
 
 
+def test_special_tokens_and_the_first_position_never_count() -> None:
+    sample = pad([[0, 5, 9, 6], [0, 7], [9, 8, 9]], [[2], [], [2]])
+    assert sample.counted.astype(int).tolist() == [[0, 1, 0, 1], [0, 1, 0, 0], [0, 1, 0, 0]]
+    assert sample.first(1).counted.astype(int).tolist() == [[0, 1, 0, 1]]
+    assert not pad([[0, 5, 9, 6], [0, 7]]).special.any()
+
+
 def test_no_sequence_at_all_is_the_users_to_mend() -> None:
     with pytest.raises(InputError, match="long enough"):
         pad([])

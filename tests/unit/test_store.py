@@ -11,13 +11,30 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
 from circuitcli.core.contexts import Firings
+from circuitcli.core.sampling import pad
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError, UsageError
 from circuitcli.store import ablations, acts, files, records, tables
 from circuitcli.store.records import FileEntry, Plan, Record
 from circuitcli.store.run import STAGES, Run
+
+
+def test_where_special_tokens_stand_is_kept(tmp_path: Path):
+    for special in ([], [[2], []]):
+        sample = pad([[0, 5, 9, 6], [0, 7]], special)
+        acts.write_sample(tmp_path / "tokens.safetensors", sample)
+        read = acts.read_sample(tmp_path / "tokens.safetensors")
+        assert read.tokens.tolist() == sample.tokens.tolist()
+        assert read.lengths.tolist() == [4, 2]
+        assert read.special.tolist() == sample.special.tolist()
+        assert set(load_file(tmp_path / "tokens.safetensors")) == {
+            "tokens",
+            "lengths",
+            *(["special"] if special else []),
+        }
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path):

@@ -1,0 +1,147 @@
+"""From the text to sequences of tokens.
+
+Texts are sampled and cut into sequences of `max_tokens`; prompts are read whole. Special tokens of the tokenizer that
+are written out, as `<|endoftext|>` may be, are outliers wherever they stand, as position 0 is:
+
+    in a text      one ends a document: what stands before it and behind it are documents of their own
+    in a prompt    it stays, as the token that it is; no feature is chosen, counted or edited there, though the next
+                   token is read wherever it would be
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from circuitcli import plugins
+from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
+from circuitcli.errors import InputError, UsageError
+from circuitcli.saes import SaeEntry
+from circuitcli.stages.stage import Job
+from circuitcli.texts import TextRequest, TextSource
+
+Say = Callable[[str], None]
+# Kinds of special tokens that are named.
+_NAMED = 3
+
+
+def hushed(line: str) -> None:
+    """Says nothing."""
+
+
+def source_of(job: Job) -> tuple[TextSource, TextRequest]:
+    """Where the text comes from, and which is asked for."""
+    texts = job.settings.texts
+    values = {"demo": (), "prompt": texts.prompt, "file": (texts.file,), "dataset": (texts.dataset,)}
+    return plugins.load("texts", texts.source), TextRequest(values[texts.source], texts.column)
+
+
+def read_sample(job: Job, entries: Sequence[SaeEntry], say: Say) -> Sample:
+    """The sequences: first those of the sample, then those for contexts alone. `say` is told of special tokens.
+
+    Raises:
+        UsageError: A prompt is longer than what the model reads.
+        InputError: Sequences are to be longer than that, no text is long enough, or the model lacks BOS.
+    """
+    bos = job.tokenizer.bos if prepend_bos(job, entries) else None
+    if bos is None and prepend_bos(job, entries):
+        raise InputError(f"{job.settings.model} has no BOS token.", hint="Give --prepend-bos false.")
+    return (_prompts if job.settings.texts.source == "prompt" else _texts)(job, bos, say)
+
+
+def prepend_bos(job: Job, entries: Sequence[SaeEntry]) -> bool:
+    """Whether sequences start with BOS: as set, or as the SAEs were trained.
+
+    Raises:
+        InputError: The SAEs disagree.
+    """
+    wanted = job.settings.texts.prepend_bos
+    if wanted != "auto":
+        return wanted
+    with_bos = {entry.prepend_bos for entry in entries}
+    if len(with_bos) > 1:
+        split = ", ".join(f"{e.at} {'with' if e.prepend_bos else 'without'}" for e in entries)
+        raise InputError(
+            f"The SAEs disagree on BOS: {split}.", hint="Use them in separate runs, or say --prepend-bos true or false."
+        )
+    return with_bos.pop()
+
+
+def _texts(job: Job, bos: int | None, say: Say) -> Sample:
+    """Documents at random, each cut into sequences."""
+    texts, tokenizer, limit = job.settings.texts, job.tokenizer, job.checkpoint.shape.n_ctx
+    if texts.max_tokens > limit:
+        raise InputError(
+            f"{job.settings.model} reads {limit} tokens, not {texts.max_tokens}.", hint=f"Give --max-tokens {limit}."
+        )
+    source, request = source_of(job)
+    special: Counter[str] = Counter()
+
+    def documents() -> Iterator[str]:
+        for text in source.documents(request):
+            parts, between = tokenizer.split(text)
+            special.update(between)
+            yield from (part for part in parts if part.strip())
+
+    def cut(chosen: list[str], count: int) -> list[list[int]]:
+        ids = [tokenizer.encode(text) for text in chosen]
+        return to_sequences(ids, bos=bos, max_tokens=texts.max_tokens, count=count)
+
+    extra = _extra(job)
+    first, others = sample_documents(documents(), texts.num_sequences, extra, job.settings.seed)
+    if special:
+        say(f"{_counted(special)} in the text: documents end there, and none of them is read.")
+    sequences = cut(first, texts.num_sequences)
+    if len(sequences) == texts.num_sequences:  # only behind a full sample are others not mistaken for its own
+        sequences += cut(others, extra)
+    return pad(sequences)
+
+
+def _prompts(job: Job, bos: int | None, say: Say) -> Sample:
+    """Each prompt whole; of more than the sample has, a random choice."""
+    source, request = source_of(job)
+    prompts = [_prompt(job, bos, number, text) for number, text in enumerate(source.documents(request), 1)]
+    count = job.settings.texts.num_sequences
+    first, others = sample_documents(prompts, count, _extra(job), job.settings.seed)
+    drawn = [*first, *others]
+    if len(drawn) < len(prompts):
+        say(f"{len(drawn):,} of {len(prompts):,} prompts are read, at random: give --num-sequences {len(prompts)}.")
+    special = Counter(job.tokenizer.text(ids[place]).strip() for ids, places in drawn for place in places)
+    if special:
+        say(f"{_counted(special)} in the prompts: no feature is chosen, counted or edited there.")
+    return pad([ids for ids, _ in drawn], [places for _, places in drawn])
+
+
+def _prompt(job: Job, bos: int | None, number: int, text: str) -> tuple[list[int], list[int]]:
+    """The ids of a prompt behind its BOS, and the positions of special tokens behind the first."""
+    ids, places = job.tokenizer.encode_prompt(text)
+    ahead = bos is not None and ids[:1] != [bos]
+    limit = job.checkpoint.shape.n_ctx
+    if ahead + len(ids) > limit:
+        raise UsageError(
+            f"Prompt {number} has {len(ids):,} tokens{' and BOS' if ahead else ''}: "
+            f"{job.settings.model} reads {limit:,}.",
+            hint="A prompt is read whole. Shorten it, or give it with --text, in sequences of --max-tokens.",
+        )
+    if bos is not None and ahead:
+        ids, places = [bos, *ids], [place + 1 for place in places]
+    places = [place for place in places if place]
+    if len(ids) - len(places) < 2:
+        raise InputError(
+            f"Prompt {number} is not long enough: it needs two tokens, BOS counted, and special tokens behind it not.",
+            hint="Give a longer one: nothing is measured at the first token.",
+        )
+    return ids, places
+
+
+def _extra(job: Job) -> int:
+    """Sequences for contexts alone."""
+    return max(0, job.settings.contexts.num_sequences - job.settings.texts.num_sequences)
+
+
+def _counted(special: Counter[str]) -> str:
+    """How many special tokens there are, and which are the most frequent: `2 special tokens (<s>, </s>)`."""
+    named = ", ".join(token for token, _ in special.most_common(_NAMED))
+    more = ", …" if len(special) > _NAMED else ""
+    count = special.total()
+    return f"{count:,} special {'token' if count == 1 else 'tokens'} ({named}{more})"
