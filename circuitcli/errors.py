@@ -6,7 +6,10 @@ Everything else that is raised is a bug and keeps its traceback (exit 1).
 from __future__ import annotations
 
 import difflib
+import errno
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -63,6 +66,33 @@ class Stopped(CircuitError):
     def __init__(self, code: int, *, hint: str = "The same command starts anew.") -> None:
         super().__init__("Interrupted." if code == INTERRUPTED else "Terminated.", hint=hint)
         self.exit_code = code
+
+
+# Where there is no room for what is written: the disk's end, a person's share of it, the limit on a file (`ulimit -f`).
+_NO_ROOM = {
+    errno.ENOSPC: ("The disk is full", "Free some space and run the command again."),
+    errno.EDQUOT: ("Your share of the disk is full", "Free some space and run the command again."),
+    errno.EFBIG: ("A file may not grow that large here", "Raise the limit (`ulimit -f unlimited`) and run it again."),
+}
+
+
+def no_room(error: BaseException, path: Path | None = None) -> ResourceError | None:
+    """The error of what can't be written for want of room, or of a folder for temporary files; None of any other."""
+    if not isinstance(error, OSError):
+        return None
+    if isinstance(error, FileNotFoundError) and "No usable temporary directory" in str(error):
+        return ResourceError(
+            "There is no folder for temporary files that can be written.", hint="Set TMPDIR to one that can."
+        )
+    if error.errno not in _NO_ROOM:
+        return None
+    what, hint = _NO_ROOM[error.errno]
+    return ResourceError(f"{what}: {path} couldn't be written." if path else f"{what}.", hint=hint)
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a shell takes it for one word: for hints, which people paste."""
+    return shlex.quote(str(path))
 
 
 def nearest(name: str, known: Iterable[str], *, what: str) -> str:

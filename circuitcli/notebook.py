@@ -77,7 +77,7 @@ def _shown(path: Path, features: Sequence[str], height: int) -> Shown:
     job = _job(path)
     job.parent("effects")
     chosen = named(job, features) if features else foremost(job, _CARDS)
-    return Shown(job.run.root.resolve().name, graph.of_run(job), tuple(cards(job, chosen)), height)
+    return Shown(job.run.title, graph.of_run(job), tuple(cards(job, chosen)), height)
 
 
 def _job(path: Path) -> Job:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
-import os
 import signal
 import sys
 from functools import partial
@@ -13,12 +11,33 @@ from typing import Annotated, Any
 import typer
 
 from circuitcli import __version__
-from circuitcli.cli import ablate, bench, cache_acts, diff, doctor, effects, fetch_saes, graph, profile, run_all
+from circuitcli.cli import (
+    ablate,
+    bench,
+    cache_acts,
+    diff,
+    doctor,
+    effects,
+    fetch_saes,
+    graph,
+    profile,
+    run_all,
+    streams,
+)
 from circuitcli.cli.console import show_error
 from circuitcli.cli.helped import Command, Group
 from circuitcli.cli.options import settings_command
 from circuitcli.cli.session import one_stage
-from circuitcli.errors import INTERRUPTED, TERMINATED, CircuitError, InputError, ResourceError, Stopped, UsageError
+from circuitcli.errors import (
+    INTERRUPTED,
+    TERMINATED,
+    CircuitError,
+    InputError,
+    ResourceError,
+    Stopped,
+    UsageError,
+    no_room,
+)
 
 app = typer.Typer(
     name="circuit",
@@ -35,8 +54,8 @@ settings_command(app, "cache-acts", cache_acts.HELP, cache_acts.EXAMPLES)(partia
 settings_command(app, "ablate", ablate.HELP, ablate.EXAMPLES, more=ablate.MORE)(ablate.command)
 settings_command(app, "effects", effects.HELP, effects.EXAMPLES, more=effects.MORE)(effects.command)
 settings_command(app, "graph", graph.HELP, graph.EXAMPLES, more=graph.MORE)(graph.command)
-settings_command(app, "doctor", doctor.HELP, doctor.EXAMPLES, without=("force",))(doctor.command)
-settings_command(app, "bench", bench.HELP, bench.EXAMPLES, without=("force",), more=bench.MORE)(bench.command)
+settings_command(app, "doctor", doctor.HELP, doctor.EXAMPLES, without=("force", "verify"))(doctor.command)
+settings_command(app, "bench", bench.HELP, bench.EXAMPLES, without=("force", "verify"), more=bench.MORE)(bench.command)
 app.command("diff", cls=Command, help=diff.HELP, epilog=diff.EXAMPLES)(diff.command)
 app.add_typer(profile.app, name="profile")
 
@@ -62,22 +81,19 @@ def circuit(
 def main() -> None:
     """Run the command line and leave with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # characters that the encoding lacks are shown as escapes
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = _run()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has gone, which is its right; nothing more is written, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code)
+    with streams.ready():
+        try:
+            code = _run()
+        except BrokenPipeError:  # the reader has gone, which is its right
+            streams.drop()
+            code = 0
+        sys.exit(code)
 
 
 def _run() -> int:
     try:
         code = app(standalone_mode=False, prog_name="circuit")
+        sys.stdout.flush()
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes an exit of it
             raise end.__context__ from None
@@ -119,8 +135,9 @@ def _known(error: Exception) -> CircuitError | None:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "circuit"
         return UsageError(error.format_message(), hint=f"See `{command} --help`.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ResourceError("The disk is full.", hint="Free some space and run the command again.")
+    full = no_room(error)
+    if full is not None:
+        return full
     if isinstance(error, OSError) and error.errno in _UNUSABLE:
         return InputError(
             f"{error.filename} can't be used: {error.strerror}.", hint="Check the path and its permissions."

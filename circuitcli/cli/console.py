@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from circuitcli.errors import CheckFailed, CircuitError, Stopped
+from circuitcli.errors import CheckFailed, CircuitError, ResourceError, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from circuitcli.cli.cut import Focused
     from circuitcli.cli.layout import Column
-    from circuitcli.cli.progress import Bars
 
     Cell = str | Text | Focused
 
@@ -32,7 +31,6 @@ class Terminal:
         self.quiet = quiet
         self._out = _console(sys.stdout)
         self._err = _console(sys.stderr)
-        self._bars: Bars | None = None
 
     def say(self, line: str) -> None:
         """One line on stderr; on a terminal as many as it takes."""
@@ -42,15 +40,34 @@ class Terminal:
 
     @contextmanager
     def track(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        """A bar that counts, or a spinner with the time so far, on a terminal only."""
+        """A bar with counts (of bytes: in human units), rate and time left, on a terminal only."""
         if self.quiet or not self._err.is_terminal:
             yield lambda done: None
             return
-        if self._bars is None:
-            from circuitcli.cli.progress import Bars
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
-            self._bars = Bars(self._err)
-        with self._bars.track(printable(what), total, unit) as advance:
+        rate = TextColumn("{task.fields[rate]}")
+        name = TextColumn("{task.description}", markup=False)
+        of_bytes: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
+        counted = of_bytes if unit == "B" else (MofNCompleteColumn(), rate)
+        columns = (name, BarColumn(), *counted, TimeRemainingColumn())
+        with Progress(*columns, console=self._err, transient=True) as progress:
+            task = progress.add_task(printable(what), total=total or None, rate=unit)
+
+            def advance(done: int) -> None:
+                progress.advance(task, done)
+                speed = progress.tasks[0].speed
+                progress.update(task, rate=f"{speed:.3g} {unit}/s" if speed else unit)
+
             yield advance
 
     def table(self, title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[Cell]]) -> None:
@@ -102,8 +119,9 @@ def show_error(error: CircuitError, *, as_json: bool) -> None:
     if as_json:
         found = error.document if isinstance(error, CheckFailed) else {}
         document = {**found, "error": {"code": error.exit_code, "message": error.message, "hint": error.hint}}
-        sys.stdout.write(json.dumps(document) + "\n")
-        sys.stdout.flush()
+        with suppress(ResourceError):  # where stdout can't be written, the lines that follow are all there is
+            sys.stdout.write(json.dumps(document) + "\n")
+            sys.stdout.flush()
     from rich.text import Text
 
     console = _console(sys.stderr)

@@ -41,6 +41,13 @@ _COMMON: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "force": (Annotated[bool, typer.Option("--force", help="Do the stage again, and drop what builds on it.")], False),
+    "verify": (
+        Annotated[
+            bool,
+            typer.Option("--verify", help="Read what is done again, and compare it with the hashes in its records."),
+        ],
+        False,
+    ),
     "as_json": (Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")], False),
     "quiet": (Annotated[bool, typer.Option("--quiet", help="No progress bars and no tables.")], False),
 }
@@ -55,6 +62,7 @@ class Request:
     profile: Path | None
     run: Path | None
     force: bool
+    verify: bool
     as_json: bool
     quiet: bool
     more: Mapping[str, Any] = field(default_factory=dict)  # parameters of this command alone
@@ -118,8 +126,8 @@ def settings_command(
         def command(**typed: Any) -> None:
             shared = dict.fromkeys(without, False) | {key: typed.pop(key) for key in common}
             mine = {key: typed.pop(key) for key in own}
-            keys = {row.parameter: row.key for row in rows}
-            flags = {keys[key]: _one(value) for key, value in typed.items() if value not in (None, [])}
+            of = {row.parameter: row for row in rows}
+            flags = {of[key].key: of[key].typed(_one(value)) for key, value in typed.items() if value not in (None, [])}
             request = Request(command=name, flags=nest(flags), more=mine, keeps="force" not in without, **shared)
             with request.may_be_stopped():
                 body(request)

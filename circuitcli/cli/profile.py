@@ -48,10 +48,11 @@ def import_(
 ) -> None:
     """Read, translate, check and print or write."""
     from circuitcli.settings import migrate, plain_yaml
+    from circuitcli.store import written
 
     terminal = Terminal(as_json=as_json, quiet=False)
     _may_write(output, force)
-    text = session.read_text(file, str(file), 4 * plain_yaml.MAX_CHARACTERS)
+    text = written.text(file, "", 4 * plain_yaml.MAX_CHARACTERS)
     if not text.strip():
         raise InputError(f"{file} is empty.", hint="Give the older tool's sparse_coding/config/central_config.yaml.")
     found = migrate.migrate(text, str(file))
@@ -82,16 +83,13 @@ def init(
     _put(Terminal(as_json=as_json, quiet=False), template(), file, {})
 
 
-@settings_command(app, "show", _SHOW, _SHOWN, flags_of="run-all", without=("force", "quiet"))
+@settings_command(app, "show", _SHOW, _SHOWN, flags_of="run-all", without=("force", "verify", "quiet"))
 def show(request: Request) -> None:
     """Every setting with its value and its origin, as the same run-all would find it."""
     own = session.existing(request.run).settings() if request.run is not None else {}
     named = ("run", own), ("profile", session.read_profile(request.profile))
     settings, origins = explain(*named, ("flag", request.flags))
-    values = {}
-    for row in table():
-        part, _, name = row.key.rpartition(".")
-        values[row.key] = getattr(getattr(settings, part) if part else settings, name)
+    values = {row.key: row.of(settings) for row in table()}
     terminal = Terminal(as_json=request.as_json, quiet=False)
     terminal.table("Settings", ("key", "value", "from"), [(k, _shown(v), origins[k]) for k, v in values.items()])
     terminal.document({"settings": {k: {"value": v, "from": origins[k]} for k, v in values.items()}})

@@ -27,30 +27,12 @@ def read_profile(path: Path | None) -> Layers:
     """
     if path is None:
         return {}
-    import tomli
+    from circuitcli.store import written
 
-    text = read_text(path, f"The profile {path}")
+    text = written.text(path, "The profile")
     if not text.strip():
         raise InputError(f"The profile {path} is empty.", hint="Put settings in it, or leave --profile out.")
-    try:
-        return tomli.loads(text)
-    except ValueError as error:  # TOMLDecodeError is one, and so is a number of too many digits
-        raise UsageError(f"The profile {path} is not TOML: {error}.", hint="Mend that line.") from None
-
-
-def read_text(path: Path, what: str, max_bytes: int = -1) -> str:
-    """A file that a person wrote, up to so many bytes.
-
-    Raises:
-        InputError: It is missing, can't be read, or is not UTF-8.
-    """
-    try:
-        with path.open("rb") as file:
-            return file.read(max_bytes).decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{what} can't be read: {error.strerror}.", hint="Check its path.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{what} is not UTF-8.", hint="Save it as UTF-8.") from None
+    return written.toml(text, f"The profile {path}")
 
 
 def existing(path: Path) -> Run:
@@ -99,7 +81,7 @@ def work(request: Request, body: Callable[[Job, Terminal], None], *, writes: boo
     with run.locked(terminal.say):
         settings = resolve(run.settings(), profile, request.flags)
         check(settings)
-        body(Job(run, settings, terminal, request.force), terminal)
+        body(Job(run, settings, terminal, request.force, request.verify), terminal)
         if writes:  # a done stage saves no settings, though its flags may say how to draw
             run.save_settings(to_dict(settings))
 

@@ -9,8 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
+from circuitcli.runtime.caches import user_cache
 from circuitcli.runtime.device import Runtime
 
 LIBRARIES = ("torch", "transformer_lens", "transformers")
@@ -24,8 +23,8 @@ class Verdicts:
         versions = [importlib.metadata.version(library) for library in LIBRARIES]
         key = json.dumps([content, versions, _readers(), runtime.device.type, str(runtime.dtype)])
         name = f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-        folder = user_cache_path("circuitcli", appauthor=False) / "models"
-        self._path: Path | None = None if content is None else folder / name
+        folder = user_cache("models")
+        self._path: Path | None = folder / name if folder and content is not None else None
 
     def read(self) -> str | None:
         """Why whole sequences are computed again, empty if they aren't; None where the model wasn't tried."""

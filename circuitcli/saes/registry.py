@@ -7,7 +7,6 @@ A release that has several SAEs for one site takes a pattern of their names behi
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +17,8 @@ from typing import Any
 
 from circuitcli.core.sites import Site, parse_hook
 from circuitcli.errors import InputError
+from circuitcli.runtime.caches import user_cache
+from circuitcli.runtime.hub import explain
 from circuitcli.saes import Offer, SaeEntry
 from circuitcli.saes._locate import CONFIG, WEIGHTS, Located
 
@@ -96,7 +97,9 @@ def _matching(release: str) -> dict[Site, str]:
 
 def _kept(release: str, sae: str) -> Path:
     """The folder in which an SAE of the registry is kept, made by SAELens if it isn't there yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "circuitcli" / "saelens"
+    cache = user_cache("saelens")
+    if cache is None:
+        raise InputError("There is no home folder to keep the SAEs in.", hint="Set HOME or XDG_CACHE_HOME to one.")
     folder = cache / _SAFE.sub("_", release) / _SAFE.sub("_", sae)
     if not (folder / CONFIG).is_file():
         from sae_lens import SAE
@@ -118,8 +121,6 @@ def _asked(work: Any, what: str) -> Any:
     try:
         return work()
     except (OSError, ValueError) as error:
-        from circuitcli.runtime.hub import explain
-
         known = explain(error, f"the SAE {what}")
         if known is None:
             raise

@@ -6,12 +6,17 @@ pydantic checks values, and is imported only when there are values to check, so 
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from circuitcli.errors import UsageError, nearest
-from circuitcli.settings.table import table
+from circuitcli.settings.table import Setting, table
 from circuitcli.settings.tree import Settings
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Layers = dict[str, Any]  # a partial tree: {"seed": 1, "texts": {"max_tokens": 50}}
 
@@ -57,6 +62,7 @@ def explain(*layers: tuple[str, Layers]) -> tuple[Settings, dict[str, str]]:
     origins: dict[str, str] = {}
     preset = PRESETS.get(model, {}) if isinstance(model, str) else {}
     for name, layer in (("preset", preset), *layers):
+        _checked(layer)  # each by itself: what a later one hides is no less wrong
         layer, dropped = _sourced(layer, merged)
         for key in dropped:
             del merged["texts"][key]
@@ -92,12 +98,48 @@ def _keys(layer: Layers) -> list[str]:
 
 
 def _checked(tree: Layers) -> Settings:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(Settings).validate_python(tree)
+        settings: Settings = _adapter().validate_python(tree)
     except ValidationError as error:
         raise _usage_error(error.errors()) from None
+    _check_texts(settings)
+    return settings
+
+
+@cache
+def _adapter() -> TypeAdapter[Settings]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Settings)
+
+
+def _check_texts(settings: Settings) -> None:
+    """Refuse texts that settings.toml can't hold, and paths that no system takes."""
+    for row in table():
+        value = row.of(settings)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
+                wanted = "text without NUL characters" if "\0" in text else "UTF-8, as settings.toml is"
+                raise UsageError(f"{_named(row)} can't be {_SHORT.repr(text)}: it should be {wanted}.", hint=row.help)
+
+
+class _Short(reprlib.Repr):
+    """A value on part of a line, however long or deep it is."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python writes no number of more than some thousand digits."""
+        return repr(x) if x.bit_length() <= 128 else f"a number of {x.bit_length():,} bits"
+
+
+_SHORT = _Short()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 3
+
+
+def _named(row: Setting) -> str:
+    return f"`{row.key}`" + (f" ({row.flag.name})" if row.flag.name else "")
 
 
 # What pydantic says in longer or other words, by the type of its finding.
@@ -106,7 +148,6 @@ _WANTED = {
     "tuple_type": "a list",
     "bool_parsing": "true or false",
     "bool_type": "true or false",
-    "int_parsing_size": "a smaller number",
 }
 
 
@@ -117,17 +158,17 @@ def _usage_error(problems: Sequence[Mapping[str, Any]]) -> UsageError:
     known = [row.key for row in table()]
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         key = ".".join(places)
+        key = key if len(key) <= 80 else f"{key[:79]}…"
         return UsageError(f"Unknown setting `{key}`.", hint=nearest(key, known, what="settings"))
     key = next((k for k in known if ".".join(places).startswith(k)), ".".join(places))
     row = next((r for r in table() if r.key == key), None)
-    what = f"`{key}`" + (f" ({row.flag.name})" if row and row.flag.name else "")
-    value = problem.get("input")
+    value = _SHORT.repr(problem.get("input"))
     depth = key.count(".") + 1
     same = [p for p in problems if p["loc"][:depth] == problem["loc"][:depth]]
     wanted = [_WANTED.get(p["type"]) or str(p["msg"]).removeprefix("Input should be ") for p in same]
     message = f"it should be {' or '.join(dict.fromkeys(wanted))}"
-    help_line = row.flag.help if row else "See the table of settings in the README."
-    return UsageError(f"{what} can't be {value!r}: {message}.", hint=help_line)
+    help_line = row.help if row else "See the table of settings in the README."
+    return UsageError(f"{_named(row) if row else f'`{key}`'} can't be {value}: {message}.", hint=help_line)
 
 
 def to_dict(settings: Settings) -> Layers:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from circuitcli.settings.tree import Flag, Settings
+
+# What people type for a truth.
+_TRUTHS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,26 @@ class Setting:
     kind: type
     repeats: bool
     default: Any
+
+    words: tuple[type, ...] = ()  # what else than text its flag's words may mean: truths or whole numbers
+
+    @property
+    def help(self) -> str:
+        """What it says of itself."""
+        return self.flag.help
+
+    def of(self, settings: Settings) -> Any:
+        """Its value."""
+        head, _, name = self.key.rpartition(".")
+        return getattr(getattr(settings, head) if head else settings, name)
+
+    def typed(self, value: Any) -> Any:
+        """What is typed on a command line, as a profile would have it: `8` is a number, `true` no word."""
+        if bool in self.words and value.lower() in _TRUTHS:
+            return _TRUTHS[value.lower()]
+        if int in self.words and re.fullmatch(r"[+-]?[0-9]{1,20}", value):
+            return int(value)
+        return value
 
     @property
     def parameter(self) -> str:
@@ -44,4 +68,6 @@ def _collect(tree: type, prefix: str, rows: list[Setting]) -> None:
         flag = next(mark for mark in marks if isinstance(mark, Flag))
         repeats = get_origin(kind) is tuple or any(get_origin(part) is tuple for part in get_args(kind))
         plain = kind if kind in (bool, int, float) else str
-        rows.append(Setting(f"{prefix}{item.name}", flag, plain, repeats, item.default))
+        parts = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(kind)]
+        words = tuple(part for part in parts if part in (bool, int))
+        rows.append(Setting(f"{prefix}{item.name}", flag, plain, repeats, item.default, words))

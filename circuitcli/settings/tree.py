@@ -15,8 +15,20 @@ class Flag(NamedTuple):
     metavar: str | None = None
 
 
+# Counts and indices are int32 on disk.
+MOST = 2**31 - 1
+
+
+class Exact:
+    """A value is taken as it is: true is no number, and no word is true."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """How pydantic checks it."""
+        return handler(source) | {"strict": True}
+
+
 class Range(NamedTuple):
-    """What a number may be: at least `ge`, more than `gt`, at most `le`."""
+    """What a number may be: at least `ge`, more than `gt`, at most `le` (of whole numbers MOST, if nothing is said)."""
 
     ge: float | None = None
     gt: float | None = None
@@ -24,7 +36,11 @@ class Range(NamedTuple):
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """How pydantic checks it."""
-        return handler(source) | {name: bound for name, bound in self._asdict().items() if bound is not None}
+        bounds = {name: bound for name, bound in self._asdict().items() if bound is not None}
+        return handler(source) | {"strict": True, **({"le": MOST} if source is int else {}), **bounds}
+
+
+Truth = Annotated[bool, Exact()]
 
 
 _TABLE = {"extra": "forbid", "allow_inf_nan": False}
@@ -49,7 +65,7 @@ class Runtime:
         Flag("--batch-size", "Rows computed at once; auto picks from free memory.", "N|auto"),
     ] = "auto"
     allow_over_memory: Annotated[
-        bool,
+        Truth,
         Flag("--allow-over-memory", "Whether to ablate although more memory is expected to be taken than is free."),
     ] = False
 
@@ -115,7 +131,7 @@ class Texts:
         int, Range(ge=2), Flag("--max-tokens", "Tokens a sequence may have, its BOS counted; prompts are read whole.")
     ] = 100
     prepend_bos: Annotated[
-        Literal["auto"] | bool,
+        Literal["auto"] | Truth,
         Flag("--prepend-bos", "Whether sequences start with BOS; auto follows the SAEs.", "auto|true|false"),
     ] = "auto"
 
@@ -187,7 +203,7 @@ class Ablate:
         Range(ge=0),
         Flag("--horizon", "Positions behind the edited one that `onward` reads at most; 0: all of them."),
     ] = 0
-    logits: Annotated[bool, Flag("--logits", "Whether to measure the next token as well.")] = True
+    logits: Annotated[Truth, Flag("--logits", "Whether to measure the next token as well.")] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +259,7 @@ class Settings:
     ] = "main"
     seed: Annotated[int, Range(ge=0, le=2**32 - 1), Flag("--seed", "Decides every random draw.")] = 0
     allow_misfit: Annotated[
-        bool, Flag("--allow-misfit", "Whether to go on with SAEs that don't fit the model (see `circuit doctor`).")
+        Truth, Flag("--allow-misfit", "Whether to go on with SAEs that don't fit the model (see `circuit doctor`).")
     ] = False
     runtime: Runtime = field(default_factory=Runtime)
     saes: Saes = field(default_factory=Saes)

@@ -9,6 +9,7 @@ import numpy as np
 
 from circuitcli.core.circuit import Edge, Node
 from circuitcli.core.sites import FeatureId, Site, parse_feature, resolve_pins
+from circuitcli.errors import quoted
 from circuitcli.runtime.neuronpedia import Explained
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages import next_tokens
@@ -131,7 +132,7 @@ def _missing(job: Job, node: Node) -> str | None:
     pins = " ".join(f"--pin {pin}" for pin in (*job.settings.features.pinned, node.id))
     return (
         f"{node.id} wasn't ablated, so that its consequences, tokens and KL are unknown: "
-        f"run `circuit ablate --run {job.run.root} {pins}`, then this again."
+        f"run `circuit ablate --run {quoted(job.run.root)} {pins}`, then this again."
     )
 
 

@@ -24,9 +24,8 @@ from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
 from circuitcli.stages.inputs import CLEAN_BYTES, Inputs
-from circuitcli.stages.shard import LOGIT_TOKENS, effect_columns
+from circuitcli.stages.shard import LOGIT_TOKENS, SHARD_FEATURES, effect_columns
 from circuitcli.store import tables
-from circuitcli.store.ablations import SHARD_FEATURES
 
 # Ablations of the trial at most, and bytes of a row of contexts, and of one of the stored tokens, on disk.
 _TRIAL, _CONTEXT_BYTES, _TOKEN_BYTES = 64, 24, 12
@@ -67,10 +66,7 @@ def count(inputs: Inputs, named: Mapping[int, Named], *, exact: bool) -> Ablatio
         named: Layers whose features are known; the first is one.
         exact: Whether the contexts of named features are counted, and not bounded.
     """
-    settings, sequences = inputs.job.settings, len(inputs.sample.lengths)
-    most = (
-        min(settings.features.seq_cap, sequences) if settings.ablate.positions == "all" else settings.features.seq_cap
-    )
+    settings, most = inputs.job.settings, most_contexts(inputs)
     features, contexts, before = {}, {}, 0
     for layer in sorted({site.layer for site in inputs.widths}):
         sites = [site for site in inputs.widths if site.layer == layer]
@@ -88,6 +84,12 @@ def count(inputs: Inputs, named: Mapping[int, Named], *, exact: bool) -> Ablatio
             contexts[site] = features[site] * most
             left -= features[site]
     return Ablations(features, contexts, exact)
+
+
+def most_contexts(inputs: Inputs) -> int:
+    """How often a feature is ablated at most: `seq_cap` times, or as often as the text has places for it."""
+    sample, whole = inputs.sample, inputs.job.settings.ablate.positions == "all"
+    return min(inputs.job.settings.features.seq_cap, len(sample.lengths) if whole else int(sample.counted.sum()))
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _more(inputs: Inputs, trial: _Trial, planned: Ablations) -> int:
     """Bytes that come on top of the trial's: SAEs of wider layers, a batch, a shard's effects, and what torch takes."""
     settings = inputs.job.settings
     widest = max(_sae_bytes(inputs, site) for site in planned.contexts)
-    batch = inputs.batch_size * inputs.row_bytes
+    batch = min(inputs.batch_size, max(planned.contexts.values())) * inputs.row_bytes
     contexts = min(max(planned.contexts.values()), SHARD_FEATURES * settings.features.seq_cap)
     effects = round(contexts * trial.changes) * _EFFECT_BYTES
     sums = SHARD_FEATURES * 4 * 8 * inputs.model.shape.d_vocab if settings.ablate.logits else 0  # two, and their copies

@@ -14,18 +14,22 @@ import numpy as np
 from circuitcli import __version__
 from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Context, Edge, Node, TokenEffect, share_drawn
 from circuitcli.core.neuronpedia import page
+from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
+from circuitcli.errors import InputError
+from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import edits as written
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages import formats as formatting
-from circuitcli.stages import growth, passages
+from circuitcli.stages import growth
 from circuitcli.stages import labels as labelling
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.formats import Formats
 from circuitcli.stages.stage import Job, Outcome, Work, stage
-from circuitcli.store import acts, files, tables
+from circuitcli.store import acts, circuits, files, tables
 
 NAME = "graph"
+_EDITED = "graph/circuit.edited.json"
 # Tokens of each colour shown in a box.
 _TOKENS_SHOWN = 6
 
@@ -40,6 +44,8 @@ def run(job: Job, edited: Path | None = None) -> Outcome:
         "edits": written.document(edits),
         **labelling.inputs(source),
     }
+    if edited is None:
+        _keep_edited(job)
     formats, relabel = formatting.of_run(job), labelling.again(job)
 
     def work(todo: Work) -> None:
@@ -51,6 +57,21 @@ def run(job: Job, edited: Path | None = None) -> Outcome:
         written.keep(job, edits)
 
     return stage(job, NAME, inputs, work, again=relabel or formats.added)
+
+
+def _keep_edited(job: Job) -> None:
+    """Put a circuit.json that somebody edited in its place aside, before another is drawn there."""
+    record, path = job.run.record(NAME), job.run.path(circuits.CIRCUIT)
+    entry = record.files.get(circuits.CIRCUIT) if record else None
+    if entry is None or not path.is_file() or job.run.as_recorded(path, entry):
+        return
+    try:
+        circuits.read(path)
+    except InputError:
+        return  # damaged: there is nothing to keep
+    aside = job.run.path(_EDITED)
+    path.replace(aside)
+    job.report.say(f"graph: {path.name} was edited; it is kept as {aside.name}, whose labels `graph --load` takes.")
 
 
 def _add(job: Job, todo: Work, formats: Formats, kept: dict[str, list[str]]) -> None:
@@ -116,7 +137,7 @@ def build(job: Job, earlier: list[Circuit]) -> Circuit:
 
 def _measured_by(job: Job) -> tuple[str, str]:
     """The run's name, and when its ablations were done."""
-    return job.run.root.resolve().name, job.run.require("ablate").finished
+    return job.run.title, job.run.require("ablate").finished
 
 
 def of_run(job: Job) -> Circuit:
@@ -188,11 +209,12 @@ def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str
 
 def nodes(job: Job, features: Sequence[FeatureId], tokens_shown: int = _TOKENS_SHOWN) -> Iterable[Node]:
     """All that the run knows of some features, with so many promoted, and suppressed, tokens at most."""
+    tokenizer = job.tokenizer
     pins = set(resolve_pins(job.settings.features.pinned, {e.at: e.d_sae for e in entries_of(job.run)}))
     statistics = rows_of(tables.read(job.run.verified("cache-acts", acts.FEATURES)), features)
     totals = rows_of(tables.read(job.run.verified("effects", effects_stage.FEATURES)), features)
     logits = rows_of(tables.read(job.run.verified("effects", effects_stage.LOGITS)), features)
-    contexts = top_contexts(job, features)
+    contexts = top_contexts(job, features, tokenizer)
     sources = {entry.at: entry.neuronpedia for entry in entries_of(job.run)}
     run, created = _measured_by(job)
     for feature in features:
@@ -227,10 +249,10 @@ def token_effects(rows: tables.Columns) -> tuple[tuple[TokenEffect, ...], tuple[
     return tuple(effect for rank, effect in effects if rank > 0), tuple(effect for rank, effect in effects if rank < 0)
 
 
-def top_contexts(job: Job, features: Sequence[FeatureId]) -> dict[FeatureId, list[Context]]:
+def top_contexts(job: Job, features: Sequence[FeatureId], tokenizer: Tokenizer) -> dict[FeatureId, list[Context]]:
     """The top contexts of some features: `contexts.view` tokens on each side, with the feature's activations."""
+    sample = acts.read_sample(job.run.verified("cache-acts", acts.TOKENS))
     table = rows_of(tables.read(job.run.verified("cache-acts", acts.CONTEXTS)), features)
-    texts = passages.read(job, {int(seq) for rows in table.values() for seq in rows["seq"]})
     found: dict[FeatureId, list[Context]] = {}
     for site in {feature.site for feature in features}:
         indices = [feature.index for feature in features if feature.site == site]
@@ -240,19 +262,25 @@ def top_contexts(job: Job, features: Sequence[FeatureId]) -> dict[FeatureId, lis
             )
             rows = table[FeatureId(site, index)]
             found[FeatureId(site, index)] = [
-                _context(int(rows["seq"][i]), int(rows["pos"][i]), values, texts, job.settings.contexts.view)
+                _context(int(rows["seq"][i]), int(rows["pos"][i]), values, sample, tokenizer, job)
                 for i in np.argsort(rows["rank"])
             ]
     return found
 
 
 def _context(
-    seq: int, pos: int, values: dict[tuple[int, int], float], texts: dict[int, list[str]], view: int
+    seq: int,
+    pos: int,
+    values: dict[tuple[int, int], float],
+    sample: Sample,
+    tokenizer: Tokenizer,
+    job: Job,
 ) -> Context:
+    view = job.settings.contexts.view
     first = max(0, pos - view)
-    places = range(first, min(len(texts[seq]), pos + view + 1))
+    places = range(first, min(int(sample.lengths[seq]), pos + view + 1))
     return Context(
-        tokens=tuple(texts[seq][places.start : places.stop]),
+        tokens=tuple(tokenizer.pieces(sample.tokens[seq].tolist(), places.start, places.stop)),
         activations=tuple(float(values.get((seq, p), 0.0)) for p in places),
         firing=pos - first,
         seq=seq,

@@ -19,7 +19,7 @@ from circuitcli.saes import SaeEntry
 from circuitcli.stages import start as starting
 from circuitcli.stages.cache_acts import firings_in
 from circuitcli.stages.doctor import Unrecorded
-from circuitcli.stages.estimate import Estimate, Named, count, estimate
+from circuitcli.stages.estimate import Estimate, Named, count, estimate, most_contexts
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.sequences import Say, hushed, read_sample
 from circuitcli.stages.stage import Job
@@ -58,7 +58,12 @@ class _Unread(Inputs):
 
     @cached_property
     def sample(self) -> Sample:
-        return read_sample(self.job, self.entries, self.say).first(self.job.settings.texts.num_sequences)
+        return self.whole.first(self.job.settings.texts.num_sequences)
+
+    @cached_property
+    def whole(self) -> Sample:
+        """All sequences, those for contexts alone among them."""
+        return read_sample(self.job, self.entries, self.say)
 
     @cached_property
     def next_tokens(self) -> np.ndarray | None:
@@ -93,16 +98,15 @@ def preview(job: Job, entries: Sequence[SaeEntry], say: Say = hushed) -> Preview
         share = settings.features.thinning
         least = starting.at_least(settings)
         features = there or [s for s in widths if s.layer == layer for _ in range(max(least, round(share * widths[s])))]
-        counts = {site: [settings.features.seq_cap] * features.count(site) for site in set(features)}
+        counts = {site: [most_contexts(inputs)] * features.count(site) for site in set(features)}
         named[layer] = Named(len(features), counts)
     ablations = estimate(inputs, count(inputs, named, exact=False))
     if ablations is None:
         return None
     inputs.firings(first)  # and with it what they took
-    sequences = settings.texts.num_sequences if len(inputs.sample.lengths) == settings.texts.num_sequences else 0
-    extra = max(0, settings.contexts.num_sequences - settings.texts.num_sequences) if sequences else 0
-    tokens = int(inputs.sample.lengths.sum() * (1 + extra / max(sequences, 1)))
-    return Preview(len(inputs.sample.lengths) + extra, tokens, tokens * _token_seconds(inputs, first), ablations)
+    lengths = inputs.whole.lengths
+    tokens = int(lengths.sum())
+    return Preview(len(lengths), tokens, tokens * _token_seconds(inputs, first), ablations)
 
 
 def _token_seconds(inputs: _Unread, site: Site) -> float:

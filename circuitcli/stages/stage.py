@@ -8,28 +8,28 @@ is redone, and one that does names what changed and asks for --force.
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from circuitcli import __version__
-from circuitcli.errors import InputError
-from circuitcli.runtime.remote import RemoteFile, total
+from circuitcli.core.model import Model
+from circuitcli.errors import InputError, quoted
+from circuitcli.runtime import checkpoint as checkpoints
+from circuitcli.runtime import device as devices
+from circuitcli.runtime.checkpoint import Checkpoint
+from circuitcli.runtime.device import Runtime
+from circuitcli.runtime.hub import Hub, RemoteFile, total
+from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.settings import Settings, table, to_dict
 from circuitcli.stages.report import Report
 from circuitcli.store import files, records
 from circuitcli.store.records import FileEntry, Plan, Record
 from circuitcli.store.run import STAGES, Run
-
-if TYPE_CHECKING:
-    from circuitcli.core.model import Model
-    from circuitcli.runtime.checkpoint import Checkpoint
-    from circuitcli.runtime.device import Runtime
-    from circuitcli.runtime.hub import Hub
-    from circuitcli.runtime.tokenizer import Tokenizer
 
 # The settings that decide each stage's numbers, by prefix of their keys.
 DECIDES = {
@@ -45,6 +45,8 @@ CHOOSES = {
 }
 # Stages whose work is too dear to throw away unasked.
 NEEDS_MODEL = ("cache-acts", "ablate")
+# Those that are done again if their files aren't as they were recorded; of the others that is an error.
+REMADE = ("effects", "graph")
 _LIBRARIES = ("torch", "transformer_lens", "transformers", "numpy", "pyarrow")
 
 
@@ -56,12 +58,11 @@ class Job:
     settings: Settings
     report: Report
     force: bool = False
+    verify: bool = False  # whether what is done is read again and compared with its hashes, not only with its sizes
 
     @cached_property
     def runtime(self) -> Runtime:
-        """The device, dtype, threads and seeds of this process; torch is imported only now, which takes seconds."""
-        with self.report.track("Starting torch", 0, ""):
-            from circuitcli.runtime import device as devices
+        """The device, dtype, threads and seeds of this process."""
         runtime = self.settings.runtime
         size = None if runtime.batch_size == "auto" else runtime.batch_size
         return devices.make(runtime.device, runtime.dtype, size, self.settings.seed)
@@ -69,8 +70,6 @@ class Job:
     @cached_property
     def hub(self) -> Hub:
         """Where models and SAEs are fetched from."""
-        from circuitcli.runtime.hub import Hub
-
         return Hub()
 
     def fetch(self, files: Sequence[RemoteFile]) -> list[Path]:
@@ -85,25 +84,14 @@ class Job:
     def checkpoint(self) -> Checkpoint:
         """The model that the run recorded, at the commit that it recorded; none is loaded."""
         recorded = self.run.require("fetch-saes").inputs
-        found = self.find(recorded["model identity"])
+        found = checkpoints.find(self.settings.model, recorded["model identity"], self.hub)
         self.fetch(found.files)
         return found
-
-    def find(self, revision: str) -> Checkpoint:
-        """The model of the settings at a revision; transformers reads its configuration, and is imported only now."""
-        with self.report.track(f"Looking at {self.settings.model}", 0, ""):
-            from circuitcli.runtime import checkpoint as checkpoints
-
-            return checkpoints.find(self.settings.model, revision, self.hub)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        checkpoint = self.checkpoint
-        with self.report.track(f"Loading the tokenizer of {checkpoint.name}", 0, ""):
-            from circuitcli.runtime.tokenizer import Tokenizer
-
-            return Tokenizer(checkpoint)
+        return Tokenizer(self.checkpoint)
 
     @cached_property
     def model(self) -> Model:
@@ -116,7 +104,7 @@ class Job:
         if checkpoint.identity() != self.run.require("fetch-saes").inputs["model identity"]:
             raise InputError(
                 f"The model {checkpoint.name} isn't the one that was recorded: its files changed.",
-                hint=f"Run `circuit fetch-saes --run {self.run.root} --force`.",
+                hint=f"Run `circuit fetch-saes --run {quoted(self.run.root)} --force`.",
             )
         with self.report.track(f"Loading {checkpoint.name}", 0, ""):
             from circuitcli.runtime import model
@@ -147,7 +135,7 @@ class Job:
         if stale:
             raise InputError(
                 f"The {stage} stage of {self.run.root} was made with other settings: {', '.join(stale)}.",
-                hint=f"Run `circuit {stage} --run {self.run.root}` again{_force_hint(stage)}.",
+                hint=f"Run `circuit {stage} --run {quoted(self.run.root)}` again{_force_hint(stage)}.",
             )
         return record
 
@@ -251,7 +239,7 @@ def stage(
     if not todo.anew and job.run.record(name) is None:
         job.report.say(f"{name}: going on from where it stopped.")
     started = time.monotonic()
-    device = str(job.runtime.device) if name in NEEDS_MODEL else "cpu"
+    device = str(job.runtime.device)
     work(todo)
     todo.begin()
     done = Record(
@@ -260,7 +248,7 @@ def stage(
         choice=job.chosen(CHOOSES.get(name, ())),
         files=todo.files,
         facts=todo.facts,
-        versions=_versions(),
+        versions={"circuitcli": __version__, **{lib: importlib.metadata.version(lib) for lib in _LIBRARIES}},
         device=device,
         seconds=round(time.monotonic() - started, 3),
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -282,17 +270,21 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
         fingerprint,
         job.chosen(CHOOSES.get(name, ())),
     )
-    if same and not job.force and record is not None and _all_there(job.run, record):
-        if again is None:
+    if same and not job.force and record is not None:
+        wrong = _amiss(job, name, record)
+        if not wrong and again is None:
             return None
-        job.report.say(f"{name}: {again}.")
+        if wrong and name in REMADE:
+            job.report.say(f"{name}: made again, because of what isn't as it was recorded: {', '.join(wrong)}.")
+        elif not wrong:
+            job.report.say(f"{name}: {again}.")
     if plan and plan.fingerprint != fingerprint:
         _changed(job, name, records.changes(plan.inputs, inputs))
         plan = None
     return Work(
         job,
         name,
-        plan or Plan(fingerprint, inputs, 0, job.runtime.threads if name in NEEDS_MODEL else 1),
+        plan or Plan(fingerprint, inputs, 0, job.runtime.threads),
         anew=plan is None,
         known=record.files if plan and record else {},
     )
@@ -309,15 +301,24 @@ def _changed(job: Job, name: str, what: list[str]) -> None:
     job.report.say(f"{name}: made again, because of {', '.join(what)}.")
 
 
-def _all_there(run: Run, record: Record) -> bool:
-    return all(run.path(name).is_file() for name in record.files)
+def _amiss(job: Job, name: str, record: Record) -> list[str]:
+    """The files of a done stage that are missing, or not as they were recorded: by their sizes, and of the last stage,
+    and where everything is to be verified, by their hashes.
 
-
-def _versions() -> dict[str, str]:
-    """Of this package, and of the libraries that compute."""
-    from importlib import metadata
-
-    return {"circuitcli": __version__, **{library: metadata.version(library) for library in _LIBRARIES}}
+    Raises:
+        InputError: One isn't as it was recorded, and the stage isn't one that is done again for that.
+    """
+    hashed = job.verify or name == STAGES[-1]
+    found = []
+    with job.report.track(f"Verifying {name}", len(record.files) if job.verify else 0, "files") as done:
+        for file, entry in record.files.items():
+            path = job.run.path(file)
+            if not path.is_file() or (name in REMADE and not job.run.as_recorded(path, entry, hashed=hashed)):
+                found.append(file)
+            elif name not in REMADE:
+                job.run.verify(name, file, entry, hashed=hashed)
+            done(1)
+    return found
 
 
 def _force_hint(stage: str) -> str:

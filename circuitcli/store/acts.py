@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from circuitcli.core.contexts import Firings, by_feature
 from circuitcli.core.sampling import Sample
@@ -18,7 +18,6 @@ from circuitcli.store.records import fingerprint
 from circuitcli.store.run import Run
 
 TOKENS = "acts/tokens.safetensors"
-TEXTS = "acts/texts.parquet"
 CONTEXTS = "acts/contexts.parquet"
 FEATURES = "acts/features.parquet"
 NEXT = "acts/next.parquet"
@@ -73,7 +72,7 @@ def firings_of(run: Run, site: Site, features: Sequence[int]) -> dict[int, Firin
 
 def _load(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     try:
-        parts = load_file(path)
+        parts = load(path.read_bytes())  # safetensors itself takes no name that isn't UTF-8
         return parts | {name: parts[name] for name in names}
     except (SafetensorError, KeyError) as error:
         raise InputError(f"{path} is corrupt: {error}.", hint="Run `circuit cache-acts --force` on this run.") from None

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from circuitcli.core import document
 from circuitcli.core.circuit import Circuit
-from circuitcli.errors import InputError
+from circuitcli.errors import InputError, quoted
 from circuitcli.store import files
 
 CIRCUIT = "graph/circuit.json"
@@ -27,7 +27,8 @@ def locate(path: Path) -> Path:
     found = path / CIRCUIT
     if not found.is_file():
         raise InputError(
-            f"{path} has no {CIRCUIT}.", hint=f"Draw it: `circuit graph --run {path} --format json --format svg`."
+            f"{path} has no {CIRCUIT}.",
+            hint=f"Draw it: `circuit graph --run {quoted(path)} --format json --format svg`.",
         )
     return found
 

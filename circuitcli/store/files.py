@@ -8,10 +8,11 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
-from circuitcli.errors import InputError, ResourceError
+from circuitcli.errors import InputError, no_room
 
 # The suffix of a file that is being written, or never was finished.
 UNFINISHED = ".part"
@@ -26,19 +27,19 @@ def complete(path: Path) -> Iterator[Path]:
     Raises:
         ResourceError: The disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        with no_space(path):
+    with no_space(path):
+        make(path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
+        os.close(handle)
+        part = Path(name)
+        try:
             yield part
             _sync(part)
             part.chmod(0o666 & ~_umask())
             part.replace(path)
             _sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write(path: Path, data: bytes) -> None:
@@ -53,11 +54,34 @@ def no_space(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        known = no_room(error, path)
+        if known is None:
             raise
-        raise ResourceError(
-            f"The disk is full: {path} couldn't be written.", hint="Free some space and run the command again."
-        ) from None
+        raise known from None
+
+
+def make(folder: Path) -> list[Path]:
+    """Make a folder and those above it, one by one: pathlib and os call themselves once for each, which ends at 1,000.
+
+    Returns:
+        Those that weren't there, the deepest first.
+    """
+    missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+    return missing
+
+
+def unfinished(root: Path) -> Iterator[Path]:
+    """What was never finished in a folder and those in it, however deep they are; links aren't followed."""
+    folders = [root]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif entry.name.startswith(".") and entry.name.endswith(UNFINISHED):
+                    yield Path(entry.path)
 
 
 def content(path: Path, most: int, *, what: str = "", hint: str) -> bytes:

@@ -22,10 +22,11 @@ R = TypeVar("R", "Plan", "Record")
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file of a stage: its sha256 and, for tables and shards, its rows."""
+    """One file of a stage: its sha256, for tables and shards its rows, and its size (older records have none)."""
 
     sha256: str
     rows: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import tomli
 import tomli_w
-from filelock import FileLock, Timeout
 
-from circuitcli.errors import InputError, UsageError
-from circuitcli.store import files, records
+from circuitcli.errors import InputError, UsageError, quoted
+from circuitcli.store import files, lock, records, written
 from circuitcli.store.records import FileEntry, Plan, Record
 
 # The stages in their order, each with its folder.
@@ -32,6 +31,7 @@ class Run:
         """
         self.root = root
         self._verified: set[str] = set()
+        self._held = False  # by this process, which then wants it to stay
         if root.is_symlink() or (root.exists() and not root.is_dir()):
             raise UsageError(f"{root} is a link or a file, not a run folder.", hint="Name a folder with --run.")
         if root.is_dir() and not self.settings_path.is_file() and any(_content(root)):
@@ -41,20 +41,24 @@ class Run:
             )
 
     @property
+    def title(self) -> str:
+        """Its name as text, whatever bytes it has."""
+        return os.fsencode(self.root.resolve().name).decode(errors="backslashreplace")
+
+    @property
     def settings_path(self) -> Path:
         """The run's own settings."""
         return self.path("settings.toml")
 
     def settings(self) -> dict[str, Any]:
         """The run's own settings as written; empty for a new run."""
-        try:
-            return tomli.loads(self.settings_path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not self.settings_path.exists():
             return {}
-        except ValueError as error:  # not TOML, not UTF-8, or a number beyond all bounds
-            raise InputError(
-                f"{self.settings_path} is not valid TOML: {error}.", hint="Mend the file, or make a new run."
-            ) from None
+        hint = "Mend the file, or make a new run."
+        try:
+            return written.toml(written.text(self.settings_path, "", hint=hint), str(self.settings_path))
+        except UsageError as error:  # of a file in a run, and so no usage
+            raise InputError(error.message, hint=hint) from None
 
     def save_settings(self, tree: dict[str, Any]) -> None:
         """Write the settings, if they changed."""
@@ -68,27 +72,30 @@ class Run:
 
         A command that was refused leaves no trace: folders in which nothing was written go away again.
         """
-        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         with files.no_space(self.root):
             try:
-                self.root.mkdir(parents=True, exist_ok=True)
+                made = files.make(self.root)
             except FileNotFoundError:  # such as /proc, which says so of what can't be made there
                 raise InputError(f"{self.root} can't be made.", hint="Name another folder with --run.") from None
-        lock = FileLock(self.path(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"Another process is writing {self.root}: waiting for it (Ctrl-C to stop).")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # a folder with something in it stays
-                if not any(_content(self.root)):
-                    self.path(".lock").unlink()
-                for folder in made:
-                    folder.rmdir()
-            lock.release()
+        with lock.locked(self.root, self.path(lock.LOCK), say):
+            self._held = True
+            try:
+                yield
+            except FileNotFoundError as error:
+                if not self._has(error.filename):
+                    raise
+                raise _gone(Path(os.fsdecode(error.filename))) from None
+            finally:
+                self._held = False
+                with suppress(OSError):  # a folder with something in it stays
+                    if not any(_content(self.root)):
+                        self.path(lock.LOCK).unlink()
+                    for folder in made:
+                        folder.rmdir()
+
+    def _has(self, path: str | bytes | None) -> bool:
+        """Whether a path lies in this run."""
+        return path is not None and Path(os.path.abspath(os.fsdecode(path))).is_relative_to(os.path.abspath(self.root))
 
     def folder(self, stage: str) -> Path:
         """The folder of a stage."""
@@ -120,7 +127,7 @@ class Run:
 
     def sweep(self) -> None:
         """Remove what a killed process left unfinished."""
-        for path in self.root.rglob(f".*{files.UNFINISHED}"):
+        for path in files.unfinished(self.root):
             path.unlink(missing_ok=True)
 
     def discard(self, stage: str) -> None:
@@ -137,7 +144,13 @@ class Run:
         self._about(stage, "plan").unlink(missing_ok=True)
 
     def path(self, name: str) -> Path:
-        """A path in the run by its name in plans and records."""
+        """A path in the run by its name in plans and records.
+
+        Raises:
+            InputError: It leaves the run; or the folder, in which this process works, is no longer there.
+        """
+        if self._held and not self.root.is_dir():  # else what is written next would make it anew, without the rest
+            raise _gone(self.root)
         return files.inside(self.root, name)
 
     def name(self, path: Path) -> str:
@@ -146,7 +159,7 @@ class Run:
 
     def entry(self, path: Path, rows: int | None = None) -> FileEntry:
         """What the record says of a file that was just written or found complete."""
-        return FileEntry(files.digest(path), rows)
+        return FileEntry(files.digest(path), rows, path.stat().st_size)
 
     def verified(self, stage: str, name: str) -> Path:
         """A file of a finished stage, once its hash was checked against the record.
@@ -164,18 +177,23 @@ class Run:
             self._verified.add(name)
         return path
 
-    def verify(self, stage: str, name: str, entry: FileEntry) -> None:
+    def verify(self, stage: str, name: str, entry: FileEntry, *, hashed: bool = True) -> None:
         """Check a file of a stage against its entry in a record.
 
         Raises:
-            InputError: Its hash is another one.
+            InputError: Its size or, where that is checked, its hash is another one.
         """
         path = files.inside(self.root, name)
-        if files.digest(path) != entry.sha256:
+        if not self.as_recorded(path, entry, hashed=hashed):
+            size = path.stat().st_size
+            wrong = f"it has {size:,} bytes" if entry.bytes not in (None, size) else "its sha256 is wrong"
             raise InputError(
-                f"{path} isn't what was recorded: its sha256 is wrong.",
-                hint=f"Run `circuit {stage} --force` on this run.",
+                f"{path} isn't what was recorded: {wrong}.", hint=f"Run `circuit {stage} --force` on this run."
             )
+
+    def as_recorded(self, path: Path, entry: FileEntry, *, hashed: bool = True) -> bool:
+        """Whether a file has the size and, where that is checked, the hash that a record says."""
+        return entry.bytes in (None, path.stat().st_size) and (not hashed or files.digest(path) == entry.sha256)
 
     def require(self, stage: str) -> Record:
         """The record of a stage that must be done.
@@ -186,7 +204,8 @@ class Run:
         record = self.record(stage)
         if record is None:
             raise InputError(
-                f"{self.root} has no finished {stage} stage.", hint=f"Run `circuit {stage} --run {self.root}` first."
+                f"{self.root} has no finished {stage} stage.",
+                hint=f"Run `circuit {stage} --run {quoted(self.root)}` first.",
             )
         return record
 
@@ -197,4 +216,12 @@ class Run:
 
 def _content(root: Path) -> Iterator[Path]:
     """What lies in a folder, but for the lock, and what was never finished, of a run that hasn't begun."""
-    return (path for path in root.iterdir() if path.name != ".lock" and path.suffix != files.UNFINISHED)
+    aside = (lock.LOCK, lock.HOLDER)
+    return (path for path in root.iterdir() if path.name not in aside and path.suffix != files.UNFINISHED)
+
+
+def _gone(path: Path) -> InputError:
+    return InputError(
+        f"{path} is gone: something removed it while this run was being written.",
+        hint="Leave the folder of a run alone until its command has ended, and run the command again.",
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import io
@@ -19,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TextIO, cast
 
-from circuitcli.errors import InputError
+from circuitcli.errors import InputError, no_room
 
 # A .gz may unpack to this much, and stdin may hold it: neither says beforehand how large it is.
 MAX_UNPACKED_BYTES = 4 << 30
@@ -172,7 +171,7 @@ def reading(origin: Origin) -> Iterator[None]:
     except (gzip.BadGzipFile, zlib.error):
         raise InputError(f"{origin.name} is no gzip, or damaged.", hint="Get it again, or rename it.") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if no_room(error):
             raise
         if error.errno is None:
             raise InputError(f"{origin.name} is damaged: {error}.", hint="Get or write it again.") from None

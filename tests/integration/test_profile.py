@@ -123,7 +123,7 @@ def test_what_is_no_older_file_is_refused(name: str, circuit: Circuit, tmp_path:
 
 
 def test_a_folder_is_no_older_file(circuit: Circuit, tmp_path: Path):
-    circuit("profile", "import", tmp_path).refused(3, str(tmp_path), "directory")
+    circuit("profile", "import", tmp_path).refused(3, str(tmp_path), "folder")
 
 
 def test_init_is_the_template_and_a_profile(circuit: Circuit, tmp_path: Path):

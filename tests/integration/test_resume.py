@@ -1,5 +1,6 @@
 """Law 5: interrupted anywhere and resumed equals never interrupted, byte for byte in the tables."""
 
+import fcntl
 import json
 import os
 import random
@@ -16,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 import tomli_w
 from commands import Result, command, contents, environment, tables_of
-from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -293,7 +293,8 @@ def test_no_record_stands_while_its_stage_or_one_before_works(circuit: Circuit, 
 
 
 def test_second_process_waits_and_says_so(run: Path):
-    with FileLock(run / ".lock"):
+    with (run / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         process = subprocess.Popen(
             command("run-all", "--run", run, "--max-edges", "2"),
             env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

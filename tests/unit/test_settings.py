@@ -107,7 +107,7 @@ def test_values_that_make_no_sense_name_their_flag(layer: dict[str, Any], flag: 
         ({"saes": {"sites": [1, 2]}}, "can't be [1, 2]: it should be 'auto' or a valid string."),
         ({"runtime": {"batch_size": 0, "dtype": "x"}, "texts": 5}, "it should be 'float32', 'bfloat16' or 'float16'."),
         ({"texts": 5, "saes": 6}, "can't be 6: it should be a table."),
-        ({"seed": "9" * 5000}, ": it should be a smaller number."),
+        ({"seed": 10**6000}, "can't be a number of 19,932 bits: it should be less than or equal to 4294967295."),
     ],
 )
 def test_all_that_a_value_could_be_is_named(layer: dict[str, Any], wanted: str) -> None:

@@ -19,13 +19,16 @@ _SCHEMA = 1
 class Cache:
     """The answers of one endpoint. A cache that can't be read or written is as good as none."""
 
-    def __init__(self, folder: Path, endpoint: str) -> None:
-        self._folder = folder / re.sub(r"[^\w.-]", "_", endpoint.partition("://")[2], flags=re.ASCII)
+    def __init__(self, folder: Path | None, endpoint: str) -> None:
+        self._folder = folder and folder / re.sub(r"[^\w.-]", "_", endpoint.partition("://")[2], flags=re.ASCII)
 
     def get(self, place: Address) -> tuple[bool, Explained | None]:
         """Whether there is an answer, and what it was; None: that there is no such feature."""
+        path = self._path(place)
+        if path is None:
+            return False, None
         try:
-            tree = json.loads(self._path(place).read_bytes())
+            tree = json.loads(path.read_bytes())
             if tree["schema"] != _SCHEMA:
                 return False, None
             return True, None if tree["explained"] is None else restore(tree["explained"])
@@ -35,6 +38,8 @@ class Cache:
     def put(self, place: Address, explained: Explained | None) -> None:
         """Remember an answer; of two processes that do the later one wins, and neither is read half."""
         path = self._path(place)
+        if path is None:
+            return
         data = json.dumps({"schema": _SCHEMA, "explained": asdict(explained) if explained else None}).encode()
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,5 +52,5 @@ class Cache:
             finally:
                 part.unlink(missing_ok=True)
 
-    def _path(self, place: Address) -> Path:
-        return self._folder / place.model / place.source / f"{place.feature}.json"
+    def _path(self, place: Address) -> Path | None:
+        return self._folder and self._folder / place.model / place.source / f"{place.feature}.json"

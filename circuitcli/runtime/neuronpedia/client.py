@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
-from platformdirs import user_cache_path
 
 from circuitcli.core.neuronpedia import HOME
+from circuitcli.runtime.caches import user_cache
 from circuitcli.runtime.neuronpedia.answer import Explained
 from circuitcli.runtime.neuronpedia.cache import Cache
 from circuitcli.runtime.neuronpedia.names import Address
@@ -57,8 +57,7 @@ class Neuronpedia:
             endpoint or os.environ.get("NEURONPEDIA_ENDPOINT") or HOME,
             key or os.environ.get("NEURONPEDIA_API_KEY") or "",
         )
-        folder = cache or user_cache_path("circuitcli", appauthor=False) / "neuronpedia"
-        self._cache = Cache(folder, self._service.endpoint)
+        self._cache = Cache(cache or user_cache("neuronpedia"), self._service.endpoint)
 
     def ask(
         self, places: Sequence[Address], advance: Callable[[int], None] = lambda done: None, *, fresh: bool = False
