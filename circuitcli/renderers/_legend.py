@@ -59,15 +59,15 @@ def settings(metadata: dict[str, Any]) -> str:
     return " · ".join(part for part in made if part)
 
 
-def origin(metadata: dict[str, Any]) -> str:
-    """One line: the prompts that were read, and how the features to start from were chosen, as far as that is known."""
+def origin(metadata: dict[str, Any]) -> list[str]:
+    """A line each: the prompts that were read, and how the features to start from were chosen, if that is known."""
     prompts = [
         words(textwrap.shorten(str(prompt), PROMPT_LIMIT, placeholder=" …")) for prompt in metadata.get("prompts", ())
     ]
     many = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
     read = f"prompt “{prompts[0]}”{many}" if prompts else ""
     start = _words(metadata.get("start", ""))
-    return " · ".join(part for part in (read, start and f"start: {start}") if part)
+    return [line for line in (read, start and f"start: {start}") if line]
 
 
 def share(circuit: Circuit) -> str:
@@ -92,7 +92,7 @@ def header(circuit: Circuit, zoom: float) -> str:
     rows = [
         [_line(title(circuit), round(TITLE_SIZE * zoom), bold=True)],
         [_line(settings(circuit.metadata), size, color=FACTS)],
-        *([_line(line, size, color=FACTS)] for line in (origin(circuit.metadata),) if line),
+        *([_line(line, size, color=FACTS)] for line in origin(circuit.metadata)),
         [_line(share(circuit), size, bold=True)],
         [cell(_legend(circuit, size), align="LEFT")],
         [cell(height=round(8 * zoom))],

@@ -63,8 +63,9 @@ def box(node: Node, *, numbers: bool = False) -> Box:
     head = width(name, NAME_SIZE, bold=True) + width(facts, SIZE - 1) + 16
     called = max((width(line, SIZE, bold="bold" in style) for line, style in names(node)), default=0)
     chips = [_chip(effect, numbers=numbers) for effect in (*node.promoted, *node.suppressed)]
-    widest = max((points for _, points in chips), default=0)
-    total = max(MIN_WIDTH, before + after, head, called, LEAD + (2 if numbers else 1) * (widest + GAP))
+    points = sorted(points + GAP for _, points in chips) or [0]
+    usual = 2 * points[max(0, len(points) - 3)] if numbers else 0  # two in a row, but for the widest
+    total = max(MIN_WIDTH, before + after, head, called, LEAD + max(points[-1], usual))
     rows = [_head(name, facts, total)]
     rows += [_named(line, style, total) for line, style in names(node)]
     rows += [_context(line, before, total) for line in contexts]

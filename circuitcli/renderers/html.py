@@ -73,7 +73,7 @@ def data(circuit: Circuit) -> dict[str, Any]:
         "columns": placed.columns,
         "title": _legend.title(circuit),
         "settings": _legend.settings(circuit.metadata),
-        "origin": _legend.origin(circuit.metadata),
+        "origin": " · ".join(_legend.origin(circuit.metadata)),
         "numbers": with_numbers(circuit),
         "share": _legend.share(circuit),
         "changes": _legend.changes(circuit),
