@@ -38,6 +38,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def readme(session: nox.Session) -> None:
+    """Write the output in the README's tour anew, from the commands in it."""
+    session.install(".")
+    session.run("python", "tests/readme.py", env=ENVIRONMENT)
+
+
+@nox.session
 def saelens(session: nox.Session) -> None:
     """SAELens itself beside our arithmetic, the whole pipeline and the hub, on the oldest versions that we admit."""
     oldest = session.create_tmp() + "/oldest.txt"

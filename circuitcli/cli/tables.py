@@ -75,8 +75,13 @@ def answers(job: Job, terminal: Terminal) -> None:
     terminal.table(
         "What the model itself says next",
         ("prompt", "ends in", SAID),
-        [(str(a.seq), visible(a.text[-_TAIL:], 2 * _TAIL), said_text(a.tokens)) for a in next_tokens.answers(job)],
+        [(str(a.seq), _end(a.text), said_text(a.tokens)) for a in next_tokens.answers(job)],
     )
+
+
+def _end(text: str) -> str:
+    """The last characters of a prompt, its spaces as they are."""
+    return visible(text[-_TAIL:], 2 * _TAIL).replace("␣", " ").strip()
 
 
 def said_text(tokens: tuple[NextToken, ...]) -> str:

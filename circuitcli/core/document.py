@@ -62,7 +62,8 @@ class Compared:
 class Metadata:
     """What a graph was made from; numbers that several runs don't agree on are None.
 
-    `start` says in words how the features that were ablated first were chosen, `prompts` are the texts of such runs.
+    `start` says in words how the features that were ablated first were chosen, `prompts` are the texts of such runs,
+    and `answers` the likeliest next tokens at the end of each.
     """
 
     schema_version: Count
@@ -86,6 +87,7 @@ class Metadata:
     version: str
     start: str = ""
     prompts: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
     diff: Compared | None = None
 
 

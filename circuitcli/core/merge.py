@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 from circuitcli.core.circuit import Circuit, Edge, Measurement, Node
@@ -160,9 +161,15 @@ def _metadata(first: Circuit, second: Circuit, edges: Sequence[Edge]) -> dict[st
     total = math.fsum(run["abs_effect_measured"] for run in runs)
     drawn = math.fsum(abs(edge.effect_mean) for edge in edges)
     saes = {(sae["layer"], _order(sae["site"]), sae["site"]): sae for sae in (*a["saes"], *b["saes"])}
+    prompts = {
+        prompt: answer
+        for graph in (a, b)
+        for prompt, answer in zip_longest(graph.get("prompts", ()), graph.get("answers", ()), fillvalue="")
+    }
     said = {
         "start": "; ".join(sorted({run.get("start", "") for run in runs} - {""})),
-        "prompts": sorted({*a.get("prompts", ()), *b.get("prompts", ())}),
+        "prompts": sorted(prompts),
+        "answers": [prompts[prompt] for prompt in sorted(prompts)],
     }
     return {
         **{key: b[key] for key in ("schema_version", "model", "model_identity", *MEASURED)},

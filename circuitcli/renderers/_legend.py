@@ -60,12 +60,13 @@ def settings(metadata: dict[str, Any]) -> str:
 
 
 def origin(metadata: dict[str, Any]) -> list[str]:
-    """A line each: the prompts that were read, and how the features to start from were chosen, if that is known."""
+    """A line each: the prompts that were read and what the model says next, and how the start was chosen, if known."""
     prompts = [
         words(textwrap.shorten(str(prompt), PROMPT_LIMIT, placeholder=" …")) for prompt in metadata.get("prompts", ())
     ]
     many = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
-    read = f"prompt “{prompts[0]}”{many}" if prompts else ""
+    answer = next((f" → {words(str(said))}" for said in metadata.get("answers", ()) if said), "")
+    read = f"prompt “{prompts[0]}”{answer}{many}" if prompts else ""
     start = _words(metadata.get("start", ""))
     return [line for line in (read, start and f"start: {start}") if line]
 

@@ -16,12 +16,13 @@ from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Context, Edge, Node
 from circuitcli.core.neuronpedia import page
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
+from circuitcli.core.tokens import visible
 from circuitcli.errors import InputError
 from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import edits as written
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages import formats as formatting
-from circuitcli.stages import growth
+from circuitcli.stages import growth, next_tokens
 from circuitcli.stages import labels as labelling
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.formats import Formats
@@ -204,7 +205,15 @@ def _metadata(job: Job, edges: Sequence[Edge], measured: np.ndarray) -> dict[str
         "version": __version__,
         "start": words,
         "prompts": list(settings.texts.prompt) if settings.texts.source == "prompt" else [],
+        "answers": _answers(job),
     }
+
+
+def _answers(job: Job) -> list[str]:
+    """What the model itself says at the end of each prompt, in words; of none, if not all of them were read."""
+    answers = next_tokens.answers(job)
+    said = [", ".join(f"{visible(t.token, 16)} {t.prob:.1%}" for t in answer.tokens) for answer in answers]
+    return said if len(said) == len(job.settings.texts.prompt) else []
 
 
 def nodes(job: Job, features: Sequence[FeatureId], tokens_shown: int = _TOKENS_SHOWN) -> Iterable[Node]:

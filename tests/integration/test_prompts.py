@@ -206,6 +206,8 @@ def test_other_starts(positions: str, start: Any, plain_model: Any, plain_saes: 
         words = job.run.require("ablate").facts["start"]
         assert f"starts from {words}." in done.err
         metadata = json.loads((root / "graph/circuit.json").read_text())["metadata"]
+        assert [answer.count("%") for answer in metadata["answers"]] == [5, 5]
+        assert "%" in (root / "graph/circuit.dot").read_text().split("prompt “the light")[1].split("start: ")[0]
         assert metadata["start"] == metadata["runs"][0]["start"] == words
         assert kept.items() <= tables_of(root).items()
     assert circuit("ablate", "--run", root, "--start", "random").code == 0
