@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitcli.core.model import BlockSizes, Edit, ModelShape, Pass, Places
+from circuitcli.core.model import Edit, Pass, Places
 from circuitcli.core.sae import Sae
+from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site
 
 D, VOCAB, LAYERS = 4, 11, 2

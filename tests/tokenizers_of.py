@@ -1,6 +1,6 @@
 """Small tokenizers of every kind, trained here by `tokenizers` on a few lines, and saved as models have them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordLevelTrainer, Wo
 from transformers import PreTrainedTokenizerFast
 
 from circuitcli.runtime.tokenizer import Tokenizer as OurTokenizer
+from circuitcli.stages import passages
+from circuitcli.stages.stage import Job
+from circuitcli.store import acts
 
 LINES = [
     "The light of the earth was upon the face of the waters, and the spirit's face wasn't void.",
@@ -110,3 +113,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch, texts: Sequence[str]) -> None:
 
     monkeypatch.setattr(OurTokenizer, "text", lambda self, token: texts[token % len(texts)])
     monkeypatch.setattr(OurTokenizer, "pieces", pieces)
+
+    def read(job: Job, sequences: Collection[int] | None = None) -> dict[int, list[str]]:
+        """As it is kept, but for halves of characters, which no file can hold."""
+        sample = acts.read_sample(job.run.path(acts.TOKENS))
+        wanted = range(len(sample.lengths)) if sequences is None else sequences
+        return {s: [texts[token % len(texts)] for token in sample.tokens[s, : sample.lengths[s]]] for s in wanted}
+
+    monkeypatch.setattr(passages, "read", read)

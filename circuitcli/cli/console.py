@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from circuitcli.cli.cut import Focused
     from circuitcli.cli.layout import Column
+    from circuitcli.cli.progress import Bars
 
     Cell = str | Text | Focused
 
@@ -31,6 +32,7 @@ class Terminal:
         self.quiet = quiet
         self._out = _console(sys.stdout)
         self._err = _console(sys.stderr)
+        self._bars: Bars | None = None
 
     def say(self, line: str) -> None:
         """One line on stderr; on a terminal as many as it takes."""
@@ -40,34 +42,15 @@ class Terminal:
 
     @contextmanager
     def track(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        """A bar with counts (of bytes: in human units), rate and time left, on a terminal only."""
+        """A bar that counts, or a spinner with the time so far, on a terminal only."""
         if self.quiet or not self._err.is_terminal:
             yield lambda done: None
             return
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        if self._bars is None:
+            from circuitcli.cli.progress import Bars
 
-        rate = TextColumn("{task.fields[rate]}")
-        name = TextColumn("{task.description}", markup=False)
-        of_bytes: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
-        counted = of_bytes if unit == "B" else (MofNCompleteColumn(), rate)
-        columns = (name, BarColumn(), *counted, TimeRemainingColumn())
-        with Progress(*columns, console=self._err, transient=True) as progress:
-            task = progress.add_task(printable(what), total=total or None, rate=unit)
-
-            def advance(done: int) -> None:
-                progress.advance(task, done)
-                speed = progress.tasks[0].speed
-                progress.update(task, rate=f"{speed:.3g} {unit}/s" if speed else unit)
-
+            self._bars = Bars(self._err)
+        with self._bars.track(printable(what), total, unit) as advance:
             yield advance
 
     def table(self, title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[Cell]]) -> None:

@@ -6,7 +6,7 @@ they are no products, and a share of a machine's rate of products is what the co
 
 from __future__ import annotations
 
-from circuitcli.core.model import BlockSizes, ModelShape
+from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site
 
 

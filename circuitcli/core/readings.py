@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitcli.core.model import ModelShape
 from circuitcli.core.sae import Sae
+from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
 
 _RESIDUAL = ("resid_pre", "resid_mid", "resid_post")

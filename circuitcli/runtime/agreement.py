@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuitcli.core.model import Edit, Model, ModelShape, Pass, Places
+from circuitcli.core.model import Edit, Model, Pass, Places
+from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import SITES, Site
 from circuitcli.runtime.device import out_of_memory
 from circuitcli.runtime.head import body

@@ -6,15 +6,18 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitcli import demo
-from circuitcli.core.model import ModelShape
+from circuitcli.core.shape import ModelShape
 from circuitcli.errors import InputError
 from circuitcli.runtime import configuration, model_files
 from circuitcli.runtime.configuration import CONFIG, shape_of
-from circuitcli.runtime.hub import Hub, RemoteFile
 from circuitcli.runtime.names import check, repository
+from circuitcli.runtime.remote import RemoteFile
+
+if TYPE_CHECKING:
+    from circuitcli.runtime.hub import Hub
 
 _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
@@ -50,6 +53,17 @@ class Checkpoint:
         return self.commit or model_files.digest(self.name, self.folder)
 
 
+def unchanged(name: str, identity: str) -> bool:
+    """Whether a model is still what its identity says: the files of a folder; a commit of the hub never changes."""
+    if _COMMIT.fullmatch(identity):
+        return True
+    try:
+        folder = _local(name)
+        return folder is not None and model_files.digest(name, folder) == identity
+    except (InputError, OSError):
+        return False
+
+
 def find(name: str, revision: str = "main", hub: Hub | None = None) -> Checkpoint:
     """A model's configuration and where the rest of it is; weights aren't fetched.
 
@@ -65,6 +79,8 @@ def find(name: str, revision: str = "main", hub: Hub | None = None) -> Checkpoin
             raise InputError(f"The folder {name} has no revisions.", hint="Leave --model-revision out.")
         model_files.check(name, local)
         return Checkpoint(name, local, shape_of(name, local), None, ())
+    from circuitcli.runtime.hub import Hub
+
     repo, hub = repository(name), hub or Hub()
     if _COMMIT.fullmatch(revision):
         [config] = hub.files(repo, [CONFIG], revision)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from circuitcli.core.model import ModelShape
+from circuitcli.core.shape import ModelShape
 from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import json_object, shown
 from circuitcli.runtime.unfit import reading, unfit

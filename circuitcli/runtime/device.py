@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import torch
 
-from circuitcli.errors import InputError, ResourceError, UsageError, nearest
+from circuitcli.errors import InputError, ResourceError
+from circuitcli.runtime.device_name import check_device_name
 
 T = TypeVar("T")
 
@@ -97,15 +98,6 @@ def make(device: str, dtype: str, batch_size: int | None, seed: int) -> Runtime:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     return Runtime(resolved, DTYPES[dtype], torch.get_num_threads(), batch_size)
-
-
-def check_device_name(name: str) -> None:
-    """Refuse what isn't a device's name, without asking for the device."""
-    kind, colon, index = name.partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (colon and (kind != "cuda" or not index.isdecimal())):
-        raise UsageError(
-            f"Unknown device `{name}`.", hint=nearest(name, ("auto", "cpu", "cuda", "cuda:N", "mps"), what="devices")
-        )
 
 
 def _device(name: str) -> torch.device:

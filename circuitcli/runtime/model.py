@@ -20,7 +20,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.supported_models import MODEL_ALIASES
 from transformers import PreTrainedTokenizerFast
 
-from circuitcli.core.model import Activations, BlockSizes, Edit, ModelShape, Pass, Places
+from circuitcli.core.model import Activations, Edit, Pass, Places
+from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import CircuitError, InputError
 from circuitcli.runtime import agreement, weights

@@ -7,12 +7,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from circuitcli.errors import InputError
 from circuitcli.runtime.configuration import CONFIG
 from circuitcli.runtime.foreign import json_object, ordinary, shown
-from circuitcli.runtime.hub import Hub, RemoteFile, stays_inside
+from circuitcli.runtime.remote import RemoteFile, stays_inside
 from circuitcli.runtime.unfit import unfit
+
+if TYPE_CHECKING:
+    from circuitcli.runtime.hub import Hub
 
 _INDEX = ".index.json"
 # Each in order of preference, as transformers has it: one file, or the index of several.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitcli.core.model import ModelShape
+from circuitcli.core.shape import ModelShape
 from circuitcli.errors import UsageError, nearest
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.configuration import shape_of

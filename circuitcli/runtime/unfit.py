@@ -9,7 +9,6 @@ from safetensors import SafetensorError
 
 from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import why
-from circuitcli.runtime.hub import Malformed
 
 # What libraries raise at files that are damaged, or hold what they shouldn't.
 _BROKEN = (
@@ -23,7 +22,6 @@ _BROKEN = (
     ImportError,
     RuntimeError,
     EOFError,
-    Malformed,
     SafetensorError,
 )
 
@@ -48,9 +46,11 @@ def reading(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         # tokenizers has no class of its own for its errors.
-        if not isinstance(error, _BROKEN) and type(error) is not Exception:
+        from circuitcli.runtime.hub import Malformed  # only now: what it imports takes time, and so does torch
+
+        if not isinstance(error, (*_BROKEN, Malformed)) and type(error) is not Exception:
             raise
-        from circuitcli.runtime.device import out_of_memory  # only now: it imports torch
+        from circuitcli.runtime.device import out_of_memory
 
         if out_of_memory(error):
             raise

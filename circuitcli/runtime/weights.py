@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 
-from circuitcli.core.model import BlockSizes
+from circuitcli.core.shape import BlockSizes
 from circuitcli.runtime import headers, model_files
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import Runtime

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from circuitcli import plugins
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError, nearest
-from circuitcli.runtime.hub import Hub
 from circuitcli.runtime.names import check
+from circuitcli.saes._files import Files, digest
 from circuitcli.saes._locate import CONFIG, Located
-from circuitcli.saes._read import Files, digest, facts, sae
+
+if TYPE_CHECKING:
+    from circuitcli.core.sae import Sae
+    from circuitcli.runtime.hub import Hub
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,8 @@ def entry(provider: str, located: Located, files: Files) -> SaeEntry:
     Raises:
         InputError: They are corrupt, or of a kind that isn't supported.
     """
+    from circuitcli.saes._read import facts
+
     found = asdict(facts(files))
     layer, site = found.pop("site")
     stated = {key: value for key, value in asdict(located.stated).items() if value is not None and key != "site"}
@@ -180,12 +184,23 @@ def entry(provider: str, located: Located, files: Files) -> SaeEntry:
     )
 
 
+def still_there(recorded: SaeEntry) -> bool:
+    """Whether the files of an entry are those that were recorded; of a hub's, which are at a commit, it is assumed."""
+    source: SaeSource = plugins.load("saes", recorded.provider)
+    try:
+        return recorded.revision is not None or digest(source.again(recorded).files({})) == recorded.sha256
+    except (InputError, OSError):
+        return False
+
+
 def load(recorded: SaeEntry, hub: Hub) -> Sae:
     """The SAE of an entry, in float32 on the CPU, if its files are still those that were recorded.
 
     Raises:
         InputError: They aren't.
     """
+    from circuitcli.saes._read import sae
+
     source: SaeSource = plugins.load("saes", recorded.provider)
     located = source.again(recorded)
     try:

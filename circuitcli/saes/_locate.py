@@ -8,8 +8,8 @@ from pathlib import Path
 
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.runtime.hub import RemoteFile
-from circuitcli.saes._read import Files, Stated, site_of
+from circuitcli.runtime.remote import RemoteFile
+from circuitcli.saes._files import Files, Stated, site_of
 
 SCHEME = "hf://"
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"

@@ -8,11 +8,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -20,47 +17,11 @@ from torch import Tensor
 from circuitcli.core.sae import Activation, Normalisation, Sae
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.runtime.foreign import ordinary
 from circuitcli.saes import _pickled, _saelens, _weights
+from circuitcli.saes._files import Files, Stated, digest, stated_site
 
 _ACTIVATIONS: dict[str, Activation] = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
 _NORMALISATIONS: dict[str, Normalisation] = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
-
-
-@dataclass(frozen=True)
-class Stated:
-    """What a release says of an SAE, beside what its own files say; None: it says nothing.
-
-    Attributes:
-        site: Where it reads. Files that name another site are refused.
-        center_writing_weights: Whether it was trained on a stream whose mean over d_model was removed.
-        fold_value_biases: Whether it was trained on the z of TransformerLens's processed model.
-        prepend_bos: Whether it was trained on sequences that start with BOS.
-        scaling_factor: By how much activations were multiplied before it saw them (expected_average_only_in).
-
-    What is stated goes before what the files say.
-    """
-
-    site: Site | None = None
-    center_writing_weights: bool | None = None
-    fold_value_biases: bool | None = None
-    prepend_bos: bool | None = None
-    scaling_factor: float | None = None
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files of one SAE on disk.
-
-    Attributes:
-        weights: A `.safetensors` or `.pt` file.
-        config: Its configuration; None where the weights' file holds it (the first format of res-jb).
-        stated: What its release says of it.
-    """
-
-    weights: Path
-    config: Path | None
-    stated: Stated = Stated()
 
 
 @dataclass(frozen=True)
@@ -95,15 +56,6 @@ class Facts:
     sha256: str
 
 
-def site_of(config: Path) -> Site:
-    """The site that a configuration's file names, without a look at the weights.
-
-    Raises:
-        InputError: It can't be read, names none, or isn't of an SAE that is supported.
-    """
-    return _site(_saelens.spec(_saelens.read_config(config), str(config)), Stated(), str(config))
-
-
 def facts(files: Files) -> Facts:
     """What there is to record of an SAE, its weights read and checked.
 
@@ -125,26 +77,9 @@ def sae(files: Files) -> Sae:
     return _read(files, thorough=False)[1]
 
 
-def digest(files: Files) -> str:
-    """sha256 over the sha256 of the configuration and of the weights, and over what is stated, where anything is.
-
-    Raises:
-        OSError, InputError: A file can't be read.
-    """
-    whole = hashlib.sha256()
-    for path in (files.config, files.weights):
-        if path is not None:
-            with ordinary(path).open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
-    stated = {key: value for key, value in asdict(files.stated).items() if value is not None}
-    if stated:
-        whole.update(json.dumps(stated, sort_keys=True).encode())
-    return whole.hexdigest()
-
-
 def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, where: str) -> tuple[Facts, Sae]:
     """Facts, without sha256, and SAE, of weights that were checked; `where` is their file."""
-    site = _site(spec, stated, where)
+    site = stated_site(spec, stated, where)
     w = _weights.folded(weights, spec, stated.scaling_factor, where)
     if spec.k is not None and spec.k > w["W_enc"].shape[1]:
         raise InputError(f"{where} has k = {spec.k}.", hint="A topk SAE needs k between 1 and d_sae.")
@@ -195,19 +130,6 @@ def _read(files: Files, *, thorough: bool) -> tuple[Facts, Sae]:
     spec = _saelens.spec(config, str(files.config or files.weights))
     where = str(files.weights)
     return _made(spec, _weights.checked(weights, spec, where, finite=thorough), files.stated, where)
-
-
-def _site(spec: _saelens.Spec, stated: Stated, where: str) -> Site:
-    """The site that the release states, or the configuration: the same where both do."""
-    if stated.site is not None and spec.site is not None and stated.site != spec.site:
-        raise InputError(
-            f"{where} reads {spec.site}, where its release has it at {stated.site}.",
-            hint="One of the two is wrong: give the SAE's folder as the release, and compare with `circuit doctor`.",
-        )
-    site = stated.site or spec.site
-    if site is None:
-        raise InputError(f"{where} names no hook, so that its site is unknown.", hint="Its cfg.json needs hook_name.")
-    return site
 
 
 def _first(stated: bool | None, said: bool | None) -> bool | None:

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from circuitcli import demo
 from circuitcli.core.sites import SITES, Site
 from circuitcli.saes import Offer, SaeEntry, _locate
+from circuitcli.saes._files import spec_of
 from circuitcli.saes._locate import CONFIG, WEIGHTS, Located
-from circuitcli.saes._read import facts
 
 # Recorded in place of the folder of the installed package, so that a run says the same on every machine.
 _PACKAGE = PurePosixPath("circuitcli/demo/saes")
@@ -44,14 +44,15 @@ class Demo:
 
     def offers(self) -> list[Offer]:
         """The one."""
-        found = [(located, facts(located.files({}))) for located in _locate.in_folder(demo.SAES)]
+        found = _locate.in_folder(demo.SAES)
+        widths = {spec_of(Path(str(located.config))).d_sae for located in found}
         return [
             Offer(
                 name="demo",
-                sites=tuple(site for site in SITES if any(located.site.name == site for located, _ in found)),
-                widths=tuple(sorted({known.d_sae for _, known in found})),
-                layers=tuple(sorted({located.site.layer for located, _ in found})),
-                bytes_each=max(Path(str(located.weights)).stat().st_size for located, _ in found),
+                sites=tuple(site for site in SITES if any(located.site.name == site for located in found)),
+                widths=tuple(sorted(width for width in widths if width)),
+                layers=tuple(sorted({located.site.layer for located in found})),
+                bytes_each=max(Path(str(located.weights)).stat().st_size for located in found),
                 neuronpedia=None,
             )
         ]

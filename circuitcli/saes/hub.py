@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitcli.core.sites import SITES, Site
 from circuitcli.errors import InputError, UsageError
-from circuitcli.runtime.hub import Hub, stays_inside
+from circuitcli.runtime.remote import stays_inside
 from circuitcli.saes import Offer, SaeEntry, _locate
+from circuitcli.saes._files import Stated, site_of
 from circuitcli.saes._locate import CONFIG, SCHEME, WEIGHTS, Located
-from circuitcli.saes._read import Stated, site_of
+
+if TYPE_CHECKING:
+    from circuitcli.runtime.hub import Hub
 
 _D_IN, _BYTES = 768, 4  # GPT-2 small's width, in float32
 
@@ -131,7 +134,7 @@ class OnHub:
         repository = releases()[release].repository
         chosen = [sae for site in sites for sae in releases()[release].saes if sae.site == site]
         paths = [path for sae in chosen for path in (sae.weights, sae.config) if path is not None]
-        there = Hub().files(repository, paths, revision, sizes={sae.weights: sae.size for sae in chosen})
+        there = _hub().files(repository, paths, revision, sizes={sae.weights: sae.size for sae in chosen})
         by_path = {file.path: file for file in there}
         return [
             Located(
@@ -148,9 +151,15 @@ class OnHub:
         """At the commit that was recorded."""
         repo, weights = _split(entry.source)
         paths = [weights, *([_split(entry.config)[1]] if entry.config else [])]
-        there = {file.path: file for file in Hub().files(repo, paths, str(entry.revision))}
+        there = {file.path: file for file in _hub().files(repo, paths, str(entry.revision))}
         config = there[paths[1]] if entry.config else None
         return Located(entry.at, there[weights], config, Stated(site=entry.at, **entry.stated), entry.neuronpedia)
+
+
+def _hub() -> Hub:
+    from circuitcli.runtime.hub import Hub  # only now: releases are listed without it
+
+    return Hub()
 
 
 def _split(address: str) -> tuple[str, str]:
@@ -166,7 +175,7 @@ def _split(address: str) -> tuple[str, str]:
 
 def _found(release: str, revision: str) -> list[Located]:
     """The SAELens folders at an address on the hub; their configurations are fetched to see where they read."""
-    hub, (repo, path) = Hub(), _split(release)
+    hub, (repo, path) = _hub(), _split(release)
     there = {file.path: file for file in hub.listing(repo, revision)}
     folders = [
         folder

@@ -18,7 +18,6 @@ from typing import Any
 from circuitcli.core.sites import Site, parse_hook
 from circuitcli.errors import InputError
 from circuitcli.runtime.caches import user_cache
-from circuitcli.runtime.hub import explain
 from circuitcli.saes import Offer, SaeEntry
 from circuitcli.saes._locate import CONFIG, WEIGHTS, Located
 
@@ -121,6 +120,8 @@ def _asked(work: Any, what: str) -> Any:
     try:
         return work()
     except (OSError, ValueError) as error:
+        from circuitcli.runtime.hub import explain
+
         known = explain(error, f"the SAE {what}")
         if known is None:
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,18 +17,16 @@ from circuitcli.core import selection
 from circuitcli.core.contexts import Firings, choose_contexts
 from circuitcli.core.sites import FeatureId, Site, resolve_pins
 from circuitcli.errors import InputError
-from circuitcli.runtime.device import peak_memory
-from circuitcli.runtime.engine import engine
 from circuitcli.stages import next_tokens
-from circuitcli.stages import start as starting
-from circuitcli.stages.estimate import Estimate, Named, count, estimate
-from circuitcli.stages.inputs import Inputs
-from circuitcli.stages.shard import SHARD_FEATURES, ShardWork
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
-from circuitcli.stages.start import Start
 from circuitcli.store import ablations, tables
-from circuitcli.store.ablations import Shard
+from circuitcli.store.ablations import SHARD_FEATURES, Shard
 from circuitcli.store.records import Record
+
+if TYPE_CHECKING:
+    from circuitcli.stages.estimate import Estimate
+    from circuitcli.stages.inputs import Inputs
+    from circuitcli.stages.start import Start
 
 NAME = "ablate"
 
@@ -61,6 +60,8 @@ class _Ablations:
     @cached_property
     def inputs(self) -> Inputs:
         """What is read, loaded when it is needed."""
+        from circuitcli.stages.inputs import Inputs
+
         return Inputs(self.job)
 
     @cached_property
@@ -91,12 +92,16 @@ class _Ablations:
     @cached_property
     def start(self) -> Start:
         """The features of the first layer: the pinned, else those that `features.start` chooses."""
+        from circuitcli.stages import start as starting
+
         first = self.layers[0]
         pins = [pin for pin in self.pins if pin.site.layer == first]
         return (starting.pinned(pins) if pins else starting.choose(self.inputs, first)).beside(self.pins)
 
     def estimate(self) -> Estimate | None:
         """What is still to do; None if that is nothing."""
+        from circuitcli.stages.estimate import Named, count, estimate
+
         there = {
             FeatureId(shard.site, index)
             for shard in ablations.shards(self.todo.plan.shards)
@@ -136,6 +141,8 @@ class _Ablations:
 
     def work(self) -> None:
         """All layers, first to last."""
+        from circuitcli.runtime.device import peak_memory
+
         self._note_stored()
         expected = self.estimate()
         self.job.report.say(f"ablate: starts from {self.start.words}.")
@@ -166,6 +173,8 @@ class _Ablations:
         """How the ablations were computed: now, or when all of them were."""
         if "model" not in vars(self.inputs) and self.before is not None and "engine" in self.before.facts:
             return str(self.before.facts["engine"])
+        from circuitcli.runtime.engine import engine
+
         return engine(self.inputs.model)
 
     def _require_firing(self, pins: Sequence[FeatureId]) -> None:
@@ -203,6 +212,8 @@ class _Ablations:
 
     def _compute(self, what: str, shards: Sequence[Shard]) -> None:
         """Compute the shards that don't exist yet."""
+        from circuitcli.stages.shard import ShardWork
+
         missing = [
             (shard, self._contexts(shard.site, shard.features))
             for shard in shards

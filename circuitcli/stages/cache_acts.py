@@ -12,26 +12,27 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 
 from circuitcli.core.contexts import FeatureStatistics, Firings, top_contexts
-from circuitcli.core.model import Model
-from circuitcli.core.next_token import likeliest
-from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
 from circuitcli.errors import HubError
-from circuitcli.runtime.device import peak_memory
 from circuitcli.saes import SaeEntry
-from circuitcli.stages import fit, next_tokens
+from circuitcli.stages import next_tokens, passages
 from circuitcli.stages.fetch_saes import entries_of, load_sae
 from circuitcli.stages.sequences import prepend_bos, read_sample, source_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
+
+if TYPE_CHECKING:
+    import torch
+
+    from circuitcli.core.model import Model
+    from circuitcli.core.sae import Sae
 
 NAME = "cache-acts"
 FIT = "acts/fit.json"
@@ -93,6 +94,9 @@ def _identity_then(job: Job) -> str | None:
 
 
 def _work(job: Job, todo: Work) -> None:
+    from circuitcli.runtime.device import peak_memory
+    from circuitcli.stages import fit
+
     entries = entries_of(job.run)
     path = job.run.path(acts.TOKENS)
     inputs = _Inputs(job, entries)
@@ -116,7 +120,8 @@ def _work(job: Job, todo: Work) -> None:
         for span in spans
     }
     planned = {name: {"site": str(s.site), "sequences": [s.start, s.stop]} for name, s in shards.items()}
-    todo.expect({**planned, acts.CONTEXTS: None, acts.FEATURES: None})
+    todo.expect({**planned, acts.TEXTS: None, acts.CONTEXTS: None, acts.FEATURES: None})
+    passages.keep(job, todo, sample)
     if next_tokens.on_prompts(job.settings):
         _write_next(todo, inputs, sample)
     missing = [shard for name, shard in shards.items() if not todo.found(name)]
@@ -132,6 +137,10 @@ def _work(job: Job, todo: Work) -> None:
 
 def _write_next(todo: Work, inputs: _Inputs, sample: Sample) -> None:
     """The table of what the model itself says at every position; a sequence at a time, whatever the batch size."""
+    import torch
+
+    from circuitcli.core.next_token import likeliest
+
     path, tokenizer = todo.job.run.path(acts.NEXT), todo.job.tokenizer
     todo.expect({acts.NEXT: None})
     if not todo.found(acts.NEXT):
@@ -196,6 +205,8 @@ class _Inputs:
 
 def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shard]) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
+    import torch
+
     job, model, width, counted = inputs.job, inputs.model, sample.tokens.shape[1], sample.counted
     runtime = todo.planned_batch(job.runtime.rows_at_once(4 * width * 40 * model.shape.d_model, width))
 
@@ -221,6 +232,8 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shar
 
 def firings_in(sae: Sae, x: torch.Tensor, rows: np.ndarray, counted: Bool[np.ndarray, "n t"]) -> Firings:
     """The non-zero activations at the positions that count, of the sequences that these rows are."""
+    import torch
+
     row, pos = torch.as_tensor(counted, device=x.device).nonzero(as_tuple=True)
     active = sae.active(x[row, pos])
     columns = (c.cpu().numpy() for c in (row[active.place], pos[active.place], active.feature))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from circuitcli import plugins
 from circuitcli.core.sites import parse_layers, parse_pin, parse_site
 from circuitcli.errors import UsageError
-from circuitcli.runtime.device import check_device_name
+from circuitcli.runtime.device_name import check_device_name
 from circuitcli.settings import Settings
 
 _ANY_DEPTH = 10_000

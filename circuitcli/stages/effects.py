@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from circuitcli.core.effects import mean_effects
 from circuitcli.core.sites import SITES, Site
 from circuitcli.errors import InputError
-from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import next_tokens
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import ablations, acts, tables
 from circuitcli.store.ablations import FeatureAblations
+
+if TYPE_CHECKING:
+    from circuitcli.runtime.tokenizer import Tokenizer
 
 NAME = "effects"
 # What KL(clean ‖ ablated) may be where nothing changed: float32 sums over a vocabulary.

@@ -24,8 +24,9 @@ from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
 from circuitcli.stages.inputs import CLEAN_BYTES, Inputs
-from circuitcli.stages.shard import LOGIT_TOKENS, SHARD_FEATURES, effect_columns
+from circuitcli.stages.shard import LOGIT_TOKENS, effect_columns
 from circuitcli.store import tables
+from circuitcli.store.ablations import SHARD_FEATURES
 
 # Ablations of the trial at most, and bytes of a row of contexts, and of one of the stored tokens, on disk.
 _TRIAL, _CONTEXT_BYTES, _TOKEN_BYTES = 64, 24, 12

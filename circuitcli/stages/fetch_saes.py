@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from circuitcli import plugins
-from circuitcli.core.model import Model
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site, check_sites, parse_layers, require_layers, resolve_pins
 from circuitcli.errors import InputError
-from circuitcli.runtime import checkpoint as checkpoints
-from circuitcli.runtime.checkpoint import Checkpoint
-from circuitcli.saes import Offer, SaeEntry, SaeSource, entry, load, offers, provider_of
-from circuitcli.stages.stage import Job, Outcome, Work, stage
+from circuitcli.runtime.checkpoint import unchanged
+from circuitcli.saes import Offer, SaeEntry, SaeSource, entry, load, offers, provider_of, still_there
+from circuitcli.stages.stage import DECIDES, Job, Outcome, Work, stage
 from circuitcli.store import files
 from circuitcli.store.run import Run
+
+if TYPE_CHECKING:
+    from circuitcli.core.model import Model
+    from circuitcli.core.sae import Sae
+    from circuitcli.runtime.checkpoint import Checkpoint
 
 NAME = "fetch-saes"
 SAES = "saes/saes.json"
@@ -30,8 +33,12 @@ def run(job: Job) -> Outcome:
 
     What comes from a hub is fetched here, all of it: the model as well, so that later stages need no network.
     """
+    recorded = _unchanged(job)
+    if recorded is not None:
+        _check_pins(job, entries_of(job.run))
+        return stage(job, NAME, recorded, lambda todo: None)
     checkpoint, entries = choose(job)
-    resolve_pins(job.settings.features.pinned, {entry.at: entry.d_sae for entry in entries})
+    _check_pins(job, entries)
     facts = {"model identity": checkpoint.identity(), "saes": {str(entry.at): entry.sha256 for entry in entries}}
 
     def work(todo: Work) -> None:
@@ -46,12 +53,32 @@ def run(job: Job) -> Outcome:
     return stage(job, NAME, facts, work)
 
 
+def _check_pins(job: Job, entries: Sequence[SaeEntry]) -> None:
+    resolve_pins(job.settings.features.pinned, {entry.at: entry.d_sae for entry in entries})
+
+
+def _unchanged(job: Job) -> dict[str, str | dict[str, str]] | None:
+    """What the run recorded of its model and SAEs, if that is what the settings choose, and still there; else None.
+
+    Files of this machine are hashed. A commit of a hub doesn't change: what was fetched from there is checked when it
+    is loaded. So neither the model nor a hub is asked, and no library of theirs is imported.
+    """
+    record = None if job.force else job.run.record(NAME)
+    now = job.chosen(DECIDES[NAME])
+    if record is None or {key: record.inputs.get(key) for key in now} != now or not job.run.path(SAES).is_file():
+        return None
+    model = record.inputs["model identity"]
+    if not unchanged(job.settings.model, model) or not all(map(still_there, entries_of(job.run))):
+        return None
+    return {key: value for key, value in record.inputs.items() if key not in now}
+
+
 def choose(job: Job) -> tuple[Checkpoint, list[SaeEntry]]:
     """The model and the SAEs that the settings choose, fetched and checked; nothing of the run is touched."""
     model_revision, saes_revision = _revisions(job)
     release = job.settings.saes.release
     provider = provider_of(release)  # a wrong name is told before anything is asked of a hub
-    checkpoint = checkpoints.find(job.settings.model, model_revision, job.hub)
+    checkpoint = job.find(model_revision)
     source: SaeSource = plugins.load("saes", provider)
     located = source.locate(release, saes_revision, _sites(job, source, saes_revision, checkpoint))
     remote = [file for one in located for file in one.remote]

@@ -14,15 +14,13 @@ import numpy as np
 from circuitcli import __version__
 from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Context, Edge, Node, TokenEffect, share_drawn
 from circuitcli.core.neuronpedia import page
-from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
 from circuitcli.core.tokens import visible
 from circuitcli.errors import InputError
-from circuitcli.runtime.tokenizer import Tokenizer
 from circuitcli.stages import edits as written
 from circuitcli.stages import effects as effects_stage
 from circuitcli.stages import formats as formatting
-from circuitcli.stages import growth, next_tokens
+from circuitcli.stages import growth, next_tokens, passages
 from circuitcli.stages import labels as labelling
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.formats import Formats
@@ -218,12 +216,11 @@ def _answers(job: Job) -> list[str]:
 
 def nodes(job: Job, features: Sequence[FeatureId], tokens_shown: int = _TOKENS_SHOWN) -> Iterable[Node]:
     """All that the run knows of some features, with so many promoted, and suppressed, tokens at most."""
-    tokenizer = job.tokenizer
     pins = set(resolve_pins(job.settings.features.pinned, {e.at: e.d_sae for e in entries_of(job.run)}))
     statistics = rows_of(tables.read(job.run.verified("cache-acts", acts.FEATURES)), features)
     totals = rows_of(tables.read(job.run.verified("effects", effects_stage.FEATURES)), features)
     logits = rows_of(tables.read(job.run.verified("effects", effects_stage.LOGITS)), features)
-    contexts = top_contexts(job, features, tokenizer)
+    contexts = top_contexts(job, features)
     sources = {entry.at: entry.neuronpedia for entry in entries_of(job.run)}
     run, created = _measured_by(job)
     for feature in features:
@@ -258,10 +255,10 @@ def token_effects(rows: tables.Columns) -> tuple[tuple[TokenEffect, ...], tuple[
     return tuple(effect for rank, effect in effects if rank > 0), tuple(effect for rank, effect in effects if rank < 0)
 
 
-def top_contexts(job: Job, features: Sequence[FeatureId], tokenizer: Tokenizer) -> dict[FeatureId, list[Context]]:
+def top_contexts(job: Job, features: Sequence[FeatureId]) -> dict[FeatureId, list[Context]]:
     """The top contexts of some features: `contexts.view` tokens on each side, with the feature's activations."""
-    sample = acts.read_sample(job.run.verified("cache-acts", acts.TOKENS))
     table = rows_of(tables.read(job.run.verified("cache-acts", acts.CONTEXTS)), features)
+    texts = passages.read(job, {int(seq) for rows in table.values() for seq in rows["seq"]})
     found: dict[FeatureId, list[Context]] = {}
     for site in {feature.site for feature in features}:
         indices = [feature.index for feature in features if feature.site == site]
@@ -271,25 +268,19 @@ def top_contexts(job: Job, features: Sequence[FeatureId], tokenizer: Tokenizer) 
             )
             rows = table[FeatureId(site, index)]
             found[FeatureId(site, index)] = [
-                _context(int(rows["seq"][i]), int(rows["pos"][i]), values, sample, tokenizer, job)
+                _context(int(rows["seq"][i]), int(rows["pos"][i]), values, texts, job.settings.contexts.view)
                 for i in np.argsort(rows["rank"])
             ]
     return found
 
 
 def _context(
-    seq: int,
-    pos: int,
-    values: dict[tuple[int, int], float],
-    sample: Sample,
-    tokenizer: Tokenizer,
-    job: Job,
+    seq: int, pos: int, values: dict[tuple[int, int], float], texts: dict[int, list[str]], view: int
 ) -> Context:
-    view = job.settings.contexts.view
     first = max(0, pos - view)
-    places = range(first, min(int(sample.lengths[seq]), pos + view + 1))
+    places = range(first, min(len(texts[seq]), pos + view + 1))
     return Context(
-        tokens=tuple(tokenizer.pieces(sample.tokens[seq].tolist(), places.start, places.stop)),
+        tokens=tuple(texts[seq][places.start : places.stop]),
         activations=tuple(float(values.get((seq, p), 0.0)) for p in places),
         firing=pos - first,
         seq=seq,

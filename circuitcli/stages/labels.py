@@ -11,19 +11,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import TypeAdapter, ValidationError
 
 from circuitcli.core.circuit import Circuit, Node
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.runtime.neuronpedia import Address, Explained, Neuronpedia, address, address_of_page
+from circuitcli.runtime.neuronpedia import Address, Explained, address, address_of_page
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.label_file import LabelFile, read_labels, some
 from circuitcli.stages.stage import Job, Work
 from circuitcli.store import files
 from circuitcli.store.run import Run
+
+if TYPE_CHECKING:
+    from circuitcli.runtime.neuronpedia.client import Neuronpedia
 
 NONE, NEURONPEDIA = "none", "neuronpedia"
 SAVED = "graph/labels.json"
@@ -31,7 +34,7 @@ SAVED = "graph/labels.json"
 FAILURE = "labels_failure"
 
 
-Source = LabelFile | Neuronpedia | None
+Source: TypeAlias = "LabelFile | Neuronpedia | None"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def check(job: Job) -> Source:
     if setting == NONE:
         return None
     if setting == NEURONPEDIA:
+        from circuitcli.runtime.neuronpedia.client import Neuronpedia  # only now: it imports an http library
+
         return Neuronpedia()
     found = read_labels(setting)
     if job.run.record("fetch-saes") is not None:

@@ -13,7 +13,7 @@ from circuitcli.core.contexts import Firings
 from circuitcli.core.sites import FeatureId
 from circuitcli.errors import UsageError
 from circuitcli.stages import effects as effects_stage
-from circuitcli.stages import next_tokens
+from circuitcli.stages import next_tokens, passages
 from circuitcli.stages.cards import labelled
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.graph import rows_of, token_effects
@@ -88,7 +88,6 @@ def require_prompts(job: Job) -> None:
 
 def by_position(job: Job, features: Sequence[FeatureId] = (), per_site: int = PER_SITE) -> list[Prompt]:
     """Every prompt, position by position; with `features` these alone, wherever they fire."""
-    sample = acts.read_sample(job.run.verified("cache-acts", acts.TOKENS))
     kl = _kl(job)
     found: dict[tuple[int, int], list[tuple[FeatureId, float]]] = defaultdict(list)
     for site in (entry.at for entry in entries_of(job.run)):
@@ -103,9 +102,9 @@ def by_position(job: Job, features: Sequence[FeatureId] = (), per_site: int = PE
     labels, said = labelled(job).labels, next_tokens.by_position(job)
     followed = {(f, e.seq, e.pos): e.tokens for f, each in next_tokens.followed(job).items() for e in each}
     prompts = []
-    for seq, length in enumerate(sample.lengths.tolist()):
+    for seq, pieces in sorted(passages.read(job).items()):
         positions = []
-        for pos, token in enumerate(job.tokenizer.pieces(sample.tokens[seq, :length].tolist())):
+        for pos, token in enumerate(pieces):
             firing = [
                 Firing(
                     str(f),

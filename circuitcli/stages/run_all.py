@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from circuitcli.runtime.device import out_of_memory
 from circuitcli.settings import Settings, to_dict
-from circuitcli.stages import ablate, cache_acts, growth, labels, preview
-from circuitcli.stages.estimate import Estimate
+from circuitcli.stages import ablate, cache_acts, growth, labels
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job, Outcome
 from circuitcli.store import records
 from circuitcli.store.run import STAGES
+
+if TYPE_CHECKING:
+    from circuitcli.stages.estimate import Estimate
+    from circuitcli.stages.preview import Preview
 
 
 def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
@@ -41,6 +44,9 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
 
 
 def _announce(job: Job) -> None:
+    from circuitcli.runtime.device import out_of_memory
+    from circuitcli.stages import preview
+
     try:
         expected = preview.preview(job, entries_of(job.run))
     except (MemoryError, RuntimeError) as error:
@@ -53,10 +59,12 @@ def _announce(job: Job) -> None:
         expected.ablate.check(allow_over_memory=job.settings.runtime.allow_over_memory)
 
 
-def dry_run(job: Job) -> tuple[preview.Preview | None, Estimate | None]:
+def dry_run(job: Job) -> tuple[Preview | None, Estimate | None]:
     """What is still to do would take: of a run whose activations are cached the ablations, else both."""
     record = job.run.record(cache_acts.NAME)
     if record is None or job.force:
+        from circuitcli.stages import preview
+
         found = preview.of_settings(job)
         return found, found.ablate
     return None, ablate.preview(job)

@@ -22,8 +22,6 @@ from circuitcli.stages.stage import Work
 from circuitcli.store import tables
 from circuitcli.store.ablations import Shard
 
-# Features of one shard: what an interruption may lose, and whose effects are held at once.
-SHARD_FEATURES = 32
 # Tokens kept of each feature's logit effects, at either end.
 LOGIT_TOKENS = 256
 

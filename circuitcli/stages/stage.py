@@ -8,28 +8,29 @@ is redone, and one that does names what changed and asks for --force.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from circuitcli import __version__
-from circuitcli.core.model import Model
 from circuitcli.errors import InputError, quoted
-from circuitcli.runtime import checkpoint as checkpoints
-from circuitcli.runtime import device as devices
-from circuitcli.runtime.checkpoint import Checkpoint
-from circuitcli.runtime.device import Runtime
-from circuitcli.runtime.hub import Hub, RemoteFile, total
-from circuitcli.runtime.tokenizer import Tokenizer
+from circuitcli.runtime.remote import RemoteFile, total
 from circuitcli.settings import Settings, table, to_dict
 from circuitcli.stages.report import Report
 from circuitcli.store import files, records
 from circuitcli.store.records import FileEntry, Plan, Record
 from circuitcli.store.run import STAGES, Run
+
+if TYPE_CHECKING:
+    from circuitcli.core.model import Model
+    from circuitcli.runtime.checkpoint import Checkpoint
+    from circuitcli.runtime.device import Runtime
+    from circuitcli.runtime.hub import Hub
+    from circuitcli.runtime.tokenizer import Tokenizer
 
 # The settings that decide each stage's numbers, by prefix of their keys.
 DECIDES = {
@@ -62,7 +63,9 @@ class Job:
 
     @cached_property
     def runtime(self) -> Runtime:
-        """The device, dtype, threads and seeds of this process."""
+        """The device, dtype, threads and seeds of this process; torch is imported only now, which takes seconds."""
+        with self.report.track("Starting torch", 0, ""):
+            from circuitcli.runtime import device as devices
         runtime = self.settings.runtime
         size = None if runtime.batch_size == "auto" else runtime.batch_size
         return devices.make(runtime.device, runtime.dtype, size, self.settings.seed)
@@ -70,6 +73,8 @@ class Job:
     @cached_property
     def hub(self) -> Hub:
         """Where models and SAEs are fetched from."""
+        from circuitcli.runtime.hub import Hub
+
         return Hub()
 
     def fetch(self, files: Sequence[RemoteFile]) -> list[Path]:
@@ -84,14 +89,25 @@ class Job:
     def checkpoint(self) -> Checkpoint:
         """The model that the run recorded, at the commit that it recorded; none is loaded."""
         recorded = self.run.require("fetch-saes").inputs
-        found = checkpoints.find(self.settings.model, recorded["model identity"], self.hub)
+        found = self.find(recorded["model identity"])
         self.fetch(found.files)
         return found
+
+    def find(self, revision: str) -> Checkpoint:
+        """The model of the settings at a revision; transformers reads its configuration, and is imported only now."""
+        with self.report.track(f"Looking at {self.settings.model}", 0, ""):
+            from circuitcli.runtime import checkpoint as checkpoints
+
+            return checkpoints.find(self.settings.model, revision, self.hub)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
-        return Tokenizer(self.checkpoint)
+        checkpoint = self.checkpoint
+        with self.report.track(f"Loading the tokenizer of {checkpoint.name}", 0, ""):
+            from circuitcli.runtime.tokenizer import Tokenizer
+
+            return Tokenizer(checkpoint)
 
     @cached_property
     def model(self) -> Model:
@@ -239,7 +255,7 @@ def stage(
     if not todo.anew and job.run.record(name) is None:
         job.report.say(f"{name}: going on from where it stopped.")
     started = time.monotonic()
-    device = str(job.runtime.device)
+    device = str(job.runtime.device) if name in NEEDS_MODEL else "cpu"
     work(todo)
     todo.begin()
     done = Record(
@@ -248,7 +264,7 @@ def stage(
         choice=job.chosen(CHOOSES.get(name, ())),
         files=todo.files,
         facts=todo.facts,
-        versions={"circuitcli": __version__, **{lib: importlib.metadata.version(lib) for lib in _LIBRARIES}},
+        versions=_versions(),
         device=device,
         seconds=round(time.monotonic() - started, 3),
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -284,7 +300,7 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
     return Work(
         job,
         name,
-        plan or Plan(fingerprint, inputs, 0, job.runtime.threads),
+        plan or Plan(fingerprint, inputs, 0, job.runtime.threads if name in NEEDS_MODEL else 1),
         anew=plan is None,
         known=record.files if plan and record else {},
     )
@@ -301,6 +317,10 @@ def _changed(job: Job, name: str, what: list[str]) -> None:
     job.report.say(f"{name}: made again, because of {', '.join(what)}.")
 
 
+def _uncounted(done: int) -> None:
+    pass
+
+
 def _amiss(job: Job, name: str, record: Record) -> list[str]:
     """The files of a done stage that are missing, or not as they were recorded: by their sizes, and of the last stage,
     and where everything is to be verified, by their hashes.
@@ -310,7 +330,11 @@ def _amiss(job: Job, name: str, record: Record) -> list[str]:
     """
     hashed = job.verify or name == STAGES[-1]
     found = []
-    with job.report.track(f"Verifying {name}", len(record.files) if job.verify else 0, "files") as done:
+    with (
+        job.report.track(f"Verifying {name}", len(record.files), "files")
+        if job.verify
+        else nullcontext(_uncounted) as done
+    ):
         for file, entry in record.files.items():
             path = job.run.path(file)
             if not path.is_file() or (name in REMADE and not job.run.as_recorded(path, entry, hashed=hashed)):
@@ -319,6 +343,13 @@ def _amiss(job: Job, name: str, record: Record) -> list[str]:
                 job.run.verify(name, file, entry, hashed=hashed)
             done(1)
     return found
+
+
+def _versions() -> dict[str, str]:
+    """Of this package, and of the libraries that compute."""
+    from importlib import metadata
+
+    return {"circuitcli": __version__, **{library: metadata.version(library) for library in _LIBRARIES}}
 
 
 def _force_hint(stage: str) -> str:

@@ -53,7 +53,7 @@ def top_features(job: Job, count: int) -> list[FeatureSummary]:
         strongest = here[np.argsort(-table["max_activation"][here], kind="stable")][:share]
         features += [FeatureId(site, int(table["feature"][i])) for i in strongest if table["n_active"][i]]
     features = sorted(set(features), key=lambda f: f.order)
-    statistics, contexts = rows_of(table, features), top_contexts(job, features, job.tokenizer)
+    statistics, contexts = rows_of(table, features), top_contexts(job, features)
     return [
         FeatureSummary(
             str(feature),

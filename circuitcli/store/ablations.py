@@ -13,6 +13,9 @@ from circuitcli.store import tables
 from circuitcli.store.records import FileEntry, fingerprint
 from circuitcli.store.run import Run
 
+# Features of one shard: what an interruption may lose, and whose effects are held at once.
+SHARD_FEATURES = 32
+
 
 def kinds(*, logits: bool, prompts: bool) -> tuple[str, ...]:
     """The tables of a shard, in the order in which they are written: it counts as done once it has its contexts.

@@ -18,6 +18,7 @@ from circuitcli.store.records import fingerprint
 from circuitcli.store.run import Run
 
 TOKENS = "acts/tokens.safetensors"
+TEXTS = "acts/texts.parquet"
 CONTEXTS = "acts/contexts.parquet"
 FEATURES = "acts/features.parquet"
 NEXT = "acts/next.parquet"

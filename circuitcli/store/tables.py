@@ -6,7 +6,7 @@ Files are opened here and not by pyarrow, which takes no name that isn't UTF-8, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,20 @@ from circuitcli.store import files
 Columns = dict[str, Any]
 
 _COMPRESSION = "zstd"
-_SITE = pa.dictionary(pa.int32(), pa.string())
+_WORDS = pa.dictionary(pa.int32(), pa.string())
 _TYPES: dict[str, Any] = {
     "layer": pa.int16(),
     "up_layer": pa.int16(),
     "down_layer": pa.int16(),
-    "site": _SITE,
-    "up_site": _SITE,
-    "down_site": _SITE,
+    "site": _WORDS,
+    "up_site": _WORDS,
+    "down_site": _WORDS,
     "token": pa.string(),
+    "text": _WORDS,
 }
 _INTEGERS = ["feature", "up_feature", "down_feature", "seq", "pos", "down_pos", "rank", "n", "n_active", "token_id"]
 _COLUMNS = {
+    "acts/texts": "seq pos text",
     "acts/contexts": "layer site feature rank seq pos activation",
     "acts/features": "layer site feature n_active density max_activation mean_activation",
     "ablations/effects": "up_layer up_site up_feature seq pos down_layer down_site down_feature down_pos clean ablated",
@@ -90,8 +92,23 @@ def _table(part: Mapping[str, Any], fields: pa.Schema) -> pa.Table:
 
 def read(path: Path, columns: list[str] | None = None) -> Columns:
     """The columns of a table as numpy arrays; null becomes NaN, sites and tokens become lists of strings."""
-    with path.open("rb") as file:
-        return _columns(pq.read_table(file, columns=columns))
+    with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+        return _columns(file.read(columns=columns))
+
+
+def where(path: Path, column: str, wanted: Collection[int]) -> Columns:
+    """The rows whose whole number in a column is one of some; of groups of rows that can't have any nothing is read."""
+    numbers = np.asarray(sorted(wanted), np.int64)
+    with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+        index = file.schema_arrow.get_field_index(column)
+        groups = []
+        for group in range(file.num_row_groups):
+            known = file.metadata.row_group(group).column(index).statistics
+            between = np.searchsorted(numbers, known.max, "right") - np.searchsorted(numbers, known.min)
+            groups += [group] * bool(between)
+        found = _columns(file.read_row_groups(groups))
+    kept = np.isin(found[column], numbers)
+    return {name: values[kept] for name, values in found.items()}
 
 
 def stream(path: Path, columns: list[str] | None = None) -> Iterator[Columns]:
@@ -108,10 +125,20 @@ def rows(path: Path) -> int:
 
 
 def _columns(table: pa.Table) -> Columns:
-    columns: Columns = {}
-    for name in table.column_names:
-        column = table[name]
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(pa.string())
-        columns[name] = column.to_numpy()
-    return columns
+    return {name: _array(table[name].combine_chunks()) for name in table.column_names}
+
+
+def _array(column: pa.Array) -> np.ndarray:
+    """A column as numpy has it. By to_numpy, or pq.read_table, pandas is imported, which takes longer than reading."""
+    if pa.types.is_dictionary(column.type):
+        words: np.ndarray = np.asarray(column.dictionary.to_pylist(), dtype=object)
+        return np.asarray(words[_array(column.indices)])
+    if pa.types.is_string(column.type):
+        return np.asarray(column.to_pylist(), dtype=object)
+    if not column.null_count:
+        return np.asarray(np.from_dlpack(column))
+    validity, data = column.buffers()  # of floats alone: a scalar to fill null with would be pandas again
+    here = slice(column.offset, column.offset + len(column))
+    values: np.ndarray = np.frombuffer(data, np.dtype(column.type.to_pandas_dtype()))[here].copy()
+    values[np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[here] == 0] = np.nan
+    return values

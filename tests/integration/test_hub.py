@@ -23,7 +23,8 @@ from rich.console import Console
 
 from circuitcli.cli.console import Terminal
 from circuitcli.errors import CircuitError, HubError, ResourceError, UsageError
-from circuitcli.runtime.hub import Hub, RemoteFile, asking, download, explain, total
+from circuitcli.runtime.hub import Hub, asking, download, explain
+from circuitcli.runtime.remote import RemoteFile, total
 
 REPO, TOKEN = "owner/saes", "hf_planted"
 SMALL, LARGE = "blocks.0/cfg.json", "blocks.0/sae_weights.safetensors"

@@ -32,8 +32,8 @@ from circuitcli import demo
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.saes import _read
-from circuitcli.saes._read import Files, Stated
+from circuitcli.saes import _files, _read
+from circuitcli.saes._files import Files, Stated
 
 pytestmark = [pytest.mark.saelens, pytest.mark.filterwarnings("ignore")]
 
@@ -162,7 +162,7 @@ def test_every_kind_that_saelens_saves(
 ) -> None:
     saved = write(tmp_path, kind, hook, apply_b_dec=apply_b_dec, normalisation=normalisation)
     facts, ours = _read.facts(saved), _read.sae(saved)
-    assert facts.site == ours.site == _read.site_of(tmp_path / "cfg.json") == Site(2, hook.rsplit("hook_", 1)[1])
+    assert facts.site == ours.site == _files.site_of(tmp_path / "cfg.json") == Site(2, hook.rsplit("hook_", 1)[1])
     assert (ours.d_in, ours.d_sae) == (facts.d_in, facts.d_sae) == (D_IN, D_SAE)
     assert facts.architecture == kind.removeprefix("rescaled ")
     assert (facts.prepend_bos, facts.context_size) == (False, 64)
@@ -172,7 +172,7 @@ def test_every_kind_that_saelens_saves(
 @pytest.mark.parametrize("hook", ["blocks.0.hook_resid_pre", "blocks.7.hook_attn_out", "blocks.11.hook_mlp_out"])
 def test_other_sites(tmp_path: Path, hook: str) -> None:
     saved = write(tmp_path, "standard", hook)
-    assert _read.site_of(tmp_path / "cfg.json").hook == hook
+    assert _files.site_of(tmp_path / "cfg.json").hook == hook
     assert_equal(_read.sae(saved), loaded(saved), activations())
 
 

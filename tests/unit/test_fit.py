@@ -13,9 +13,9 @@ from tokenizers import Tokenizer
 
 from circuitcli import demo
 from circuitcli.core.fit import Bench, Fit, Numbers, Verdict, compare, judge, numbers
-from circuitcli.core.model import ModelShape
 from circuitcli.core.readings import CHANGES, Reading, Surroundings, readings
 from circuitcli.core.reconstruction import Arm, Lost, Scores, Text
+from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
 from circuitcli.demo import corpus, language_model, measure
 from circuitcli.demo.activations import Place

@@ -14,8 +14,9 @@ from neuronpedia import LoopbackNeuronpedia, Reply, answer
 
 from circuitcli.core.circuit import Context
 from circuitcli.errors import HubError
-from circuitcli.runtime.neuronpedia import Address, Neuronpedia, Weight, address, address_of_page, client, service
+from circuitcli.runtime.neuronpedia import Address, Weight, address, address_of_page, client, service
 from circuitcli.runtime.neuronpedia.answer import NoFeature, parse
+from circuitcli.runtime.neuronpedia.client import Neuronpedia
 
 KEY = "np-secret-0123456789"
 FIVE = Address("tiny", "0-res", 5)

@@ -25,8 +25,8 @@ from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.runtime.hub import Hub
-from circuitcli.saes import SaeEntry, _read, entry, load, provider_of
-from circuitcli.saes._read import Files, Stated
+from circuitcli.saes import SaeEntry, _files, _read, entry, load, provider_of
+from circuitcli.saes._files import Files, Stated
 
 D_IN, D_SAE = 4, 6
 SITE = Site(3, "resid_post")
@@ -185,14 +185,14 @@ def test_a_site_that_only_the_release_knows(tmp_path: Path) -> None:
 
 def test_the_digest_follows_the_files_and_what_is_stated(tmp_path: Path) -> None:
     folder = write(tmp_path / "sae")
-    plain = _read.digest(files(folder))
-    assert plain == facts(folder)["sha256"] == _read.digest(files(folder, site=None))
-    assert plain == _read.digest(files(shutil.copytree(folder, tmp_path / "copy")))
+    plain = _files.digest(files(folder))
+    assert plain == facts(folder)["sha256"] == _files.digest(files(folder, site=None))
+    assert plain == _files.digest(files(shutil.copytree(folder, tmp_path / "copy")))
     stated = [{"prepend_bos": True}, {"prepend_bos": False}, {"center_writing_weights": True}, {"site": SITE},
               {"scaling_factor": 0.5}, {"fold_value_biases": True}]  # fmt: skip
-    assert len({plain, *(_read.digest(files(folder, **more)) for more in stated)}) == 1 + len(stated)
+    assert len({plain, *(_files.digest(files(folder, **more)) for more in stated)}) == 1 + len(stated)
     (folder / "cfg.json").write_text((folder / "cfg.json").read_text() + " ")
-    assert _read.digest(files(folder)) != plain
+    assert _files.digest(files(folder)) != plain
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_the_first_format_of_res_jb(tmp_path: Path, module: str | None, archive:
         assert not ours.requires_grad
     longer = tmp_path / "longer.pt"
     longer.write_bytes(path.read_bytes() + b"\0")
-    assert _read.digest(Files(path, None)) == found.sha256 != _read.digest(Files(longer, None))
+    assert _files.digest(Files(path, None)) == found.sha256 != _files.digest(Files(longer, None))
 
 
 def hook_z_kk(folder: Path, **changes: Any) -> Files:
@@ -436,7 +436,7 @@ def hook_z_kk(folder: Path, **changes: Any) -> Files:
 def test_the_format_of_hook_z_kk(tmp_path: Path) -> None:
     saved = hook_z_kk(tmp_path)
     assert saved.config is not None
-    assert _read.site_of(saved.config) == Site(3, "z")
+    assert _files.site_of(saved.config) == Site(3, "z")
     found, sae = _read.facts(saved), _read.sae(saved)
     assert (found.site, found.d_in, found.d_sae, found.context_size) == (Site(3, "z"), D_IN, D_SAE, 128)
     assert (found.prepend_bos, found.fold_value_biases, found.centre, found.architecture) == (

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcli.core.model import ModelShape
 from circuitcli.core.selection import downstream
+from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import (
     SITES,
     FeatureId,

@@ -178,6 +178,7 @@ def test_records_of_another_version(version: object, tmp_path: Path):
 
 
 SCHEMAS = {  # docs/architecture.md §5, column by column: h layer int16, s site, i int32, f float32, t text
+    "acts/texts": "seq:i pos:i text:s",
     "acts/contexts": "layer:h site:s feature:i rank:i seq:i pos:i activation:f",
     "acts/features": "layer:h site:s feature:i n_active:i density:f max_activation:f mean_activation:f",
     "ablations/effects": "up_layer:h up_site:s up_feature:i seq:i pos:i down_layer:h down_site:s down_feature:i "

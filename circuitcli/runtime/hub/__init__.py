@@ -10,8 +10,7 @@ Imports go down: client → download → {asking, cache} → errors.
 
 from huggingface_hub.errors import StrictDataclassError as Malformed
 
-from circuitcli.runtime.hub.cache import RemoteFile, stays_inside, total
 from circuitcli.runtime.hub.client import Hub
 from circuitcli.runtime.hub.errors import explain
 
-__all__ = ["Hub", "Malformed", "RemoteFile", "explain", "stays_inside", "total"]
+__all__ = ["Hub", "Malformed", "explain"]

@@ -16,9 +16,10 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from circuitcli.errors import HubError, UsageError, nearest
 from circuitcli.runtime.hub.asking import check_token, patiently
-from circuitcli.runtime.hub.cache import COMMIT, SHA256, Folder, RemoteFile, check_room, stays_inside, writing
+from circuitcli.runtime.hub.cache import COMMIT, SHA256, Folder, check_room, writing
 from circuitcli.runtime.hub.download import place
 from circuitcli.runtime.hub.errors import NAMED, nonsense, offline, outage, translated
+from circuitcli.runtime.remote import RemoteFile, stays_inside
 
 
 class Hub:

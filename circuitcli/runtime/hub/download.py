@@ -20,8 +20,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they come b
 
 from circuitcli.errors import HubError
 from circuitcli.runtime.hub.asking import Broken, check_token, patiently
-from circuitcli.runtime.hub.cache import Folder, RemoteFile
+from circuitcli.runtime.hub.cache import Folder
 from circuitcli.runtime.hub.errors import in_units, translated
+from circuitcli.runtime.remote import RemoteFile
 
 Advance = Callable[[int], None]
 

@@ -4,11 +4,11 @@ Only https, or http on loopback, and the key from NEURONPEDIA_API_KEY to that on
 requests at a time and a second, tried again where that may help, each capped in bytes and seconds. What is answered is
 the text of strangers: it is checked, cut, and kept as data.
 
+What is imported here asks nobody; `client.Neuronpedia` does.
 Imports go down: client → {cache, pace, service} → {answer, names}.
 """
 
 from circuitcli.runtime.neuronpedia.answer import Explained, Weight
-from circuitcli.runtime.neuronpedia.client import Answers, Neuronpedia
 from circuitcli.runtime.neuronpedia.names import Address, address, address_of_page
 
-__all__ = ["Address", "Answers", "Explained", "Neuronpedia", "Weight", "address", "address_of_page"]
+__all__ = ["Address", "Explained", "Weight", "address", "address_of_page"]

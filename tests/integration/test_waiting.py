@@ -1,0 +1,97 @@
+"""Reading what is finished: no library that computes is imported, and it takes little longer than reading a table."""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import environment
+from conftest import SMALL
+
+from circuitcli.stages import run_all
+
+HEAVY = ("torch", "transformers", "transformer_lens", "datasets", "pandas", "beartype", "huggingface_hub", "tokenizers")
+# What every command that reads needs: a reader of tables, and what draws them.
+LIBRARIES = "import pyarrow.parquet, rich, typer"
+MODULES = (
+    "import json, sys; from circuitcli.cli.app import main; sys.argv[0] = 'circuit'\n"
+    "try: main()\nexcept SystemExit as end: print(json.dumps([end.code, sorted(sys.modules)]), file=sys.stderr)"
+)
+
+
+@pytest.fixture(scope="module")
+def done(start: Callable[..., Any], finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Finished runs, one of them on a prompt, and files that commands read."""
+    folder = tmp_path_factory.mktemp("done")
+    run = Path(shutil.copytree(finished, folder / "run"))
+    texts = {"source": "prompt", "prompt": ["In the beginning God created the heavens"], "file": ""}
+    job = start(folder / "prompted", {**SMALL, "texts": texts})
+    run_all.run(job, lambda outcome: None)
+    profile = folder / "old.yaml"
+    profile.write_text("SEED: 3\nTOP_K: 4\n", encoding="utf-8")
+    feature = json.loads((run / "graph/circuit.json").read_text())["nodes"][0]["id"]
+    other = Path(shutil.copytree(run, folder / "other"))
+    return {
+        **{"RUN": str(run), "PROMPTED": str(job.run.root), "OTHER": str(other), "FEATURE": feature},
+        **{"OLD": str(profile), "EDITED": str(other / "graph/circuit.json")},
+    }
+
+
+READING = [
+    "run-all --run RUN",
+    "fetch-saes --run RUN",
+    "cache-acts --run RUN",
+    "ablate --run RUN",
+    "effects --run RUN",
+    "effects --run RUN --feature FEATURE",
+    "effects --run PROMPTED --by-position",
+    "graph --run RUN",
+    "graph --run RUN --force",
+    "graph --run RUN --load EDITED",
+    "graph --run PROMPTED --extend RUN --force",
+    "diff RUN OTHER",
+    "fetch-saes --list",
+    "profile import OLD",
+    "profile show --run RUN",
+    "profile init",
+]
+
+
+def words(command: str, done: dict[str, str]) -> list[str]:
+    return [done.get(word, word) for word in command.split()]
+
+
+@pytest.mark.parametrize("command", READING)
+def test_reading_imports_nothing_that_computes(command: str, done: dict[str, str]):
+    code = [sys.executable, "-c", MODULES, *words(command, done)]
+    ended = subprocess.run(code, env=environment(), capture_output=True, text=True, check=True)
+    code, modules = json.loads(ended.stderr.splitlines()[-1])
+    assert code == 0, ended.stderr
+    assert "circuitcli.cli.session" in modules
+    assert [name for name in HEAVY if name in modules] == []
+
+
+def seconds(*args: str) -> float:
+    """Wall time of a process."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *args], env=environment(), capture_output=True, check=True)
+    return time.perf_counter() - started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", READING)
+def test_reading_takes_at_most_three_times_what_its_libraries_take(command: str, done: dict[str, str]):
+    """The median ratio of pairs taken in turn; where that is more, the machine may be busy: more pairs are taken."""
+    pairs: list[float] = []
+    for _ in range(4):
+        pairs += [seconds("-m", "circuitcli", *words(command, done)) / seconds("-c", LIBRARIES) for _ in range(5)]
+        if statistics.median(pairs) <= 3:
+            break
+    print(f"circuit {command}: ×{statistics.median(pairs):.2f}")
+    assert statistics.median(pairs) <= 3
