@@ -98,13 +98,16 @@ def _unnamed(request: Request, settings: Settings) -> Run:
 
 
 def document(job: Job, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What --json prints of a command."""
+    """What --json prints of a command; its seconds are of the whole process, from its start."""
+    from circuitcli.runtime.clock import process_seconds
+
     tree: dict[str, Any] = {
         "run": str(job.run.root),
         "model": job.settings.model,
         "stages": {outcome.name: outcome.status for outcome in outcomes},
         "files": [str(job.run.root / name) for outcome in outcomes for name in outcome.record.files],
-        "seconds": round(sum(outcome.record.seconds for outcome in outcomes if outcome.status == "done"), 3),
+        "seconds": round(process_seconds(), 3),
+        "stage_seconds": {outcome.name: outcome.record.seconds for outcome in outcomes if outcome.status == "done"},
     }
     for outcome in outcomes:
         facts = dict(outcome.record.facts)

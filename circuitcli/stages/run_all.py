@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from circuitcli.runtime.clock import process_seconds
 from circuitcli.settings import Settings, to_dict
 from circuitcli.stages import ablate, cache_acts, growth, labels
 from circuitcli.stages.fetch_saes import entries_of
@@ -46,6 +47,7 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
 def _announce(job: Job) -> None:
     from circuitcli.runtime.device import out_of_memory
     from circuitcli.stages import preview
+    from circuitcli.stages.estimate import duration
 
     try:
         expected = preview.preview(job, entries_of(job.run))
@@ -56,6 +58,8 @@ def _announce(job: Job) -> None:
     if expected is not None:
         for line in expected.words:
             job.report.say(line)
+        soon, so_far = expected.cache_seconds + expected.ablate.seconds, process_seconds()
+        job.report.say(f"run-all: about {duration(so_far + soon)} in all, {so_far:.0f} s of them so far.")
         expected.ablate.check(allow_over_memory=job.settings.runtime.allow_over_memory)
 
 

@@ -1,6 +1,8 @@
 """Reading what is finished: no library that computes is imported, and it takes little longer than reading a table."""
 
+import io
 import json
+import re
 import shutil
 import statistics
 import subprocess
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import environment
+from commands import environment, spawn
 from conftest import SMALL
+from rich.console import Console
 
+from circuitcli.cli.console import Terminal
 from circuitcli.stages import run_all
 
 HEAVY = ("torch", "transformers", "transformer_lens", "datasets", "pandas", "beartype", "huggingface_hub", "tokenizers")
@@ -95,3 +99,25 @@ def test_reading_takes_at_most_three_times_what_its_libraries_take(command: str,
             break
     print(f"circuit {command}: ×{statistics.median(pairs):.2f}")
     assert statistics.median(pairs) <= 3
+
+
+def test_the_seconds_that_are_told_are_of_the_whole_process(done: dict[str, str]):
+    """Nothing is left to do, so that the stages' own seconds are none: what is told is what the process took."""
+    started = time.perf_counter()
+    found = spawn("run-all", "--run", done["RUN"], "--json").document
+    wall = time.perf_counter() - started
+    assert found["stage_seconds"] == {}
+    assert 0.5 * wall <= found["seconds"] <= wall + 0.05  # a clock tick, and what the exit takes
+
+
+def test_a_spinner_counts_while_nobody_knows_how_long_it_takes(monkeypatch: pytest.MonkeyPatch):
+    drawn = io.StringIO()
+    terminal = Terminal(as_json=False, quiet=False)
+    monkeypatch.setattr(terminal, "_err", Console(file=drawn, force_terminal=True, width=80))
+    with terminal.track("Loading", 0, ""), terminal.track("Starting torch", 0, ""):  # one within another
+        time.sleep(1.3)
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.getvalue())
+    assert "Loading" in lines
+    assert re.search(r"Starting torch +1 s", lines)
+    assert "0/?" not in lines
+    assert len(set(re.findall(r"[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] Loading", lines))) > 2  # it turns

@@ -44,6 +44,12 @@ def test_it_takes_at_most_a_minute(demo_run):
     assert demo_run["wall"] <= 60
 
 
+def test_the_whole_takes_at_most_two_and_a_half_times_its_stages(demo_run):
+    stages = sum(demo_run["stage_seconds"].values())
+    print(f"run-all: {demo_run['wall']:.1f} s, ×{demo_run['wall'] / stages:.2f} of its stages' {stages:.1f} s")
+    assert demo_run["wall"] <= 2.5 * stages
+
+
 def test_it_draws_twenty_edges_over_three_layers(demo_run):
     circuit = json.loads((demo_run["folder"] / demo_run["run"] / "graph" / "circuit.json").read_text())
     assert len(circuit["edges"]) == demo_run["edges"] >= 20
