@@ -227,7 +227,8 @@ def bridged(loaded: Any, checkpoint: Checkpoint, runtime: Runtime, content: str 
     known = verdicts.read()
     with _refusing(checkpoint.name):
         expected = agreement.reference(loaded, checkpoint.shape) if known is None else None
-        model = BridgeModel(_bridge(loaded, checkpoint, runtime), checkpoint.shape, weights.sizes(loaded), runtime)
+        sizes = weights.sizes(loaded)  # of its own modules, before the bridge takes their place
+        model = BridgeModel(_bridge(loaded, checkpoint, runtime), checkpoint.shape, sizes, runtime)
         if expected is not None:
             agreement.check(model, expected)
             known = agreement.trouble_at_places(model)
