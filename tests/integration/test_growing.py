@@ -1,6 +1,7 @@
 """Graphs that grow, that people edit, and that are compared, from the command line."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,10 +56,11 @@ def test_the_graph_says_what_it_was_made_from(run: Path) -> None:
 
 
 def test_the_graph_says_how_its_start_was_chosen(circuit: Circuit, run: Path, other: Path) -> None:
-    words = "features of the first layer: 6% of those that fire, at random"
     facts = graph(run)["metadata"]
+    words = json.loads((run / "ablations" / "stage.json").read_text())["facts"]["start"]
     assert facts["start"] == facts["runs"][0]["start"] == words
-    assert graph(other)["metadata"]["start"].startswith("features of the first layer: the pinned")
+    assert re.fullmatch(r"\d+ of the \d+ features of layer 0 that fire, at random \(seed 0\)", words)
+    assert "pinned" in graph(other)["metadata"]["start"]
     assert circuit("graph", "--run", run, "--extend", other).code == 0
     assert graph(run)["metadata"]["start"] == "; ".join(sorted({words, graph(other)["metadata"]["start"]}))
 
