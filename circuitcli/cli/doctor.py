@@ -33,11 +33,12 @@ def command(request: Request) -> None:
     job = unrecorded(request, terminal)
     from circuitcli.stages import doctor, fit
 
-    fits = doctor.run(job)
+    findings = doctor.run(job)
+    fits = findings.fits
     for line in fit.warnings([found for found in fits if found.verdict == "doubtful"]):
         terminal.say(line)
-    _show(fits, terminal)
-    document = {"model": job.settings.model, "release": job.settings.saes.release, "saes": fit.document(fits)}
+    _show(fits, findings.engine, terminal)
+    document = findings.document(job)
     wrong = [found for found in fits if found.verdict == "wrong"]
     if wrong:
         raise CheckFailed(
@@ -49,18 +50,21 @@ def command(request: Request) -> None:
     terminal.document(document)
 
 
-def _show(fits: Sequence[Fit], terminal: Terminal) -> None:
-    """One row an SAE, then the changes of each that doesn't fit."""
+def _show(fits: Sequence[Fit], engine: str, terminal: Terminal) -> None:
+    """One row an SAE, then the changes of each that doesn't fit, and on how many positions each was tried."""
     from circuitcli.stages import fit
 
-    rows = [(f.site, *_cells(f.numbers), f.verdict) for f in fits]
-    terminal.table("Do the SAEs fit?", ("site", *_NUMBERS, "verdict"), rows)
+    rows = [(f.site, *_cells(f.numbers), f.verdict, engine) for f in fits]
+    terminal.table("Do the SAEs fit?", ("site", *_NUMBERS, "verdict", "engine"), rows)
     for found in fits:
         if found.verdict == "fits" or fit.untold(found):
             continue
-        stated = ("as stated", found.site, *_cells(found.numbers), "")
-        others = [(a.name, a.site, *_cells(a.numbers), "better" if a.better else "") for a in found.alternatives]
-        terminal.table(f"{found.site}: {found.why}", ("read", "at", *_NUMBERS, ""), [stated, *others])
+        stated = ("as stated", found.site, *_cells(found.numbers), str(found.positions), "")
+        others = [
+            (a.name, a.site, *_cells(a.numbers), str(a.positions), "better" if a.better else "")
+            for a in found.alternatives
+        ]
+        terminal.table(f"{found.site}: {found.why}", ("read", "at", *_NUMBERS, "positions", ""), [stated, *others])
 
 
 def _cells(n: Numbers) -> tuple[str, ...]:

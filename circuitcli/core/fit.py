@@ -32,21 +32,22 @@ that (FVU ≥ 1 alone where KL can't be measured); or a silent or a dense SAE, o
 
 A mistake that costs less than a twentieth of FVU isn't told. On the demo every one costs 9% or more, but for leaving
 out LayerNorm at one site, where it is worth 5%.
+
+A change is tried on few sequences first, and goes on to the others only while it is `undecided`: the lower ends of the
+bootstrap intervals of both ratios (1 − QUANTILE) still allow what the rule's first and third line ask for, and L0 isn't
+beyond twice what the fourth allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuitcli.core.model import Model
-from circuitcli.core.readings import DENSE, Reading, Surroundings, readings
-from circuitcli.core.reconstruction import Arm, Scores, Text
-from circuitcli.core.sae import Sae
+from circuitcli.core.readings import DENSE
+from circuitcli.core.reconstruction import Scores
 
 BETTER, GAIN, POOR = 0.95, 0.01, 0.95
 FAR, FAR_GAIN = 0.5, 0.1
@@ -79,10 +80,12 @@ class Alternative:
 
     Attributes:
         name, words, site: Of the reading.
-        numbers: On the tokens that both readings counted.
+        positions: Tokens that both readings counted: of few sequences where these showed that it isn't better.
+        numbers: On these.
         fvu_ratio: FVU over the stated one's.
-        fvu_ratio_high: Its QUANTILE over bootstrap samples.
+        fvu_ratio_low, fvu_ratio_high: Its 1 − QUANTILE and QUANTILE over bootstrap samples.
         kl_ratio: KL spliced over the stated one's, see the rule's third line.
+        kl_ratio_low: Its 1 − QUANTILE.
         better: Whether it fits better by all of the rule.
         far: Whether it does so by far.
     """
@@ -90,10 +93,13 @@ class Alternative:
     name: str
     words: str
     site: str
+    positions: int
     numbers: Numbers
     fvu_ratio: float | None
+    fvu_ratio_low: float | None
     fvu_ratio_high: float | None
     kl_ratio: float | None
+    kl_ratio_low: float | None
     better: bool
     far: bool
 
@@ -111,50 +117,6 @@ class Fit:
     alternatives: tuple[Alternative, ...]
 
 
-class Bench:
-    """A sample of text read by the model with and without BOS, on which SAEs are tried."""
-
-    def __init__(self, model: Model, text: Text, bos: int | None, saes: Sequence[Sae]) -> None:
-        """Run the model; `bos` is its BOS token, if it has one."""
-        self._model = model
-        self._offsets = {s.site: model.z_offset(s.site.layer).to(s.w_enc.device) for s in saes}
-        self._bos = None if bos is None else text.bos
-        self._mean_ignored = True  # until the stream is there; only sites matter now
-        sites = {site for sae in saes for site in (sae.site, *(r.sae.site for r in self._readings(sae, 0.0)))}
-        ordered = sorted(sites, key=lambda s: s.order)
-        self._arm = Arm(model, text, ordered)
-        self._mean_ignored = _ignores_mean(model, self._arm)
-        own = sorted({sae.site for sae in saes}, key=lambda s: s.order)
-        self._flipped = None if bos is None else Arm(model, text.flipped(bos, model.shape.n_ctx), own)
-
-    def _readings(self, sae: Sae, l0: float) -> list[Reading]:
-        around = Surroundings(self._model.shape, self._mean_ignored, self._offsets[sae.site], self._bos, l0)
-        return readings(sae, around)
-
-    def examine(self, sae: Sae, *, full: bool, done: Callable[[int], None] = lambda count: None) -> Fit:
-        """How one SAE fits; `full` measures the next token of every change, else only of those whose FVU is lower."""
-        stated = self._arm.score(Reading("stated", "as stated", sae), splice=True)
-        done(1)
-        found = []
-        for reading in self._readings(sae, float(stated.active.mean())):
-            arm = self._flipped if reading.flips_bos else self._arm
-            assert arm is not None
-            other = arm.score(reading, splice=full)
-            tried = compare(stated, other)
-            if not full and tried.fvu_ratio is not None and tried.fvu_ratio <= BETTER:
-                tried = compare(stated, arm.score(reading, splice=True))
-            found.append(tried)
-            done(1)
-        return judge(stated, tuple(found))
-
-
-def _ignores_mean(model: Model, arm: Arm) -> bool:
-    """Whether the model's norms subtract the mean over d_model: a constant added to the stream changes no logit."""
-    final = arm.final
-    clean, moved = model.logits(final), model.logits(final + final.std())
-    return bool((moved - clean).abs().mean() < 0.1 * clean.std())
-
-
 def numbers(scores: Scores, keep: Int[np.ndarray, " m"] | None = None) -> Numbers:
     """The numbers over some of the positions, or all."""
     kept = np.arange(len(scores.seq)) if keep is None else keep
@@ -164,7 +126,7 @@ def numbers(scores: Scores, keep: Int[np.ndarray, " m"] | None = None) -> Number
         fvu=float(scores.error[kept].sum()) / spread if spread > 0 else None,
         silent=scores.silent,
     )
-    if scores.spliced is None or scores.zero is None:
+    if scores.spliced is None or scores.zero is None or scores.clean is None:
         return found
     nats = (scores.clean, scores.spliced.nats, scores.zero.nats)
     clean, spliced, zero = (float(np.nanmean(n[kept])) if np.isfinite(n[kept]).any() else None for n in nats)
@@ -189,27 +151,70 @@ def compare(stated: Scores, other: Scores) -> Alternative:
     both = [(here[place], j) for j, place in enumerate(places) if place in here]
     mine, its = np.asarray(both, dtype=np.int64).reshape(-1, 2).T
     before, after = numbers(stated, mine), numbers(other, its)
-    ratio = high = None
+    resampled = _Resampled(stated.seq[mine], stated.token[mine])
+    ratio = low = high = None
     if before.fvu and after.fvu is not None:
         ratio = after.fvu / before.fvu
-        high = _high(stated, mine, other, its)
-    kl_ratio = _kl_ratio(before, after, elsewhere=stated.reading.sae.site != other.reading.sae.site)
+        low, high = resampled.interval((other.error[its], other.spread[its]), (stated.error[mine], stated.spread[mine]))
+    kl_ratio = kl_low = None
+    above, below = _next_token(stated, mine, other, its)
+    if above is not None and below is not None:
+        kl_ratio = float((above[0].sum() / above[1].sum()) / (below[0].sum() / below[1].sum()))
+        kl_low, _ = resampled.interval(above, below)
     better = _better(before, after, ratio, high, kl_ratio, other.reading.sae.d_in)
     far = better and _far(before, after, ratio, kl_ratio)
     reading = other.reading
     return Alternative(
-        reading.name, reading.words, str(reading.sae.site), after, ratio, high, kl_ratio, better=better, far=far
-    )
+        reading.name, reading.words, str(reading.sae.site), len(mine), after, ratio, low, high, kl_ratio, kl_low,
+        better=better, far=far,
+    )  # fmt: skip
 
 
-def _kl_ratio(before: Numbers, after: Numbers, *, elsewhere: bool) -> float | None:
-    """KL spliced against KL spliced, at another site each over KL zero; None where one can't be measured."""
-    if not (before.kl_spliced and before.kl_zero and after.kl_zero) or after.kl_spliced is None:
-        return None
-    if min(before.kl_zero, after.kl_zero) < MEASURABLE:
-        return None
-    ratio = after.kl_spliced / before.kl_spliced
-    return ratio * before.kl_zero / after.kl_zero if elsewhere else ratio
+def undecided(stated: Scores, tried: Alternative) -> bool:
+    """Whether a change that was tried on few sequences could turn out better on more, by the end of the docstring."""
+    if tried.fvu_ratio_low is None:
+        return False
+    most = 2 * max(stated.reading.sae.d_in / DENSE, numbers(stated).l0)
+    kl = tried.kl_ratio_low is None or tried.kl_ratio_low <= BETTER
+    return tried.fvu_ratio_low <= BETTER and kl and tried.numbers.l0 <= most
+
+
+_Sums = tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]  # what is added up above and below a line
+
+
+def _next_token(
+    stated: Scores, mine: Int[np.ndarray, " m"], other: Scores, its: Int[np.ndarray, " m"]
+) -> tuple[_Sums | None, _Sums | None]:
+    """What KL spliced is a share of in either: at another site of KL zero. None where one can't be measured."""
+    if stated.spliced is None or stated.zero is None or other.spliced is None or other.zero is None or not len(mine):
+        return None, None
+    before, after = stated.spliced.kl[mine], other.spliced.kl[its]
+    of_before, of_after = stated.zero.kl[mine], other.zero.kl[its]
+    if before.mean() == 0 or min(of_before.mean(), of_after.mean()) < MEASURABLE:
+        return None, None
+    if stated.reading.sae.site == other.reading.sae.site:
+        of_before = of_after = np.ones_like(before)
+    return (after, of_after), (before, of_before)
+
+
+class _Resampled:
+    """Bootstrap samples of sequences (of pieces of them, if they are few)."""
+
+    def __init__(self, seq: Int[np.ndarray, " m"], token: Int[np.ndarray, " m"]) -> None:
+        few = len(np.unique(seq)) < FEW
+        piece = token // max(1, len(seq) // (2 * FEW)) if few else np.zeros_like(token)
+        _, unit = np.unique(np.stack([seq, piece]), axis=1, return_inverse=True)
+        self._unit = unit.reshape(-1)
+        self._count = int(self._unit.max()) + 1 if len(self._unit) else 0
+        self._drawn = np.random.default_rng(0).integers(max(self._count, 1), size=(RESAMPLES, self._count))
+
+    def interval(self, above: _Sums, below: _Sums) -> tuple[float, float]:
+        """1 − QUANTILE and QUANTILE of (Σ/Σ above)/(Σ/Σ below)."""
+        sums = [np.bincount(self._unit, part, self._count)[self._drawn].sum(1) for part in (*above, *below)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.nan_to_num((sums[0] / sums[1]) / (sums[2] / sums[3]), nan=np.inf)
+        low, high = np.quantile(ratios, [1 - QUANTILE, QUANTILE])
+        return float(low), float(high)
 
 
 def _better(
@@ -225,26 +230,6 @@ def _better(
 def _far(before: Numbers, after: Numbers, ratio: float | None, kl_ratio: float | None) -> bool:
     assert ratio is not None and before.fvu is not None and after.fvu is not None
     return ratio <= FAR and before.fvu - after.fvu >= FAR_GAIN and (kl_ratio is None or kl_ratio <= FAR)
-
-
-def _high(stated: Scores, mine: Int[np.ndarray, " m"], other: Scores, its: Int[np.ndarray, " m"]) -> float:
-    """The QUANTILE of FVU over FVU as stated, over bootstrap samples of sequences (of pieces, if they are few)."""
-    seq, token = stated.seq[mine], stated.token[mine]
-    few = len(np.unique(seq)) < FEW
-    piece = token // max(1, len(seq) // (2 * FEW)) if few else np.zeros_like(token)
-    _, unit = np.unique(np.stack([seq, piece]), axis=1, return_inverse=True)
-    unit = unit.reshape(-1)
-    count = int(unit.max()) + 1
-
-    def per_unit(values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " u"]:
-        return np.bincount(unit, values, count)
-
-    parts = (stated.error[mine], stated.spread[mine], other.error[its], other.spread[its])
-    drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    error, spread, new_error, new_spread = (per_unit(part)[drawn].sum(1) for part in parts)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (new_error / new_spread) / (error / spread)
-    return float(np.quantile(np.nan_to_num(ratios, nan=np.inf), QUANTILE))
 
 
 def judge(stated: Scores, found: tuple[Alternative, ...]) -> Fit:

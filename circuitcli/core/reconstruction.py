@@ -1,10 +1,15 @@
-"""Splicing SAEs into a model: what each reading of an SAE loses of activations, and of the next token."""
+"""Splicing SAEs into a model: what each reading of an SAE loses of activations, and of the next token.
+
+The model reads the sample once. Every reading starts from those passes: it encodes their activations, the rest of the
+model is resumed at the site, and the clean log-probabilities of a position serve all readings that are tried together.
+What a reading did in some of the sequences is kept, so that it can go on with the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +20,8 @@ from circuitcli.core.model import Edit, Model, Pass
 from circuitcli.core.readings import Reading
 from circuitcli.core.sites import Site
 
-# Positions of one pass, padding counted, and of one block of logits or of features.
-_PASS, _BLOCK = 2048, 256
+# Positions of one pass, padding counted, and of one block of features or logits.
+_PASS, _BLOCK = 1024, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,9 @@ class Text:
     lengths: Int[Tensor, " n"]
     bos: bool
     special: Bool[Tensor, "n t"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
 
     @property
     def counted(self) -> Bool[Tensor, "n t"]:
@@ -46,10 +54,10 @@ class Text:
         special = None if self.special is None else torch.cat([none, self.special], dim=1)[:, :n_ctx]
         return Text(tokens, (self.lengths + 1).clamp(max=n_ctx), bos=True, special=special)
 
-    def part(self, rows: slice) -> Text:
+    def part(self, rows: slice | Int[Tensor, " b"]) -> Text:
         """Some of the sequences, as wide as the longest of them."""
         lengths = self.lengths[rows]
-        cut = rows, slice(int(lengths.max()))
+        cut = rows, slice(max(int(lengths.max()), 1))
         return Text(self.tokens[cut], lengths, self.bos, None if self.special is None else self.special[cut])
 
 
@@ -74,7 +82,7 @@ class Scores:
         error, spread: |x − x̂|² and |x − x̄|².
         active: Features above 0.
         silent: Share of features that never fired.
-        clean: −log p of the next token, nats.
+        clean: −log p of the next token, nats; None where nothing was spliced.
         spliced, zero: With x̂, or 0, in place of x at all counted positions; None where that wasn't run.
     """
 
@@ -85,7 +93,7 @@ class Scores:
     spread: Float[np.ndarray, " n"]
     active: Float[np.ndarray, " n"]
     silent: float
-    clean: Float[np.ndarray, " n"]
+    clean: Float[np.ndarray, " n"] | None = None
     spliced: Lost | None = None
     zero: Lost | None = None
 
@@ -95,105 +103,191 @@ class Scores:
         return float(self.error.sum() / self.spread.sum())
 
 
-class Arm:
-    """A sample of text read by the model once, unedited."""
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some of the sequences, of like length, which are run together."""
 
-    def __init__(self, model: Model, text: Text, sites: Sequence[Site]) -> None:
-        """Run the model and keep the activations of the sites, and what resuming at them takes."""
-        self._model = model
-        self._text = text
-        read = sorted({s for site in sites for s in (site, *model.bases(site))}, key=lambda s: s.order)
-        self._parts = [(part, model.run(part.tokens, read, final=True)) for part in _batches(text)]
-        self._zeroed: dict[Site, Lost] = {}
+    sequences: Int[Tensor, " b"]
+    text: Text
 
-    @cached_property
+    @property
     def places(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """Sequence of each counted position, and its place in the text, BOS not counted."""
-        seq, pos = (p.cpu().numpy() for p in self._text.counted.nonzero(as_tuple=True))
-        return seq, pos - self._text.bos
+        row, pos = self.text.counted.nonzero(as_tuple=True)
+        return self.sequences[row].cpu().numpy(), pos.cpu().numpy() - self.text.bos
 
-    @cached_property
-    def clean(self) -> Float[np.ndarray, " n"]:
-        """−log p of the next token, nats; NaN where there is none."""
-        parts = [self._lost(part, clean, clean.final) for part, clean in self._parts]
-        return np.concatenate([lost.nats for lost in parts])
+
+class _Encoded(NamedTuple):
+    """What a reading made of a part: x̂ − x, features above 0 at each counted position, and which fired at all."""
+
+    delta: Float[Tensor, "n d"]
+    active: Float[Tensor, " n"]
+    fired: Bool[Tensor, " d_sae"]
+
+
+_CLEAN = "clean"  # in place of an edit: none
+_Key = Reading | Site | str  # a reading, or the site at which x becomes 0
+
+
+class Arm:
+    """A sample of text read by the model unedited, each sequence once: the `first` ones before the others."""
+
+    def __init__(self, model: Model, text: Text, sites: Sequence[Site], *, first: int | None = None) -> None:
+        """Nothing is run yet; `sites` are those that readings are at."""
+        self._model = model
+        self._read = sorted({s for site in sites for s in (site, *model.bases(site))}, key=lambda s: s.order)
+        few = list(_parts(text, 0, len(text) if first is None else first))
+        self._few = len(few)
+        self._parts = [*few, *_parts(text, len(text) if first is None else first, len(text))]
+        self._passes: dict[int, Pass] = {}
+        self._encoded: dict[tuple[Reading, int], _Encoded] = {}
+        self._lost: dict[tuple[_Key, int], Lost] = {}
+
+    def run(self, done: Callable[[int], None] = lambda count: None) -> None:
+        """Read all sequences; `done` is told how many more were."""
+        for i, part in enumerate(self._parts):
+            self._pass(i)
+            done(len(part.text))
 
     @property
     def final(self) -> Float[Tensor, "n d"]:
         """Some of the stream after the last block."""
-        final = self._parts[0][1].final
-        assert final is not None
-        return final[0]
+        return _final(self._pass(0))[0]
 
     def activations(self, site: Site) -> Float[Tensor, "n d"]:
         """X at the counted positions, float32."""
-        return torch.cat([clean.sites[site][part.counted].float() for part, clean in self._parts])
+        return torch.cat([self._x(site, i) for i in range(len(self._parts))])
 
-    def score(self, reading: Reading, *, splice: bool) -> Scores:
-        """Encode and decode at every counted position and, if asked, run the rest of the model on x̂ and on 0."""
-        sae = reading.sae
-        x = self.activations(sae.site)
-        delta, active, fired = torch.empty_like(x), torch.empty(len(x)), torch.zeros(sae.d_sae, device=x.device)
-        for part in _blocks(len(x)):
-            a = sae.encode(x[part])
-            delta[part] = sae.decode(a, x[part]) - x[part]
-            active[part] = (a > 0).sum(-1).float().cpu()
-            fired += (a > 0).sum(0)
-        seq, token = self.places
+    def score(
+        self,
+        readings: Sequence[Reading],
+        *,
+        few: bool = False,
+        splice: bool = True,
+        done: Callable[[int], None] = lambda count: None,
+    ) -> list[Scores]:
+        """Encode and decode at every counted position and, if asked, run the rest of the model on x̂ and on 0.
+
+        Args:
+            readings: What to try, together.
+            few: Whether on the first sequences only.
+            splice: Whether to run the rest of the model.
+            done: Is told in how many more sequences one reading was spliced.
+        """
+        parts = range(self._few if few else len(self._parts))
+        for i in parts:
+            for reading in readings:
+                self._encode(reading, i)
+            if splice:
+                self._splice(readings, i, done)
+        return [self._scores(reading, parts, splice) for reading in readings]
+
+    def _pass(self, i: int) -> Pass:
+        if i not in self._passes:
+            self._passes[i] = self._model.run(self._parts[i].text.tokens, self._read, final=True)
+        return self._passes[i]
+
+    def _x(self, site: Site, i: int) -> Float[Tensor, "n d"]:
+        return self._pass(i).sites[site][self._parts[i].text.counted].float()
+
+    def _encode(self, reading: Reading, i: int) -> None:
+        if (reading, i) in self._encoded:
+            return
+        sae, x = reading.sae, self._x(reading.sae.site, i)
+        delta, active = torch.empty_like(x), torch.empty(len(x), device=x.device)
+        fired = torch.zeros(sae.d_sae, dtype=torch.bool, device=x.device)
+        for rows in _blocks(len(x)):
+            a = sae.encode(x[rows])
+            delta[rows] = sae.decode(a, x[rows]) - x[rows]
+            fires = a > 0
+            active[rows] = fires.sum(-1).float()
+            fired |= fires.any(0)
+        self._encoded[reading, i] = _Encoded(delta, active, fired)
+
+    def _splice(self, readings: Sequence[Reading], i: int, done: Callable[[int], None]) -> None:
+        """The rest of the model on x̂ of each reading, and on 0 at their sites, where that wasn't run before."""
+        edits: dict[_Key, tuple[Site, Float[Tensor, "n d"]]] = {}
+        for reading in readings:
+            site = reading.sae.site
+            edits |= {site: (site, -self._x(site, i)), reading: (site, self._encoded[reading, i].delta)}
+        finals = {}
+        for key, (site, rows) in edits.items():
+            if (key, i) not in self._lost:
+                finals[key] = self._edited(site, rows, i)
+                done(len(self._parts[i].text) if isinstance(key, Reading) else 0)
+        if finals:
+            self._lost |= {(key, i): lost for key, lost in self._compared(finals, i).items()}
+
+    def _edited(self, site: Site, rows: Float[Tensor, "n d"], i: int) -> Float[Tensor, "n d"]:
+        """The last stream at the counted positions, a row added to x at each of them."""
+        clean, counted = self._pass(i), self._parts[i].text.counted
+        delta = torch.zeros(clean.sites[site].shape, dtype=torch.float32, device=rows.device)
+        delta[counted] = rows
+        base = {name: clean.sites[name] for name in self._model.bases(site)}
+        return _final(self._model.resume(clean, base, Edit(site, delta), [], final=True))[counted]
+
+    def _compared(self, finals: Mapping[_Key, Float[Tensor, "n d"]], i: int) -> dict[_Key, Lost]:
+        """What each edit did to the next token; the clean one is computed once for all, a block of positions a time."""
+        text = self._parts[i].text
+        row, pos = text.counted.nonzero(as_tuple=True)
+        clean = _final(self._pass(i))[text.counted]
+        following = text.tokens[row, (pos + 1).clamp(max=text.tokens.shape[1] - 1)].unsqueeze(1)
+        kl = {key: torch.empty(len(row), device=clean.device) for key in (_CLEAN, *finals)}
+        nats = {key: torch.empty(len(row), device=clean.device) for key in kl}
+        for at in _blocks(len(row)):
+            before = self._model.logits(clean[at]).log_softmax(-1)
+            p = before.exp()
+            for key in kl:
+                after = self._model.logits(finals[key][at]).log_softmax(-1) if key in finals else before
+                nats[key][at] = -after.gather(1, following[at]).squeeze(1)
+                kl[key][at] = (p * (before - after)).sum(-1)
+        last = pos + 1 >= text.lengths[row]
+        return {key: Lost(_numbers(kl[key]), _numbers(nats[key].masked_fill(last, float("nan")))) for key in kl}
+
+    def _scores(self, reading: Reading, parts: Sequence[int], splice: bool) -> Scores:
+        """What was found of a reading in some parts."""
+        site, encoded = reading.sae.site, [self._encoded[reading, i] for i in parts]
+        x = torch.cat([self._x(site, i) for i in parts])
+        seq, token = (np.concatenate(column) for column in zip(*(self._parts[i].places for i in parts), strict=True))
         scores = Scores(
             reading,
             seq,
             token,
-            error=_numbers(delta.pow(2).sum(-1)),
+            error=_numbers(torch.cat([found.delta for found in encoded]).pow(2).sum(-1)),
             spread=_numbers((x - x.mean(0)).pow(2).sum(-1)),
-            active=_numbers(active),
-            silent=float((fired == 0).float().mean()),
-            clean=self.clean,
+            active=_numbers(torch.cat([found.active for found in encoded])),
+            silent=float((~torch.stack([found.fired for found in encoded]).any(0)).float().mean()),
         )
         if not splice:
             return scores
-        if sae.site not in self._zeroed:
-            self._zeroed[sae.site] = self._edited(sae.site, -x)
-        return replace(scores, spliced=self._edited(sae.site, delta), zero=self._zeroed[sae.site])
 
-    def _edited(self, site: Site, rows: Float[Tensor, "n d"]) -> Lost:
-        """What adding a row at each counted position does to the next token."""
-        found, start = [], 0
-        for part, clean in self._parts:
-            counted = part.counted
-            stop = start + int(counted.sum())
-            delta = torch.zeros(clean.sites[site].shape, dtype=torch.float32, device=rows.device)
-            delta[counted] = rows[start:stop]
-            base = {name: clean.sites[name] for name in self._model.bases(site)}
-            edited = self._model.resume(clean, base, Edit(site, delta), [], final=True)
-            found.append(self._lost(part, clean, edited.final))
-            start = stop
-        return Lost(np.concatenate([f.kl for f in found]), np.concatenate([f.nats for f in found]))
+        def lost(key: _Key) -> Lost:
+            found = [self._lost[key, i] for i in parts]
+            return Lost(np.concatenate([f.kl for f in found]), np.concatenate([f.nats for f in found]))
 
-    def _lost(self, part: Text, clean: Pass, edited: Float[Tensor, "b t d"] | None) -> Lost:
-        assert clean.final is not None and edited is not None
-        row, pos = part.counted.nonzero(as_tuple=True)
-        kl, nats = torch.empty(len(row)), torch.empty(len(row))
-        for block in _blocks(len(row)):
-            at = row[block], pos[block]
-            before = self._model.logits(clean.final[at]).log_softmax(-1)
-            after = before if edited is clean.final else self._model.logits(edited[at]).log_softmax(-1)
-            kl[block] = (before.exp() * (before - after)).sum(-1).cpu()
-            following = part.tokens[at[0], (at[1] + 1).clamp(max=part.tokens.shape[1] - 1)]
-            said = -after.gather(1, following.unsqueeze(1)).squeeze(1)
-            nats[block] = said.masked_fill(at[1] + 1 >= part.lengths[at[0]], float("nan")).cpu()
-        return Lost(_numbers(kl), _numbers(nats))
+        return replace(scores, clean=lost(_CLEAN).nats, spliced=lost(reading), zero=lost(site))
 
 
-def _batches(text: Text) -> Iterator[Text]:
-    """The sequences in their order, so many at once that a pass stays small."""
-    size = max(1, _PASS // text.tokens.shape[1])
-    for start in range(0, len(text.lengths), size):
-        yield text.part(slice(start, start + size))
+def _final(done: Pass) -> Float[Tensor, "b t d"]:
+    assert done.final is not None
+    return done.final
+
+
+def _parts(text: Text, start: int, stop: int) -> Iterator[_Part]:
+    """Sequences from `start` to before `stop`, the longest first, so many at once that a pass stays small."""
+    lengths, counted = text.lengths[start:stop].cpu(), text.counted[start:stop].any(1).cpu()
+    order = lengths.argsort(descending=True, stable=True)
+    # A sequence without a counted position is of no use, but a model reads something.
+    order = order[counted[order]] if counted.any() else order[:1]
+    while len(order):
+        width = max(int(lengths[order[0]]), 1)
+        chosen = (order[: max(1, _PASS // width)].sort().values + start).to(text.tokens.device)
+        yield _Part(chosen, text.part(chosen))
+        order = order[len(chosen) :]
 
 
 def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, start + _BLOCK) for start in range(0, count, _BLOCK))
+    return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
 
 
 def _numbers(values: Tensor) -> Float[np.ndarray, " n"]:

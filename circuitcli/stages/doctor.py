@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from circuitcli.core.fit import Fit
 from circuitcli.core.model import Model
 from circuitcli.runtime.checkpoint import Checkpoint
+from circuitcli.runtime.engine import Engine, engine, slowness
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import fit
 from circuitcli.stages.fetch_saes import choose, load_sae
@@ -56,7 +58,21 @@ class Unrecorded(Job):
             return model.load(self.checkpoint, self.runtime)
 
 
-def run(job: Unrecorded) -> list[Fit]:
+@dataclass(frozen=True)
+class Findings:
+    """How each SAE fits, and how the model's ablations would be computed (see `runtime.engine`)."""
+
+    engine: Engine
+    fits: list[Fit]
+
+    def document(self, job: Job) -> dict[str, Any]:
+        """What --json prints."""
+        settings = job.settings
+        shared = {"model": settings.model, "release": settings.saes.release, "engine": self.engine}
+        return {**shared, "saes": fit.document(self.fits)}
+
+
+def run(job: Unrecorded) -> Findings:
     """How each SAE fits, by all changes and with the next token measured for each of them."""
     entries = job.choice[1]
     sample = read_sample(job, entries, job.report.say)
@@ -64,4 +80,6 @@ def run(job: Unrecorded) -> list[Fit]:
     found = []
     for entry in entries:  # one at a time: together they may not fit into memory
         found += fit.examine(job, job.model, [load_sae(job, entry, job.model)], sample, bos=bos, full=True)
-    return found
+    if engine(job.model) == "whole":
+        job.report.say(slowness(job.settings.model, job.model, float(sample.lengths.mean())))
+    return Findings(engine(job.model), found)

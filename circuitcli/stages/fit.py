@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
-from circuitcli.core.fit import MIN_POSITIONS, Bench, Fit
+from circuitcli.core.examination import Bench, sequences
+from circuitcli.core.fit import MIN_POSITIONS, Fit
 from circuitcli.core.model import Model
-from circuitcli.core.readings import CHANGES
 from circuitcli.core.reconstruction import Text
 from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
@@ -25,20 +24,20 @@ _NAMED = 4
 
 
 def examine(job: Job, model: Model, saes: Sequence[Sae], sample: Sample, *, bos: bool, full: bool) -> list[Fit]:
-    """How each SAE fits, on the first sequences of the sample."""
+    """How each SAE fits, on the first sequences of the sample; `full`: on more of them, the next token of all changes.
+
+    The SAEs share one pass of the model, and the memory of all their sites.
+    """
     text = _text(job, sample, bos=bos, positions=FULL if full else CHEAP)
-    with job.report.track("Examining SAEs", len(saes) * (len(CHANGES) + 1), "readings") as done:
-        # Together the SAEs need one pass of the model, and the memory of all their sites: for a small text only.
-        benches = [[sae] for sae in saes] if full else [list(saes)]
-        found = []
-        for group in benches:
-            bench = Bench(model, text, job.tokenizer.bos, group)
-            found += [bench.examine(sae, full=full, done=done) for sae in group]
-    return found
+    with job.report.track("Reading the sample", len(text), "sequences") as done:
+        trials = Bench(model, text, job.tokenizer.bos, saes, done).trials(saes)
+    what = f"Examining {saes[0].site}" if len(saes) == 1 else f"Examining {len(saes)} SAEs"
+    with job.report.track(what, sum(trial.total for trial in trials), "sequences") as done:
+        return [trial.examine(full=full, done=done) for trial in trials]
 
 
 def _text(job: Job, sample: Sample, *, bos: bool, positions: int) -> Text:
-    count = int(np.searchsorted(np.cumsum(sample.counted.sum(1)), positions)) + 1
+    count = sequences(sample.counted.sum(1), positions)
     device = job.runtime.device
     tokens, lengths = (torch.as_tensor(part, device=device).long() for part in (sample.tokens, sample.lengths))
     special = torch.as_tensor(sample.special, device=device) if sample.special.any() else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import planted
@@ -11,7 +12,8 @@ import torch
 from commands import contents
 
 from circuitcli import demo
-from circuitcli.core.fit import Bench
+from circuitcli.cli.console import Terminal
+from circuitcli.core.examination import Bench
 from circuitcli.core.reconstruction import Arm, Text
 from circuitcli.core.sampling import pad, sample_documents, to_sequences
 from circuitcli.core.sites import Site
@@ -67,7 +69,7 @@ class TestRuns:
 
     def test_a_run_gives_settings_and_commits(self, circuit, tmp_path, monkeypatch):
         seen = []
-        monkeypatch.setattr(stage, "run", lambda job: seen.append(job) or [])
+        monkeypatch.setattr(stage, "run", lambda job: seen.append(job) or stage.Findings("places", []))
         planted.plant(tmp_path, B(1, "attn_out"))
         (tmp_path / "p.toml").write_text("seed = 5")
         args = ("--run", "run", "--release", tmp_path, "--profile", "p.toml")
@@ -94,6 +96,38 @@ class TestRuns:
         before = contents(tmp_path)
         assert verdicts(circuit, 0, "--layers", "0", "--site", "attn_out") == {"0.attn_out": ("fits", None)}
         assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("because", ["", "it was told so"])
+def test_the_engine_is_told(because, circuit, model, monkeypatch):
+    """In the table and with --json; a slow one in words too."""
+    monkeypatch.setattr(model, "whole_because", because)
+    args = ("doctor", *SMALL, "--device", "cpu", "--layers", "0", "--site", "attn_out")
+    found = circuit(*args, "--json")
+    engine = "whole" if because else "places"
+    assert found.document["engine"] == engine
+    assert (because in found.err and "slower" in found.err) or not because
+    [names, row] = [line.split("\t") for line in circuit(*args).out.splitlines() if "\t" in line]
+    assert dict(zip(names, row, strict=True))["engine"] == engine
+
+
+def test_the_bar_counts_sequences_to_a_total(circuit, tmp_path, monkeypatch):
+    """Of the clean pass, and of the stated SAE and all its changes."""
+    told = []
+
+    @contextmanager
+    def track(self, what, total, unit):
+        told.append((what, total, unit, []))
+        yield told[-1][-1].append
+
+    monkeypatch.setattr(Terminal, "track", track)
+    planted.plant(tmp_path, B(1, "attn_out"))
+    one = circuit("doctor", "--json", "--num-sequences", "30", "--max-tokens", "64", "--release", tmp_path)
+    changes = one.document["saes"][0]["alternatives"]
+    bars = [(what, total, sum(done)) for what, total, unit, done in told if unit == "sequences"]
+    total = 30 * (1 + len(changes))
+    assert bars == [("Reading the sample", 30, 30), ("Examining 1.attn_out", total, total)]
+    assert {a["positions"] for a in changes if not a["better"]} != {one.document["saes"][0]["positions"]}
 
 
 def test_a_flipped_bos_is_told(circuit, tmp_path):

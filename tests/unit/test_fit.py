@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer
 
 from circuitcli import demo
-from circuitcli.core.fit import Bench, Fit, Numbers, Verdict, compare, judge, numbers
+from circuitcli.core.examination import Bench
+from circuitcli.core.fit import Fit, Numbers, Verdict, compare, judge, numbers, undecided
 from circuitcli.core.readings import CHANGES, Reading, Surroundings, readings
 from circuitcli.core.reconstruction import Arm, Lost, Scores, Text
 from circuitcli.core.shape import ModelShape
@@ -34,7 +35,8 @@ def test_numbers_are_those_of_plain_transformers(site):
     clean = measure.cross_entropy(plain, rows)
     wanted = measure.quality(plain, Place(1, site), sae, rows, clean)
     arm = Arm(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), [sae.site])
-    found = numbers(arm.score(Reading("", "", sae), splice=True))
+    [scores] = arm.score([Reading("", "", sae)])
+    found = numbers(scores)
     got = (found.fvu, found.l0, found.silent, found.recovered, found.ce_clean)
     assert got == pytest.approx((wanted.fvu, wanted.l0, wanted.silent, wanted.recovered, clean), rel=1e-4, abs=1e-4)
 
@@ -45,7 +47,7 @@ def test_kl_and_zero_by_hand_on_a_linear_model():
     tokens = torch.tensor([[1, 4, 2], [3, 5, 0]])
     sae = fakes.linear_sae(Site(1, "resid_post"))
     arm = Arm(model, Text(tokens, torch.tensor([3, 2]), bos=False), [sae.site])
-    scores = arm.score(Reading("", "", sae), splice=True)
+    [scores] = arm.score([Reading("", "", sae)])
     last = model.run(tokens, [sae.site]).sites[sae.site]
     before = (last @ model.u).log_softmax(-1)
     kl = [(before[s, p].exp() * (before[s, p] + np.log(fakes.VOCAB))).sum().item() for s, p in ((0, 1), (0, 2), (1, 1))]
@@ -74,7 +76,8 @@ def test_special_tokens_of_a_text_never_count():
     assert without.flipped(9, 3).counted.tolist() == text.counted.tolist()
     assert text.part(slice(1, 2)).counted.tolist() == [[False, True]]
     arm = Arm(fakes.LinearModel.random(), text, [Site(0, "resid_pre")])
-    assert [place.tolist() for place in arm.places] == [[0, 1], [1, 0]]
+    [scores] = arm.score([Reading("", "", fakes.linear_sae(Site(0, "resid_pre")))], splice=False)
+    assert [place.tolist() for place in (scores.seq, scores.token)] == [[0, 1], [1, 0]]
     assert arm.activations(Site(0, "resid_pre")).shape[0] == 2
 
 
@@ -136,6 +139,23 @@ def made(fvu: float, kl: float, *, noise: float = 0.1, site: Site = SITE, count:
 )
 def test_the_rule(stated, change, verdict):
     assert judge(stated, (compare(stated, change),)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("stated", "change", "goes_on"),
+    [
+        (made(0.2, 0.1), made(0.17, 0.09), True),
+        (made(0.2, 0.1), made(0.4, 0.05), False),
+        (made(0.2, 0.1), made(0.17, 0.11), False),  # the next token says no
+        (made(0.2, 0.1, noise=0), made(0.2, 0.05, noise=0.4), True),  # no better here, but who knows
+        (made(0.2, 0.1, noise=0), made(0.2, 0.05, noise=0.01), False),
+        (made(0.2, 0.1, l0=0.5), made(0.1, 0.05, l0=3.5), False),  # dense: above d_in / 4 twice over
+        (made(0.2, 0.1, l0=0.5), made(0.1, 0.05, l0=1.7), True),
+        (made(0.2, 0.1), replace(made(0.17, 0.09), clean=None, spliced=None, zero=None), True),
+    ],
+)
+def test_what_few_sequences_leave_undecided(stated, change, goes_on):
+    assert undecided(stated, compare(stated, change)) is goes_on
 
 
 def test_noise_makes_nothing_better():
