@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,12 +14,13 @@ from circuitcli.errors import UsageError
 
 if TYPE_CHECKING:
     from circuitcli.stages.bench import Timings
+    from circuitcli.stages.rounds import Ratio
 
 HELP = "Time the engine here. It is held against plain passes of the model, and the machine's own rate of products."
 EXAMPLES = """\
 circuit bench
-circuit bench --shape gpt2"""
-D_SAE, TOKENS, ROUNDS = 24_576, 50, 5
+circuit bench --shape gpt2 --budget 120"""
+D_SAE, TOKENS, BUDGET = 24_576, 50, 60.0
 MORE: dict[str, tuple[Any, Any]] = {
     "shape": (
         Annotated[
@@ -37,7 +39,13 @@ MORE: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "rounds": (Annotated[int, typer.Option("--rounds", min=1, help="How often all is timed.")], ROUNDS),
+    "budget": (
+        Annotated[
+            float,
+            typer.Option("--budget", min=1, max=86_400, help="Seconds to spend on timing, about.", metavar="SECONDS"),
+        ],
+        BUDGET,
+    ),
 }
 
 
@@ -69,38 +77,63 @@ def command(request: Request) -> None:
         timed = subject.chosen(job)
     else:
         timed = subject.synthetic(job, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS)
-    found = bench.run(timed, job.runtime, job.report, options["rounds"])
+    found = bench.run(timed, job.runtime, job.report, options["budget"])
     terminal.table("Where time goes", ("what", "value", ""), _rows(found))
     terminal.document(bench.document(found))
 
 
 def _rows(t: Timings) -> list[tuple[str, str, str]]:
     downstream = ", ".join(t.downstream) or "nothing"
+
+    def times(name: str) -> str:
+        return _ranged(t.ratios[name], lambda x: f"{x:.0f}" if x >= 100 else f"{x:.3g}")
+
+    def share(name: str) -> str:
+        return f"{_ranged(t.ratios[name], lambda x: f'{100 * x:.0f}')}%"
+
     return [
         ("subject", t.subject, f"{t.site} → {downstream}"),
         ("device", t.device, f"{t.dtype}, {t.threads} CPU threads"),
+        ("engine", t.engine, _ENGINES[t.engine]),
         ("workload", f"{t.ablations} ablations", f"at {t.contexts} contexts in {t.sequences} × {t.tokens} tokens"),
         ("mean L0", f"{t.mean_l0:.1f}", f"at {t.site}"),
         ("products", f"{t.gemm_gflops:.0f} GFLOP/s", "the machine's rate in float32, measured in between"),
         ("raw forward", f"{t.raw_forward_ms:.1f} ms", "one pass of transformers over a sequence"),
-        ("plain", f"{t.plain_ms:.1f} ms", f"an ablation in two passes, {t.plain_over_raw:.2f} times two raw ones"),
-        ("engine", f"{t.engine_ms:.3f} ms", f"no logits: {t.speedup:.0f} times faster, {t.gemm_share:.0%} of products"),
+        ("plain", f"{t.plain_ms:.1f} ms", f"an ablation in two passes, {times('plain_over_raw')} times two raw ones"),
         (
-            "engine with logits",
+            "no logits",
+            f"{t.engine_ms:.3f} ms",
+            f"{times('speedup')} times faster, {share('gemm_share')} of products",
+        ),
+        (
+            "with logits",
             f"{t.engine_ms_with_logits:.3f} ms",
-            f"{t.speedup_with_logits:.0f} times faster, {t.gemm_share_with_logits:.0%} of products, "
+            f"{times('speedup_with_logits')} times faster, {share('gemm_share_with_logits')} of products, "
             f"{t.ablations_per_second:.0f} ablations/s",
         ),
         (
             "clean pass",
             f"{t.clean_ms_per_sequence:.1f} ms",
-            f"a sequence, counted in; {t.clean_ms_per_sequence_with_logits:.1f} ms with logits",
+            f"a sequence, counted in: {share('clean_share')} of the time; "
+            f"{t.clean_ms_per_sequence_with_logits:.1f} ms with logits: {share('clean_share_with_logits')}",
         ),
-        ("cache-acts", f"{t.cache_tokens_per_second:.0f} tokens/s", f"{t.cache_gemm_share:.0%} of products"),
+        ("cache-acts", f"{t.cache_tokens_per_second:.0f} tokens/s", f"{share('cache_gemm_share')} of products"),
         ("peak memory", f"{t.peak_memory_bytes / 2**30:.2f} GiB", "of this process"),
         (
             "agreement",
             f"{t.worst_relative_difference:.1e}",
             f"of a row's largest value, engine and plain, {t.latents_compared} latents, {t.latents_left_out} left out",
         ),
+        ("timed for", f"{t.seconds:.0f} s", f"{t.rounds} rounds; in brackets 95% intervals over them"),
     ]  # fmt: skip
+
+
+_ENGINES = {
+    "places": "computes again only the positions that an edit changes",
+    "whole": "computes whole sequences again, which is slower and as exact",
+}
+
+
+def _ranged(ratio: Ratio, shown: Callable[[float], str]) -> str:
+    """A ratio with its interval: 172 (168–176)."""
+    return f"{shown(ratio.value)} ({shown(ratio.low)}–{shown(ratio.high)})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from circuitcli.stages.doctor import Unrecorded
 from circuitcli.stages.fetch_saes import load_sae
 from circuitcli.stages.sequences import read_sample
 
-# Sequences that are timed, and active features at a position of random SAEs.
+# Sequences that are timed at most, and active features at a position of random SAEs.
 SEQUENCES, L0 = 8, 40
 _SAMPLE = 200  # positions by which their biases are set
 
@@ -42,6 +42,11 @@ class Subject:
     tokens: Tensor
     lengths: Tensor
     raw_forward: Callable[[Tensor], Tensor]
+
+    def first(self, count: int) -> Subject:
+        """The same with its first sequences alone."""
+        lengths = self.lengths[:count]
+        return replace(self, tokens=self.tokens[:count, : int(lengths.max())], lengths=lengths)
 
 
 def chosen(job: Unrecorded) -> Subject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -42,7 +43,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_shape(circuit: Circuit, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = circuit("bench", "--shape", "small", "--d-sae", "512", "--tokens", "12", "--rounds", "2", "--json")
+    result = circuit("bench", "--shape", "small", "--d-sae", "512", "--tokens", "12", "--budget", "2", "--json")
     found = result.document
     assert set(found) >= KEYS
     assert 20 <= found["mean_l0"] <= 60
@@ -56,17 +57,67 @@ def test_a_shape(circuit: Circuit, small: None, tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_table(circuit: Circuit, small: None) -> None:
-    result = circuit("bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--rounds", "1")
+    result = circuit("bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--budget", "2")
     rows = dict(row[:2] for row in tsv(result.out))
     assert rows["subject"] == "small, random weights, d_sae 256"
-    assert set(rows) >= {"products", "raw forward", "plain", "engine", "engine with logits", "cache-acts", "agreement"}
+    assert set(rows) >= {"products", "raw forward", "plain", "no logits", "with logits", "cache-acts", "agreement"}
 
 
 def test_the_chosen_model(circuit: Circuit, profile: Path) -> None:
-    result = circuit("bench", "--profile", profile, "--rounds", "1", "--json")
+    result = circuit("bench", "--profile", profile, "--budget", "2", "--json")
     assert result.document["subject"].startswith(tiny.__name__) or "model" in result.document["subject"]
     assert result.document["site"] == "0.resid_post"
     assert result.document["worst_relative_difference"] <= 1e-4
+
+
+def test_the_demo_has_the_fast_engine(circuit: Circuit) -> None:
+    """With the libraries of today: where they took it away, this fails."""
+    result = circuit("bench", "--num-sequences", "2", "--max-tokens", "24", "--budget", "2", "--json")
+    assert result.document["engine"] == "places", result.err
+    assert result.document["speedup"] > 5
+    assert "slower" not in result.err
+
+
+def test_a_slow_engine_is_told(circuit: Circuit, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why, and what it costs; and it takes a few ablations, not a budget many times over."""
+    made = shapes.random_model
+
+    def slow(*args: Any) -> Any:
+        model = made(*args)
+        model.whole_because = "it was told so"
+        return model
+
+    monkeypatch.setattr(shapes, "random_model", slow)
+    args = ("bench", "--shape", "small", "--d-sae", "256", "--tokens", "12", "--budget", "2")
+    result = circuit(*args)
+    assert "it was told so" in result.err
+    assert "slower" in result.err
+    rows = dict(row[:2] for row in tsv(result.out))
+    assert rows["engine"] == "whole"
+    found = circuit(*args, "--json").document
+    assert found["engine"] == "whole"
+    assert found["ablations"] <= 16 * found["sequences"]
+    assert found["worst_relative_difference"] <= 1e-4
+
+
+def test_ratios_have_intervals_and_the_budget_holds(circuit: Circuit, small: None) -> None:
+    args = ("bench", "--shape", "small", "--d-sae", "512", "--tokens", "32", "--budget")
+    start = time.perf_counter()
+    found = circuit(*args, "12", "--json").document
+    taken = time.perf_counter() - start
+    assert found["budget"] == 12
+    assert found["seconds"] <= taken
+    assert found["seconds"] <= 1.5 * 12, "one round over, on a busy machine"
+    names = {"plain_over_raw", "clean_share", "clean_share_with_logits", "cache_gemm_share"}
+    names |= {f"{name}{more}" for name in ("speedup", "gemm_share") for more in ("", "_with_logits")}
+    assert set(found["ratios"]) == names
+    for name, ratio in found["ratios"].items():
+        assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"], name
+        assert ratio["rounds"] >= 2
+        assert found.get(name, ratio["value"]) == ratio["value"]
+    rounds = {(ratio["rounds"]) for ratio in found["ratios"].values()}
+    assert max(rounds) > 2, "there was time for more than there must be"
+    assert found["speedup"] / 4 <= found["plain_ms"] / found["engine_ms"] <= 4 * found["speedup"]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +129,7 @@ def test_the_chosen_model(circuit: Circuit, profile: Path) -> None:
         (["--shape", "small", "--tokens", "65"], 2, ("reads 64 tokens",)),
         (["--shape", "small", "--d-sae", "3"], 2, ("64",)),
         (["--shape", "small", "--layers", "7:9"], 2, ("4 layers",)),
-        (["--shape", "small", "--rounds", "0"], 2, ("1",)),
+        (["--shape", "small", "--budget", "0"], 2, ("1",)),
         (["--shape", "small", "--model", "gpt2"], 2, ("no --model",)),
         (["--shape", "small", "--release", "demo"], 2, ("no --release",)),
         (["--shape", "small", "--max-tokens", "9"], 2, ("no text",)),
@@ -171,7 +222,7 @@ def resumed_to_the_next_block(model: Any, name: str) -> int:
 
 
 def test_the_document_is_plain_json(circuit: Circuit, small: None) -> None:
-    result = circuit("bench", "--shape", "small", "--d-sae", "128", "--tokens", "6", "--rounds", "1", "--json")
+    result = circuit("bench", "--shape", "small", "--d-sae", "128", "--tokens", "6", "--budget", "2", "--json")
     assert json.loads(json.dumps(result.document)) == result.document
     assert result.document["device"] == "cpu"
     assert device.peak_memory(torch.device("cpu")) >= result.document["peak_memory_bytes"]

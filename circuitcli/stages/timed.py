@@ -1,0 +1,207 @@
+"""What bench times: one workload, and each way to do it.
+
+The workload is what a run has: some sequences, at a number of positions of each some of the features that fire there;
+clean passes are counted in.
+
+    plain        one clean and one ablated full pass of the model with its SAEs and all logits, by hooks, for one
+                 (feature, context): `core.reference`
+    engine       all ablations by `core.ablation` without logits; with logits: KL and sums of the effects on tokens too
+    clean        the clean passes of either
+    raw          one bare pass of transformers over one sequence
+    cache        cache-acts: one pass up to the last site, and what each SAE makes of it
+    gemm         one product of square matrices in float32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import count
+
+import torch
+
+from circuitcli.core import flops
+from circuitcli.core.ablation import Ablated, Clean, Rows, ablate, read_clean
+from circuitcli.core.active import Active
+from circuitcli.core.next_token import TokenSums
+from circuitcli.core.reference import Plain, ablate_one
+from circuitcli.core.selection import downstream
+from circuitcli.core.sites import Site, last_block
+from circuitcli.errors import InputError
+from circuitcli.runtime.device import Runtime
+from circuitcli.stages.subject import Subject
+from circuitcli.stages.workload import batch_size
+
+# Positions of a sequence at which features are ablated, and features at each; of a model whose engine computes whole
+# sequences again a few, which take as long. And sums of their effects on tokens.
+PLACES, WHOLE, SLOTS = (32, 16), (4, 4), 32
+# Rows that are ablated the plain way as well.
+_SAMPLED = 8
+# The side of the square matrices whose product is timed: so large that more of it is no faster.
+_SQUARE = {"cpu": 1024, "mps": 2048, "cuda": 4096}
+# Latents so near to where they begin to fire may flip; they are left out of the comparison, and counted.
+_FLIPS = 1e-4
+
+
+@dataclass
+class Difference:
+    """The engine against the plain way: the largest difference, relative to its row's largest value (law 3)."""
+
+    worst: float = 0.0
+    compared: int = 0
+    left_out: int = 0
+
+
+class Workload:
+    """Ablations of a subject, and all ways to make them."""
+
+    def __init__(self, subject: Subject, runtime: Runtime) -> None:
+        """Run it once, for what fires.
+
+        Raises:
+            InputError: Nothing fires at the edited site.
+        """
+        self.subject, self.runtime = subject, runtime
+        self.model, self.site, self.lengths = subject.model, subject.site, subject.lengths
+        self.width = int(self.lengths.max())
+        self.downstream = downstream(self.site, list(subject.saes), self.model.shape)
+        self.acts = self._cached()
+        self.rows = self._rows()
+        self.contexts = len(torch.unique(self.rows.seq * self.width + self.rows.pos))
+        self.batch = batch_size(self.model, runtime, self.width, 0)
+
+    @cached_property
+    def ways(self) -> dict[str, Callable[[], object]]:
+        """Each way by its name."""
+        first = self.subject.tokens[:1, : int(self.lengths[0])]
+        device = self.model.device
+        a, b, out = (torch.randn(2 * [_SQUARE[device.type]], device=device) for _ in range(3))
+        turns = count()
+        return {
+            "gemm": partial(torch.mm, a, b, out=out),
+            "raw": partial(self.subject.raw_forward, first),
+            "plain": lambda: self._plain(self.sampled[next(turns) % len(self.sampled)]),
+            "clean": partial(self._clean, logits=False),
+            "clean with logits": partial(self._clean, logits=True),
+            "engine": partial(self._engine, logits=False),
+            "engine with logits": partial(self._engine, logits=True),
+            "cache": self._cached,
+        }
+
+    @cached_property
+    def sampled(self) -> list[int]:
+        """The rows that are ablated the plain way as well, spread over all."""
+        return _spread(0, len(self.rows) - 1, _SAMPLED)
+
+    @property
+    def gemm_flops(self) -> float:
+        """Operations of one product."""
+        return 2.0 * _SQUARE[self.model.device.type] ** 3
+
+    def _cached(self) -> dict[Site, Active]:
+        """What fires, position 0 left out."""
+        sites = [self.site, *self.downstream]
+        read = self.model.run(self.subject.tokens, sites).sites
+        each = torch.arange(self.width)
+        counted = (each >= 1) & (each < self.lengths.unsqueeze(1))
+        place = counted.flatten().nonzero().squeeze(1).to(self.model.device)
+        found = {}
+        for site in sites:
+            active = self.subject.saes[site].active(read[site].flatten(0, 1)[place])
+            found[site] = Active(place[active.place], active.feature, active.value, active.d_sae)
+        return found
+
+    def _rows(self) -> Rows:
+        """Features that fire, some at each of some positions of each sequence, spread over it."""
+        active = self.acts[self.site]
+        contexts, features = PLACES if self.model.resumes_at_places else WHOLE
+        place, feature = active.place.cpu(), active.feature.cpu()
+        chosen = []
+        for seq, length in enumerate(self.lengths.tolist()):
+            for pos in _spread(1, length - 1, contexts):
+                here = feature[place == seq * self.width + pos].tolist()
+                chosen += [(here[k], seq, pos) for k in _spread(0, len(here) - 1, features)]
+        if not chosen:
+            raise InputError(
+                f"Nothing fires at {self.site} in the text.",
+                hint="Give other SAEs or text, or look at `circuit doctor`.",
+            )
+        feature, seq, pos = torch.tensor(chosen).T
+        return Rows(feature, seq, pos, torch.zeros(len(chosen)), torch.arange(len(chosen)) % SLOTS)
+
+    def _clean(self, *, logits: bool) -> Clean:
+        return read_clean(self.model, [self.site], self.subject.tokens, self.lengths, self.acts, logits=logits)
+
+    def _engine(self, *, logits: bool) -> list[Ablated]:
+        """All ablations, with the clean passes that they need."""
+        clean = self._clean(logits=logits)
+        sums = TokenSums(SLOTS, self.model.shape.d_vocab, self.model.device) if logits else None
+        return [self._ablate(clean, self.rows[part], sums) for part in _slices(len(self.rows), self.batch)]
+
+    def _ablate(self, clean: Clean, rows: Rows, sums: TokenSums | None) -> Ablated:
+        return ablate(self.model, self.subject.saes, self.site, rows, clean, self.downstream, sums=sums)
+
+    def _plain(self, row: int) -> Plain:
+        """One ablation, the plain way."""
+        feature, seq, pos = (int(part[row]) for part in (self.rows.feature, self.rows.seq, self.rows.pos))
+        sequence = self.subject.tokens[seq, : int(self.lengths[seq])]
+        return ablate_one(self.model, self.subject.saes, self.site, feature, sequence, pos, 0.0, self.downstream)
+
+    def cache_flops(self) -> float:
+        """The model up to the last site, and every encoder, over all positions."""
+        sites = (self.site, *self.downstream)
+        whole = flops.block(self.model.sizes, self.model.shape, (self.width + 1) / 2)
+        tokens = int(self.lengths.sum())
+        return tokens * (last_block(sites) + 1) * whole + (tokens - len(self.lengths)) * sum(map(self._encoder, sites))
+
+    def _encoder(self, site: Site) -> float:
+        return flops.encode(self.subject.saes[site].d_in, self.subject.saes[site].d_sae)
+
+    def engine_flops(self, *, logits: bool) -> float:
+        """Clean passes, blocks behind the edits, encoders, and logits of rows and contexts."""
+        model, shape = self.model, self.model.shape
+        last = shape.n_layers - 1 if logits else last_block([self.site, *self.downstream])
+        keys = float(self.rows.pos.float().mean()) + 1
+        row = flops.resumed(self.site, last, model.sizes, shape, keys) + sum(map(self._encoder, self.downstream))
+        clean = (last + 1) * flops.block(model.sizes, shape, (self.width + 1) / 2) * int(self.lengths.sum())
+        tokens = (len(self.rows) + self.contexts) * flops.unembed(shape) if logits else 0.0
+        return len(self.rows) * row + clean + tokens
+
+    def difference(self, go_on: Callable[[], bool]) -> Difference:
+        """The engine against the plain way, at sampled rows: at one of them, and at more while it may `go_on`."""
+        clean, found = self._clean(logits=True), Difference()
+        for row in self.sampled:
+            sums = TokenSums(1, self.model.shape.d_vocab, self.model.device)
+            one = self.rows[row : row + 1]
+            result = self._ablate(clean, Rows(one.feature, one.seq, one.pos, one.replacement, one.slot * 0), sums)
+            self._compare(result, sums, self._plain(row), found)
+            if not go_on():
+                break
+        return found
+
+    def _compare(self, result: Ablated, sums: TokenSums, plain: Plain, found: Difference) -> None:
+        logp = plain.logprob[1] - plain.logprob[0]
+        scale = float(plain.logprob.abs().max())
+        found.worst = max(found.worst, float((sums.logprob[0].float() - logp).abs().max()) / scale)
+        for site, (before, after) in plain.activations.items():
+            effect = torch.zeros_like(before)
+            changes = result.changes[site]
+            effect[changes.feature] = changes.ablated - changes.clean
+            flips = self.subject.saes[site].doubtful(plain.read[site], _FLIPS).any(0)
+            largest = max(float(torch.maximum(before, after).max()), 0.1)
+            found.worst = max(found.worst, float((effect - (after - before)).abs()[~flips].max()) / largest)
+            found.compared += len(before)
+            found.left_out += int(flips.sum())
+
+
+def _spread(first: int, last: int, count: int) -> list[int]:
+    """At most so many whole numbers from `first` to `last`, evenly; none where there are none."""
+    if last < first:
+        return []
+    numbers: list[int] = torch.linspace(first, last, min(count, last - first + 1)).round().long().unique().tolist()
+    return numbers
+
+
+def _slices(total: int, size: int) -> Sequence[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
