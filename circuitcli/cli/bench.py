@@ -20,7 +20,7 @@ HELP = "Time the engine here. It is held against plain passes of the model, and 
 EXAMPLES = """\
 circuit bench
 circuit bench --shape gpt2 --budget 120"""
-D_SAE, TOKENS, BUDGET = 24_576, 50, 60.0
+D_SAE, TOKENS, BUDGET = 24_576, 50, 60
 MORE: dict[str, tuple[Any, Any]] = {
     "shape": (
         Annotated[
@@ -40,10 +40,7 @@ MORE: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "budget": (
-        Annotated[
-            float,
-            typer.Option("--budget", min=1, max=86_400, help="Seconds to spend on timing, about.", metavar="SECONDS"),
-        ],
+        Annotated[int, typer.Option("--budget", min=1, help="Seconds to spend on timing, about.", metavar="SECONDS")],
         BUDGET,
     ),
 }
@@ -77,7 +74,7 @@ def command(request: Request) -> None:
         timed = subject.chosen(job)
     else:
         timed = subject.synthetic(job, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS)
-    found = bench.run(timed, job.runtime, job.report, options["budget"])
+    found = bench.run(timed, job.runtime, job.report, float(options["budget"]))
     terminal.table("Where time goes", ("what", "value", ""), _rows(found))
     terminal.document(bench.document(found))
 

@@ -130,6 +130,7 @@ def test_ratios_have_intervals_and_the_budget_holds(circuit: Circuit, small: Non
         (["--shape", "small", "--d-sae", "3"], 2, ("64",)),
         (["--shape", "small", "--layers", "7:9"], 2, ("4 layers",)),
         (["--shape", "small", "--budget", "0"], 2, ("1",)),
+        (["--shape", "small", "--budget", "nan"], 2, ("integer",)),
         (["--shape", "small", "--model", "gpt2"], 2, ("no --model",)),
         (["--shape", "small", "--release", "demo"], 2, ("no --release",)),
         (["--shape", "small", "--max-tokens", "9"], 2, ("no text",)),
