@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Sequence
 
 ELLIPSIS = "…"
 
 # The control pictures of Unicode (␀ … ␟, ␡), but newline and tab as the keys that type them, space as an open box.
 _SHOWN = {chr(c): chr(0x2400 + c) for c in range(0x20)} | {"\x7f": "␡", " ": "␣", "\n": "⏎", "\t": "⇥"}
+_BYTES_IN_A_ROW = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
 
 def visible(token: str, limit: int) -> str:
@@ -33,6 +36,28 @@ def visible(token: str, limit: int) -> str:
             break
         text += piece
     return text + ELLIPSIS
+
+
+def readable(pieces: Sequence[str], firing: int | None = None) -> list[str]:
+    """Tokens of a running text, in which characters that are split over several tokens are whole again.
+
+    A piece shows the bytes that are no character of their own as `<0xE2><0x80>`. Bytes in a row that make characters
+    stand as these in the last of their tokens, or in the firing one if it is among them; nothing else changes.
+    """
+    found = list(pieces)
+    ends = [0]
+    for piece in pieces:
+        ends.append(ends[-1] + len(piece))
+    for run in reversed(list(_BYTES_IN_A_ROW.finditer("".join(pieces)))):
+        text = bytes(int(byte, 16) for byte in re.findall("<0x(..)>", run[0])).decode("utf-8", "replace")
+        places = [i for i in range(len(pieces)) if ends[i] < run.end() and ends[i + 1] > run.start()]
+        if "\ufffd" in text or len(places) < 2:
+            continue
+        home = firing if firing in places else places[-1]
+        for i in places:
+            start, stop = max(run.start() - ends[i], 0), min(run.end() - ends[i], len(pieces[i]))
+            found[i] = found[i][:start] + (text if i == home else "") + found[i][stop:]
+    return found
 
 
 def _escaped(char: str) -> str:

@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from circuitcli.core import lfs
 from circuitcli.errors import InputError
-from circuitcli.runtime.lfs import refuse_pointer
 
 _MAX_JSON_BYTES, _MAX_DEPTH = 256 << 20, 64
 _LONGEST_REASON = 300
@@ -32,6 +32,27 @@ def ordinary(path: Path, *, hint: str = _AGAIN) -> Path:
         raise InputError(f"{path} can't be read: {why(error)}.", hint=hint) from None
     refuse_pointer(path, str(path))
     return path
+
+
+def refuse_pointer(path: Path, name: str) -> None:
+    """Refuse a pointer in place of a file's content.
+
+    Args:
+        path: The file; one that can't be read is left to whoever reads it next.
+        name: What the error calls it.
+
+    Raises:
+        InputError: It is a pointer.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return
+        with path.open("rb") as file:
+            head = file.read(lfs.BOUND)
+    except OSError:
+        return
+    if lfs.is_pointer(head):
+        raise lfs.pointer(name)
 
 
 def json_object(path: Path, *, hint: str = _AGAIN) -> dict[str, Any]:

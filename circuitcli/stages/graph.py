@@ -15,7 +15,7 @@ from circuitcli import __version__
 from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Context, Edge, Node, TokenEffect, share_drawn
 from circuitcli.core.neuronpedia import page
 from circuitcli.core.sites import FeatureId, parse_feature, resolve_pins
-from circuitcli.core.tokens import visible
+from circuitcli.core.tokens import readable, visible
 from circuitcli.errors import InputError
 from circuitcli.stages import edits as written
 from circuitcli.stages import effects as effects_stage
@@ -280,7 +280,7 @@ def _context(
     first = max(0, pos - view)
     places = range(first, min(len(texts[seq]), pos + view + 1))
     return Context(
-        tokens=tuple(texts[seq][places.start : places.stop]),
+        tokens=tuple(readable(texts[seq][places.start : places.stop], pos - first)),
         activations=tuple(float(values.get((seq, p), 0.0)) for p in places),
         firing=pos - first,
         seq=seq,

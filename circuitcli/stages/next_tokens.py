@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuitcli.core.sites import FeatureId, Site
+from circuitcli.core.tokens import readable
 from circuitcli.settings import Settings
 from circuitcli.stages.stage import Job
 from circuitcli.store import ablations, acts, tables
@@ -108,7 +109,7 @@ def answers(job: Job) -> list[Answer]:
         return []
     sample = acts.read_sample(job.run.verified("cache-acts", acts.TOKENS)).first(job.settings.texts.num_sequences)
     rows = [row[:length].tolist() for row, length in zip(sample.tokens, sample.lengths, strict=True)]
-    texts = ["".join(job.tokenizer.pieces(row)) for row in rows]
+    texts = ["".join(readable(job.tokenizer.pieces(row))) for row in rows]
     return [
         Answer(seq, text, found[seq, len(row) - 1]) for seq, (text, row) in enumerate(zip(texts, rows, strict=True))
     ]

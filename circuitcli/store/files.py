@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
+from circuitcli.core import lfs
 from circuitcli.errors import InputError, no_room
 
 # The suffix of a file that is being written, or never was finished.
 UNFINISHED = ".part"
 # What Git leaves in the place of a large file that wasn't fetched begins so, and is short.
-_POINTER, _POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
 
 
 @contextmanager
@@ -103,11 +103,8 @@ def content(path: Path, most: int, *, what: str = "", hint: str) -> bytes:
         raise InputError(f"{name} can't be read: {error.strerror}.", hint=hint) from None
     except ValueError:  # a NUL, or half a character
         raise InputError(f"{name} can't be read: it is no path.", hint=hint) from None
-    if data.startswith(_POINTER) and len(data) <= _POINTER_BYTES:
-        raise InputError(
-            f"{name} is a pointer of Git LFS, not the file itself.",
-            hint="Run `git lfs pull` where it was cloned, or download the file.",
-        )
+    if lfs.is_pointer(data):
+        raise lfs.pointer(name)
     return data
 
 

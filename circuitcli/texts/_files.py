@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from circuitcli.core import lfs
 from circuitcli.errors import InputError
-from circuitcli.runtime import lfs
 from circuitcli.texts import _csv, _lines, _parquet
 from circuitcli.texts._open import Origin, check_text, reading
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from circuitcli.errors import InputError
-from circuitcli.runtime import lfs
+from circuitcli.runtime.foreign import refuse_pointer
 from circuitcli.texts import TextRequest, _columns
 from circuitcli.texts._dataset_errors import Asking
 from circuitcli.texts._open import find
@@ -105,7 +105,7 @@ def _load(name: _Name) -> Any:
         for file in chain.from_iterable((builder.config.data_files or {}).values()):
             if os.path.normpath(file) not in inside:
                 raise _outside(name, file)
-            lfs.refuse_pointer(Path(file), f"The file {file} of the dataset {name}")
+            refuse_pointer(Path(file), f"The file {file} of the dataset {name}")
     if builder.name not in READERS:
         raise InputError(
             f"The dataset {name} is of the kind {builder.name}, which isn't text.",

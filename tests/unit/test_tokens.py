@@ -1,12 +1,13 @@
 """How tokens are shown: by the rules written out again here, and for any text at all."""
 
+import itertools
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcli.core.tokens import visible
+from circuitcli.core.tokens import readable, visible
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,31 @@ def test_a_longer_limit_only_shows_more(token: str) -> None:
     longest = visible(token, 1000)
     for limit in range(1, len(longest)):
         assert longest.startswith(visible(token, limit).removesuffix("…"))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "firing", "shown"),
+    [
+        (["don", "<0xE2><0x80>", "<0x99>", "t"], None, ["don", "", "’", "t"]),
+        (["don", "<0xE2><0x80>", "<0x99>", "t"], 1, ["don", "’", "", "t"]),
+        (["don", "<0xE2><0x80>", "<0x99>", "t"], 3, ["don", "", "’", "t"]),
+        (["a", " <0xE2><0x80>", "<0x9C>b"], None, ["a", " ", "“b"]),
+        (["<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "!"], 2, ["", "", "😀", "", "!"]),
+        (["cut <0xE2><0x80>"], None, ["cut <0xE2><0x80>"]),
+        (["<0x99>", "t"], 0, ["<0x99>", "t"]),
+        (["<0xE2>", "<0x80>", "a"], None, ["<0xE2>", "<0x80>", "a"]),
+        ([], None, []),
+    ],
+)
+def test_split_characters_are_whole_in_a_running_text(pieces: list[str], firing: int | None, shown: list[str]):
+    assert readable(pieces, firing) == shown
+
+
+@given(st.text(), st.data())
+def test_any_cut_of_a_text_reads_as_the_text(text: str, data: st.DataObject):
+    """Cut between any two bytes, as byte-level tokens are; each piece as the tokenizer gives it."""
+    raw = text.encode("utf-8", "replace")
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(raw)))) | {0, len(raw)})
+    parts = [raw[a:b].decode("utf-8", "surrogateescape") for a, b in itertools.pairwise(cuts)]
+    pieces = ["".join(f"<0x{ord(c) - 0xDC00:02X}>" if "\udc80" <= c <= "\udcff" else c for c in p) for p in parts]
+    assert "".join(readable(pieces)) == raw.decode()

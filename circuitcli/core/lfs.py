@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from circuitcli.errors import InputError
 
 # By its specification a pointer begins so, and is smaller than this many bytes.
@@ -13,27 +11,6 @@ _FIRST_LINE, BOUND = b"version https://git-lfs.github.com/spec/v", 1024
 def is_pointer(head: bytes) -> bool:
     """Whether a file is a pointer, by its first BOUND bytes."""
     return head.startswith(_FIRST_LINE) and len(head) < BOUND
-
-
-def refuse_pointer(path: Path, name: str) -> None:
-    """Refuse a pointer in place of a file's content.
-
-    Args:
-        path: The file; one that can't be read is left to whoever reads it next.
-        name: What the error calls it.
-
-    Raises:
-        InputError: It is a pointer.
-    """
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            return
-        with path.open("rb") as file:
-            head = file.read(BOUND)
-    except OSError:
-        return
-    if is_pointer(head):
-        raise pointer(name)
 
 
 def pointer(name: str) -> InputError:
