@@ -18,7 +18,7 @@ from circuitcli.core.tokens import ELLIPSIS
 from circuitcli.runtime.neuronpedia import Explained, Weight
 from circuitcli.stages.cards import Card
 from circuitcli.stages.next_tokens import FollowedToken
-from circuitcli.stages.positions import Prompt
+from circuitcli.stages.positions import Firing, Prompt
 
 if TYPE_CHECKING:
     from circuitcli.cli.console import Cell
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _LABEL_WIDTH = 80
 NOTHING = "–"
 _LABELS = Column("label", cut.at_end)
+_PLACE = ("prompt", "position", "token")
 
 
 def card(found: Card, terminal: Terminal) -> None:
@@ -110,36 +111,40 @@ def _effect(effect: TokenEffect) -> tuple[str, str, str]:
 
 
 def positions(prompts: Sequence[Prompt], terminal: Terminal) -> None:
-    """What the model says next at each position; then a row for each feature that fires there, one where none does."""
+    """What the model says next at each position; then what fires at each, on a terminal a table a position."""
+    places = [
+        ((str(prompt.seq), str(position.pos), token_text(position.token)), position)
+        for prompt in prompts
+        for position in prompt.positions
+    ]
     terminal.table(
         "What the model itself says next",
-        ("prompt", "position", "token", tables.SAID),
-        [
-            (str(prompt.seq), str(at.pos), token_text(at.token), tables.said_text(at.next_tokens))
-            for prompt in prompts
-            for at in prompt.positions
-        ],
+        (*_PLACE, tables.SAID),
+        [(*place, tables.said_text(at.next_tokens)) for place, at in places],
     )
     next_token = Column("likeliest next", cut.items)
-    columns = ("prompt", "position", "token", "feature", "activation", "KL", next_token, PROMOTED, SUPPRESSED, _LABELS)
-    rows: list[tuple[str, ...]] = []
-    for prompt in prompts:
-        for position in prompt.positions:
-            place = (str(prompt.seq), str(position.pos), token_text(position.token))
-            rows += [
-                (
-                    *place,
-                    firing.feature,
-                    f"{firing.activation:.2f}",
-                    NOTHING if firing.kl is None else f"{firing.kl:.4f}",
-                    _likeliest(firing.next_tokens),
-                    tokens_text(firing.promoted, dp=True) or NOTHING,
-                    tokens_text(firing.suppressed, dp=True) or NOTHING,
-                    short(firing.label),
-                )
-                for firing in position.features
-            ] or [(*place, *[NOTHING] * 7)]
-    terminal.table("What fires at each position, and what ablating it there does to the next token", columns, rows)
+    columns = ("feature", "activation", "KL", next_token, PROMOTED, SUPPRESSED, _LABELS)
+    firing = [(place, [_firing(f) for f in at.features] or [(NOTHING,) * len(columns)]) for place, at in places]
+    if terminal.piped:
+        rows = [(*place, *row) for place, found in firing for row in found]
+        terminal.table(
+            "What fires at each position, and what ablating it there does to the next token", (*_PLACE, *columns), rows
+        )
+        return
+    for (seq, pos, token), found in firing:
+        terminal.table(f"What fires at position {pos} of prompt {seq}: {token}", columns, found)
+
+
+def _firing(firing: Firing) -> tuple[str, ...]:
+    return (
+        firing.feature,
+        f"{firing.activation:.2f}",
+        NOTHING if firing.kl is None else f"{firing.kl:.4f}",
+        _likeliest(firing.next_tokens),
+        tokens_text(firing.promoted, dp=True) or NOTHING,
+        tokens_text(firing.suppressed, dp=True) or NOTHING,
+        short(firing.label),
+    )
 
 
 def _likeliest(tokens: Sequence[FollowedToken]) -> str:

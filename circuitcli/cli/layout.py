@@ -24,6 +24,7 @@ from circuitcli.cli.cut import Focused
 from circuitcli.core.tokens import ELLIPSIS
 
 READABLE = 24
+_NO_VALUE = ("", "–")
 _GAP = "  "
 _NAME = "dim"
 _SAME, _GONE = "in all rows", "no room for"
@@ -64,7 +65,7 @@ class _Drawn:
 
     @cached_property
     def number(self) -> bool:
-        shown = [str(cell) for cell in self.cells if str(cell) not in ("", "–")]
+        shown = [str(cell) for cell in self.cells if str(cell) not in _NO_VALUE]
         return bool(shown) and all(map(_NUMBER.fullmatch, shown))
 
     @cached_property
@@ -148,6 +149,8 @@ def _records(columns: Sequence[_Drawn], width: int) -> list[Text]:
     for index in range(len(columns[0].cells)):
         pairs, apart, room = [], [], width - len(_GAP)
         for column in columns:
+            if column is not columns[0] and str(column.cells[index]) in _NO_VALUE:
+                continue
             here = _pairs(column, index)
             if column.gives is cut.items:
                 apart += cut.flow(here, room, gap=_GAP)
@@ -169,10 +172,8 @@ def _alone(column: _Drawn, width: int) -> list[Text]:
 
 
 def _pairs(column: _Drawn, index: int = 0) -> list[Text]:
-    """A name and its value, or the first item of it, and the other items; nothing of no value."""
+    """A name and its value, or the first item of it, and the other items."""
     value = _plain(column.cells[index])
-    if not value.plain:
-        return []
     first, *others = cut.parted(value) if column.gives is cut.items else [value]
     return [Text(f"{column.name}: " if column.name else "", _NAME) + first, *others]
 

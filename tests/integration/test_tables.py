@@ -1,0 +1,154 @@
+"""Every table of the tool at every width from 20 to 200: all lines fit, all names and numbers are whole."""
+
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from circuits import node
+from commands import Result, tsv
+from rich.console import Console
+from rich.text import Text
+
+from circuitcli.cli import cards
+from circuitcli.cli.console import Terminal, printable
+from circuitcli.cli.cut import Focused
+from circuitcli.cli.layout import Column
+from circuitcli.core.circuit import Context
+from circuitcli.runtime import shapes
+from circuitcli.runtime.neuronpedia import Explained, Weight
+
+Circuit = Callable[..., Result]
+Table = tuple[str, Sequence[str | Column], Sequence[Sequence[str | Text | Focused]]]
+
+SOURCES = Path(cards.__file__).parent
+LONG = [
+    "one " * 100,
+    "x" * 400,
+    "漢字かな交じり文" * 20,
+    "🙂🫠👍🏽🇩🇪" * 20,
+    "עברית ועוד עברית " * 20,
+    "é\u0301\u0302" * 100,
+    printable("[/b] \x1b]0;owned\x07\u202e\u200d\ud800\n\t") * 10,
+    "",
+]
+FEATURE = re.compile(r"\d+\.[a-z_]+\.\d+")
+NUMBER = re.compile(r"[+-]?\d+\.\d+")
+
+
+def cells(line: str) -> int:
+    """What a line takes, by Unicode's own table of what is wide."""
+    marks = sum(unicodedata.category(c) in ("Mn", "Me") for c in line)
+    return len(line) - marks + sum(unicodedata.east_asian_width(c) in "WF" for c in line)
+
+
+def printed(table: Table, width: int) -> list[str]:
+    """The lines of a table on a terminal so wide, without its title."""
+    terminal = Terminal(as_json=False, quiet=False)
+    out = io.StringIO()
+    terminal._out = Console(file=out, force_terminal=True, width=width, color_system=None)
+    terminal.table(*table)
+    lines = out.getvalue().split("\n")
+    assert lines[-2:] == ["", ""]
+    assert [line for line in lines if cells(line) > width] == []
+    said = "".join(lines).replace(" ", "")
+    assert said.startswith(printable(table[0]).replace(" ", "")) or "…" in said
+    return lines
+
+
+def hostile(table: Table) -> Table:
+    """The same table with the worst that its cells may hold."""
+    title, columns, rows = table
+    worse = []
+    for index in range(max(len(LONG), len(rows))):
+        row: list[str | Text | Focused] = []
+        for column, cell in zip(columns, rows[index % len(rows)], strict=True):
+            text = LONG[index % len(LONG)]
+            if isinstance(cell, Focused):
+                row.append(Focused(Text(text), len(text) // 2, len(text) // 2 + 4))
+            elif isinstance(column, Column) and column.gives:
+                row.append(text)
+            else:
+                row.append(NUMBER.sub("-98765.4321", FEATURE.sub("147.resid_post.16777215", str(cell))))
+        worse.append(row)
+    return title, columns, worse
+
+
+def check(table: Table, width: int) -> None:
+    title, columns, rows = table
+    lines = printed(table, width)
+    words = {*re.sub(r"…\n +", "", "\n".join(lines)).split()}
+    there = {word for row in rows for cell in (*row, title) for word in printable(str(cell)).split()}
+    spared = "no room for" in " ".join(lines)
+    for row in rows:
+        for column, cell in zip(columns, row, strict=True):
+            gives = isinstance(column, Column) and (column.gives or (column.spared and spared))
+            if not gives and not isinstance(cell, Focused):
+                assert {*str(cell).split()} - {"–"} <= words, (title, column, cell)
+    for word in words:
+        if FEATURE.fullmatch(word) or NUMBER.fullmatch(word):
+            assert word in there, f"{word} is no name and no number of {title}"
+
+
+@pytest.fixture
+def tables(
+    circuit: Circuit, run: Path, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, screen: Any
+) -> list[Table]:
+    """What every command shows."""
+    found: list[Table] = []
+    table = Terminal.table
+
+    def record(self: Terminal, *made: Any) -> None:
+        found.append(made)
+        table(self, *made)
+
+    sizes = {"n_layer": 4, "n_embd": 64, "n_head": 4, "vocab_size": 500, "n_positions": 64}
+    monkeypatch.setitem(shapes.SHAPES, "small", ("GPT2Config", sizes))
+    monkeypatch.setattr(Terminal, "table", record)
+    prompts = [
+        "--prompt",
+        "the light of the earth was upon 漢字 🙂",
+        "--prompt",
+        "the void \x1b]0;owned\x07 עברית was",
+    ]
+    other = tmp_path / "other"
+    features = [row[0] for row in tsv(circuit("effects", "--run", run).out) if FEATURE.fullmatch(row[0])][:3]
+    pins = [word for name in features for word in ("--pin", name)]
+    for args in (
+        ["run-all", "--run", run],
+        ["effects", "--run", run, *(word for name in features for word in ("--feature", name))],
+        ["run-all", "--profile", profile, "--run", other, *prompts, *pins],
+        ["effects", "--run", other, "--by-position"],
+        ["diff", run, other],
+        ["diff", other, run],
+        ["ablate", "--run", run, "--dry-run", "--force"],
+        ["run-all", "--run", tmp_path / "new", "--profile", profile, "--dry-run"],
+        ["run-all", "--run", run, "--pin", "0.resid_post.1", "--pin", "0.resid_post.2"],
+        ["fetch-saes", "--list"],
+        ["profile", "show", *prompts],
+        ["bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--rounds", "1"],
+    ):
+        screen(circuit, args)
+    circuit("doctor", "--profile", profile)
+    circuit("effects", "--run", other, "--by-position")  # in a pipe it is one table
+    contexts = (Context(("the", " light", " of"), (0.5, 7.0, 0.0), 1, -1, -1),)
+    explained = Explained("2026-01-02", ("an explanation",), contexts, (Weight(" a", 1.5),), (Weight(" b", -1.5),))
+    cards._explained(Terminal(as_json=False, quiet=False), node("0.resid_post.1"), explained)
+    return found
+
+
+@pytest.mark.slow
+def test_every_table_fits_every_width_and_is_whole(tables: list[Table]):
+    titles = [title for title, *_ in tables]
+    for path in SOURCES.glob("*.py"):
+        for start in re.findall(r"[._]table\(\s*(?:terminal, node, )?f?\"([^\"{]+)", path.read_text(encoding="utf-8")):
+            assert any(title.startswith(start) for title in titles), f"{start}, of {path.name}, isn't tried"
+    tried = {(title.split()[0], len(columns)): (title, columns, rows[:6]) for title, columns, rows in tables if rows}
+    assert len(tried) >= 18
+    for width in range(20, 201):
+        for table in tried.values():
+            check(table, width)
+            check(hostile(table), width)
