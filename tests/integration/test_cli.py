@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from commands import Result, tables_of
+from commands import Result, tables_of, tsv
 from typer.main import get_command
 
 from circuitcli.cli.app import app
@@ -209,6 +209,18 @@ def test_how_to_draw_is_remembered_by_a_stage_that_is_done(circuit: Circuit, fin
     nodes = json.loads((run / "graph" / "circuit.json").read_text())["nodes"]
     assert nodes
     assert all(len(context["tokens"]) <= 3 for node in nodes for context in node["contexts"])
+
+
+def test_paths_of_saes_are_whole_in_json_and_in_pipes_and_short_on_a_terminal(
+    circuit: Circuit, run: Path, tiny_saes: Path, screen
+):
+    args: list[str | Path] = ["fetch-saes", "--run", run]
+    paths = [str(tiny_saes / f"{layer}.resid_post" / "sae_weights.safetensors") for layer in range(3)]
+    assert list(circuit(*args, "--json").document["sources"].values()) == paths
+    assert [row[-1] for row in tsv(circuit(*args).out)[1:]] == paths
+    shown = screen(circuit, args)
+    assert "sae_weights" not in shown
+    assert all(f"/{layer}.resid_post\n" in shown for layer in range(3))
 
 
 def test_site_auto_is_the_releases_own(circuit: Circuit, tmp_path: Path):

@@ -33,9 +33,9 @@ NUMBERS = ("0", "-10.851", "+1234.567", "1.0e-05", "72.80%", "[-11.860, -9.960]"
 
 
 def width_of(line: str) -> int:
-    """The cells that a line takes, by Unicode's own table of what is wide."""
-    marks = sum(unicodedata.category(c) in ("Mn", "Me") for c in line)
-    return len(line) - marks + sum(unicodedata.east_asian_width(c) in "WF" for c in line)
+    """The cells that a line takes, by Unicode's own table of what is wide; marks and the tones of skins take none."""
+    drawn = [c for c in line if unicodedata.category(c) not in ("Mn", "Me") and not "\U0001f3fb" <= c <= "\U0001f3ff"]
+    return len(drawn) + sum(unicodedata.east_asian_width(c) in "WF" for c in drawn)
 
 
 def shown(columns: Sequence[str | Column], rows: Sequence[Sequence[str | Focused]], width: int) -> list[str]:
