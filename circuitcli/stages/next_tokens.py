@@ -15,6 +15,7 @@ import numpy as np
 from circuitcli.core.sites import FeatureId, Site
 from circuitcli.core.tokens import readable
 from circuitcli.settings import Settings
+from circuitcli.stages import passages
 from circuitcli.stages.stage import Job
 from circuitcli.store import ablations, acts, tables
 
@@ -107,11 +108,9 @@ def answers(job: Job) -> list[Answer]:
     found = by_position(job)
     if not found:
         return []
-    sample = acts.read_sample(job.run.verified("cache-acts", acts.TOKENS)).first(job.settings.texts.num_sequences)
-    rows = [row[:length].tolist() for row, length in zip(sample.tokens, sample.lengths, strict=True)]
-    texts = ["".join(readable(job.tokenizer.pieces(row))) for row in rows]
+    texts = passages.read(job, range(job.settings.texts.num_sequences))
     return [
-        Answer(seq, text, found[seq, len(row) - 1]) for seq, (text, row) in enumerate(zip(texts, rows, strict=True))
+        Answer(seq, "".join(readable(pieces)), found[seq, len(pieces) - 1]) for seq, pieces in sorted(texts.items())
     ]
 
 

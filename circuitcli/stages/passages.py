@@ -31,7 +31,8 @@ def read(job: Job, sequences: Collection[int] | None = None) -> dict[int, list[s
     """The texts of all tokens of some sequences, or of all; by the tokenizer where the run was made without them."""
     if acts.TEXTS not in job.run.require("cache-acts").files:
         sample = acts.read_sample(job.run.verified("cache-acts", acts.TOKENS))
-        wanted = range(len(sample.lengths)) if sequences is None else sequences
+        there = range(len(sample.lengths))
+        wanted = there if sequences is None else set(there).intersection(sequences)
         return {seq: job.tokenizer.pieces(sample.tokens[seq, : sample.lengths[seq]].tolist()) for seq in wanted}
     path = job.run.verified("cache-acts", acts.TEXTS)
     table = tables.read(path) if sequences is None else tables.where(path, "seq", sequences)
