@@ -17,12 +17,12 @@ from circuitcli.settings import table
 
 Circuit = Callable[..., Result]
 
-EVERYWHERE = "--profile --run --device --batch-size --json --quiet --force --help"
+EVERYWHERE = "--profile --run --device --batch-size --json --quiet --force --verify --help"
 FLAGS = {
     "fetch-saes": "--model --model-revision --release --revision --layers --site --list",
     "cache-acts": "--seed --dtype --prompt --text --dataset --num-sequences --max-tokens --prepend-bos "
     "--column --allow-misfit --no-allow-misfit --top-k --view --context-sequences",
-    "ablate": "--pin --thinning --branching --max-features --seq-cap --intervention --positions --logits --no-logits "
+    "ablate": "--pin --start --thinning --branching --max-features --seq-cap --intervention --positions --logits --no-logits "
     "--horizon --allow-over-memory --no-allow-over-memory --dry-run",
     "effects": "--logit-tokens --feature --by-position",
     "graph": "--min-effect --max-edges --format --extend --load --labels",
@@ -36,7 +36,7 @@ def test_six_commands_are_run_all(circuit: Circuit, profile: Path, finished: Pat
     for name in ("cache-acts", "ablate", "effects", "graph"):
         result = circuit(name)
         assert result.code == 0
-        assert [line.partition(":")[0] for line in result.err.splitlines()] == (["ablate"] if name == "ablate" else [])
+        assert [line.partition(":")[0] for line in result.err.splitlines()] == (["ablate"] * 2 if name == "ablate" else [])  # its start, and what it takes
     assert tables_of(tmp_path / "run") == tables_of(finished)
     assert circuit("run-all").err.count("already done") == 5
 
@@ -122,13 +122,16 @@ def test_bars_on_a_terminal_only(circuit: Circuit, run: Path, screen):
 
 def test_hostile_names_on_a_terminal(circuit: Circuit, profile: Path, tiny_model: Path, tmp_path: Path, screen):
     """Neither markup nor control characters of a model's name or a text get to the terminal; ours do."""
-    model = Path(shutil.copytree(tiny_model, tmp_path / "[/b]\x1b]0;owned\x07\u202e"))
+    model = Path(shutil.copytree(tiny_model, tmp_path / "[/b][red]"))
     args = ["run-all", "--profile", profile, "--run", tmp_path / "run", "--model", model]
     shown = screen(circuit, [*args, "--prompt", "the \x1b]0;owned\x07 [/b] light", "--prompt", "[red]\x9b2J earth"])
     assert "Loading" in shown
-    assert "[/b]\\x1b]0;owned" in shown
+    assert "[/b][red]" in shown
     assert "\x1b]0" not in shown
     assert not {"\x07", "\x9b", "\u202e"} & set(shown)
+    refused = circuit(*args[:-1], f"{model}\x1b]0;owned\x07\u202e")
+    refused.refused(2, "\\x1b]0;owned\\x07\\u202e")
+    assert not {"\x07", "\x1b", "\u202e"} & set(refused.err)
 
 
 def test_quiet(circuit: Circuit, run: Path):
@@ -169,7 +172,7 @@ def flags_of(name: str) -> set[str]:
 
 def test_doctor_takes_the_flags_of_saes_and_text_and_none_that_write():
     others = flags_of("fetch-saes") | flags_of("cache-acts")
-    not_its = {"--force", "--list", "--allow-misfit", "--no-allow-misfit", "--top-k", "--view", "--context-sequences"}
+    not_its = {"--force", "--verify", "--list", "--allow-misfit", "--no-allow-misfit", "--top-k", "--view", "--context-sequences"}
     assert flags_of("doctor") == others - not_its
 
 
