@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
     """Do every stage that isn't done; `show` is called after each.
 
-    Text, labels and the graphs that are to be extended are tried first, before anything is written or computed. Before
-    activations are cached it says what that and the ablations will take.
+    A device that was named, text, labels and the graphs that are to be extended are tried first, before anything is
+    written or computed. Before activations are cached it says what that and the ablations will take.
 
     Raises:
+        InputError: One of them isn't there, or isn't fit.
         ResourceError: They would take more memory or disk than there is.
     """
+    named = job.settings.runtime.device not in ("auto", "cpu")
+    if named and (job.force or job.run.record(STAGES[-1]) is None):
+        job.runtime  # noqa: B018 -- asks for the device
     cache_acts.text_identity(job)
     growth.read(job)
     labels.check(job)
