@@ -41,7 +41,7 @@ def tests(session: nox.Session) -> None:
 def readme(session: nox.Session) -> None:
     """Write the output in the README's tour anew, from the commands in it."""
     session.install(".")
-    session.run("python", "tests/readme.py", env=ENVIRONMENT)
+    session.run("python", "tests/support/readme.py", env=ENVIRONMENT)
 
 
 @nox.session

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from circuits import validator
 from hypothesis import settings as hypothesis_settings
-from plain import PlainModel, PlainSae
+from support import tiny
+from support.circuits import validator
+from support.plain import PlainModel, PlainSae
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.sae import Sae

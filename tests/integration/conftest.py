@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from commands import Result
+from support.commands import Result
 
 from circuitcli.cli.app import main
 from circuitcli.runtime import model as models

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import D_MODEL, FAMILIES, LAYERS, VOCAB, WINDOW, Hf, plain, save_checkpoint
-from tiny import load_model
+from support.families import D_MODEL, FAMILIES, LAYERS, VOCAB, WINDOW, Hf, plain, save_checkpoint
+from support.tiny import load_model
 from torch import Tensor
 
 from circuitcli.core.model import Edit, Pass, Places

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Result, contents
 from safetensors.torch import load_file, save_file
+from support.commands import Result, contents
 
 Circuit = Callable[..., Result]
 

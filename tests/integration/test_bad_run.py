@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
-from commands import Result, contents, tables_of
+from support.commands import Result, contents, tables_of
 
 from circuitcli.runtime.model import BridgeModel
 from circuitcli.stages import fit

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Result, command, contents, environment
+from support.commands import Result, command, contents, environment
 
 Circuit = Callable[..., Result]
 

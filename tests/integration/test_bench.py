@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import engine
 import pytest
-import tiny
 import torch
-from commands import Result, tsv
-from families import CONFIGS
+from support import engine, tiny
+from support.commands import Result, tsv
+from support.families import CONFIGS
 from torch.utils.flop_counter import FlopCounterMode
 
 from circuitcli.core import flops
@@ -168,7 +167,7 @@ def counted(work: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_operations_by_formula_are_those_that_torch_counts(family: str, tmp_path: Path) -> None:
     """The model's passes, encoders and logits, clean and ablated, at every site."""
-    from families import save_checkpoint
+    from support.families import save_checkpoint
 
     model = tiny.load_model(save_checkpoint(family, tmp_path / family))
     shape, t = model.shape, 9

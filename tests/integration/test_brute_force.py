@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from brute import Brute, Outcome, rows
 from safetensors.torch import load_file
+from support.brute import Brute, Outcome, rows
 from tokenizers import Tokenizer
 
 WITHIN = 1e-4  # of the row's largest value

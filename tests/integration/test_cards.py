@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brute import Brute, rows
-from commands import Result, contents, tsv
-from tokenizers_of import pretend
+from support.brute import Brute, rows
+from support.commands import Result, contents, tsv
+from support.tokenizers_of import pretend
 
 from circuitcli.core.tokens import visible
 from circuitcli.stages import cards

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import save_checkpoint
-from hub import LoopbackHub
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from tiny import load_model
+from support.families import save_checkpoint
+from support.hub import LoopbackHub
+from support.tiny import load_model
 from transformers import AutoModelForCausalLM
 
 from circuitcli.core.sites import Site

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from commands import Result, tables_of, tsv
+from support.commands import Result, tables_of, tsv
 from typer.main import get_command
 
 from circuitcli.cli.app import app

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from commands import Result, environment, spawn
-from hub import LoopbackHub
+from support.commands import Result, environment, spawn
+from support.hub import LoopbackHub
 
 # Asks for each dataset's identity and texts, and prints them, or the error.
 ASK = """

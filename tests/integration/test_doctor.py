@@ -6,10 +6,10 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
-import planted
 import pytest
 import torch
-from commands import contents
+from support import planted
+from support.commands import contents
 
 from circuitcli import demo
 from circuitcli.cli.console import Terminal
@@ -181,7 +181,7 @@ def test_raw_z_is_told_and_processed_z_is_passed(circuit, model, tmp_path):
 
 @pytest.mark.parametrize(("seed", "full"), [(0, False), (1, False), (2, False), (3, True)])
 def test_the_demos_twelve_fit(model, seed, full):
-    import tiny
+    from support import tiny
 
     saes = list(tiny.load_saes(demo.SAES).values())
     bench = Bench(model, sample(seed, 4), 0, saes)

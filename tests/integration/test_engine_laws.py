@@ -11,12 +11,12 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import engine
 import torch
-from families import CONFIGS, FAMILIES, VOCAB, save_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import load_model
+from support import engine
+from support.families import CONFIGS, FAMILIES, VOCAB, save_checkpoint
+from support.tiny import load_model
 
 from circuitcli.core.reference import ablate_one
 from circuitcli.core.sae import Sae

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from commands import Result, contents, tsv
+from support.commands import Result, contents, tsv
 
 from circuitcli.core.contexts import Firings
 from circuitcli.core.sites import Site

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from families import D_MODEL, FAMILIES, LAYERS, plain, save_checkpoint
 from safetensors.torch import save_file
+from support.families import D_MODEL, FAMILIES, LAYERS, plain, save_checkpoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from circuitcli.core.sites import Site

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from commands import Result, contents
+from support.commands import Result, contents
 
 from circuitcli import plugins
 from circuitcli.errors import ResourceError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from commands import Result, contents, tsv
+from support.commands import Result, contents, tsv
 
 Circuit = Callable[..., Result]
 NAMES = ("csv", "graphml", "json", "neuronpedia")

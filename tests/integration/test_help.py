@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from commands import Result
+from support.commands import Result
 from typer.main import get_command
 
 from circuitcli.cli.app import app

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Result, contents
+from support.commands import Result, contents
 
 Circuit = Callable[..., Result]
 LARGEST = 3.4028234663852886e38

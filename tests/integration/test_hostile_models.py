@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from families import VOCAB, save_checkpoint
-from hub import LoopbackHub
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from strange import NASTY, device, nested, pointer, safetensors, said_by
-from strange import folder as a_folder
+from support.families import VOCAB, save_checkpoint
+from support.hub import LoopbackHub
+from support.strange import NASTY, device, nested, pointer, safetensors, said_by
+from support.strange import folder as a_folder
 
 from circuitcli.errors import InputError
 from circuitcli.runtime import weights

@@ -17,9 +17,9 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from hub import LoopbackHub
 from huggingface_hub import constants, errors
 from rich.console import Console
+from support.hub import LoopbackHub
 
 from circuitcli.cli.console import Terminal
 from circuitcli.errors import CircuitError, HubError, ResourceError, UsageError

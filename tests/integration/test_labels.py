@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Result, contents
-from neuronpedia import LoopbackNeuronpedia, Reply, answer
+from support.commands import Result, contents
+from support.neuronpedia import LoopbackNeuronpedia, Reply, answer
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.runtime.neuronpedia import client

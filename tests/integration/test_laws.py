@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from engine import Result, ablated, clean_of, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tiny
+from support.engine import Result, ablated, clean_of, rows
 
 from circuitcli.core.ablation import Rows
 from circuitcli.core.model import Edit

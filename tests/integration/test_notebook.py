@@ -11,10 +11,10 @@ from typing import Any
 
 import nbformat
 import pytest
-from brute import rows
-from commands import Result, contents, environment
 from nbclient import NotebookClient
-from tokenizers_of import pretend
+from support.brute import rows
+from support.commands import Result, contents, environment
+from support.tokenizers_of import pretend
 
 import circuitcli.renderers
 from circuitcli.errors import InputError, UsageError

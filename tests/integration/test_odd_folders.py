@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import Result, contents, environment, spawn
+from support.commands import Result, contents, environment, spawn
 
 from circuitcli.store import files, tables
 

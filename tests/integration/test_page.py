@@ -8,11 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import drawn
-import geometry
 import pytest
-from browser import Opened, chromium
 from playwright.sync_api import Browser
+from support import drawn, geometry
+from support.browser import Opened, chromium
 
 from circuitcli.core import compare
 from circuitcli.core.circuit import Circuit, Edge, TokenEffect

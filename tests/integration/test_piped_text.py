@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from commands import Result, spawn
+from support.commands import Result, spawn
 
 
 def test_text_through_a_pipe_is_read_as_from_a_file(run: Path, tiny_text: Path):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import command, environment, spawn
+from support.commands import command, environment, spawn
 
 HEAVY = (
     "torch",

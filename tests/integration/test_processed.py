@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, LAYERS, VOCAB, save_checkpoint
-from tiny import load_model
+from support.families import FAMILIES, LAYERS, VOCAB, save_checkpoint
+from support.tiny import load_model
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 

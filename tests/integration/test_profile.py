@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Result, contents, environment, spawn, tsv
+from support.commands import Result, contents, environment, spawn, tsv
 from typer.main import get_command
 
 from circuitcli.cli.app import app

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from brute import Brute, rows
-from commands import Result, contents, tables_of
+from support.brute import Brute, rows
+from support.commands import Result, contents, tables_of
 
 from circuitcli.core import attribution
 from circuitcli.core.sites import FeatureId, Site

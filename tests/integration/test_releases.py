@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 import torch
-from commands import tsv
-from families import save_checkpoint
-from hub import LoopbackHub
 from huggingface_hub import constants
-from pickled import save_first_format
 from safetensors.torch import save
+from support.commands import tsv
+from support.families import save_checkpoint
+from support.hub import LoopbackHub
+from support.pickled import save_first_format
 from torch import Tensor
 from transformers import GPT2Config
 

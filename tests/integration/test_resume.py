@@ -16,9 +16,9 @@ import hypothesis
 import pyarrow.parquet as pq
 import pytest
 import tomli_w
-from commands import Result, command, contents, environment, tables_of
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commands import Result, command, contents, environment, tables_of
 
 from circuitcli.settings import resolve
 from circuitcli.stages import run_all

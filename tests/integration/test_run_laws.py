@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from brute import rows
+from support.brute import rows
 
 from circuitcli.core.sites import SITES
 from circuitcli.runtime.device import Runtime

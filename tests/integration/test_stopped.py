@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Result, environment
+from support.commands import Result, environment
 
 from circuitcli.errors import TERMINATED
 

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import command, environment
+from support.commands import command, environment
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from circuits import node
-from commands import Result, tsv
 from rich.console import Console
 from rich.text import Text
+from support.circuits import node
+from support.commands import Result, tsv
 
 from circuitcli.cli import cards
 from circuitcli.cli.console import Terminal, printable

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-import readme
+from support import readme
 
 # Numbers differ in their last digits between machines, and what is counted doesn't.
 WITHIN = 0.02
@@ -21,7 +21,7 @@ def test_the_tour_says_what_it_says(tmp_path: Path) -> None:
     text = readme.README.read_text(encoding="utf-8")
     assert len([block for block in readme.blocks(text) if block.shown]) >= 5
     readme.made(text, tmp_path, watch)
-    assert not wrong, "\n".join([*wrong, "To write them anew: python tests/readme.py"])
+    assert not wrong, "\n".join([*wrong, "To write them anew: python tests/support/readme.py"])
 
 
 def test_every_block_of_output_is_made() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import D_MODEL, FAMILIES, VOCAB, plain, save_checkpoint
 from safetensors.torch import load_file, save_file
-from tiny import load_model
+from support.families import D_MODEL, FAMILIES, VOCAB, plain, save_checkpoint
+from support.tiny import load_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MambaConfig, OPTConfig, PretrainedConfig
 

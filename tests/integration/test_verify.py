@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Result, contents, tables_of
+from support.commands import Result, contents, tables_of
 
 from circuitcli.store import circuits
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
-from brute import Brute, rows
-from commands import Result, contents
 from safetensors.torch import load_file
+from support import tiny
+from support.brute import Brute, rows
+from support.commands import Result, contents
 from tokenizers import Tokenizer
 
 from circuitcli import demo

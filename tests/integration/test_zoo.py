@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import CONFIGS, save_checkpoint
-from tiny import load_model, save_model
+from support.families import CONFIGS, save_checkpoint
+from support.tiny import load_model, save_model
+from support.zoo import VOCAB, ZOO, Kept, save
 from transformers import AutoModelForCausalLM
-from zoo import VOCAB, ZOO, Kept, save
 
 from circuitcli.core.sites import SITES, Site
 from circuitcli.errors import InputError

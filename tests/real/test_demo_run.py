@@ -10,9 +10,8 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-import browser
-import geometry
 import pytest
+from support import browser, geometry
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

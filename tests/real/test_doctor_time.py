@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-import smol
-from commands import environment, spawn
+from support import smol
+from support.commands import environment, spawn
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 # What two quiet cores may take, in seconds of wall time.

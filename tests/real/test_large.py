@@ -14,9 +14,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-import truesize
-from commands import command, environment
 from safetensors.torch import save_file
+from support import truesize
+from support.commands import command, environment
 
 from circuitcli import demo
 

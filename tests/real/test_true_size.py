@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import truesize
-from commands import Result, environment, spawn
-from hub import LoopbackHub
+from support import truesize
+from support.commands import Result, environment, spawn
+from support.hub import LoopbackHub
 
 from circuitcli import demo
 

@@ -12,9 +12,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pickled
 import pytest
 import torch
+from support import pickled
 from torch import Tensor
 
 pytest.importorskip("sae_lens", reason="SAELens isn't here: it needs transformer_lens < 4 (`nox -s saelens`)")

@@ -16,8 +16,8 @@ from circuit_tracer.frontend import feature_models, graph_models, local_server
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # without conftest nobody does it
 
-from circuits import PLAIN, circuits, hostile
 from hypothesis import given, settings
+from support.circuits import PLAIN, circuits, hostile
 
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit

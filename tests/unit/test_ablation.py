@@ -3,12 +3,12 @@
 from dataclasses import replace
 from math import log
 
-import engine
 import pytest
 import torch
-from fakes import LinearModel, linear_sae
 from hypothesis import given
 from hypothesis import strategies as st
+from support import engine
+from support.fakes import LinearModel, linear_sae
 from torch import Tensor
 
 from circuitcli.core import ablation

@@ -4,8 +4,8 @@ import re
 from dataclasses import replace
 
 import pytest
-from circuits import EDGES, METADATA, NAMES, PLAIN, circuits, edge, node, validator
 from hypothesis import given, settings
+from support.circuits import EDGES, METADATA, NAMES, PLAIN, circuits, edge, node, validator
 
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit, Edge

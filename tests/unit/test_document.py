@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from circuits import METADATA, NAMES, NASTY, PLAIN, circuits, hostile, validator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.circuits import METADATA, NAMES, NASTY, PLAIN, circuits, hostile, validator
 
 from circuitcli import plugins
 from circuitcli.core import document

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import elsewhere
-import engine
 import numpy as np
 import pytest
 import torch
-from elsewhere import DEVICE, Elsewhere, moved
-from fakes import LinearModel, linear_sae
+from support import elsewhere, engine
+from support.elsewhere import DEVICE, Elsewhere, moved
+from support.fakes import LinearModel, linear_sae
 
 from circuitcli.core import next_token
 from circuitcli.core.ablation import ablate, read_clean

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import smol
-import tiny
 import torch
+from support import smol, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from circuitcli.core import examination, reconstruction

@@ -11,10 +11,10 @@ from typing import Any
 
 import networkx
 import pytest
-from circuits import EDGES, METADATA, NAMES, NASTY, PLAIN, circuits, edge, hostile, node
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
+from support.circuits import EDGES, METADATA, NAMES, NASTY, PLAIN, circuits, edge, hostile, node
 
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit

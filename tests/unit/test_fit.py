@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import fakes
 import numpy as np
 import pytest
-import tiny
 import torch
+from support import fakes, tiny
 from tokenizers import Tokenizer
 
 from circuitcli import demo

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from circuits import METADATA, PLAIN
+from support.circuits import METADATA, PLAIN
 from test_document import FULL, changed, places, written
 
 from circuitcli import plugins

@@ -9,10 +9,10 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
-import drawn
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import drawn
 
 from circuitcli.core.circuit import Circuit, Edge
 from circuitcli.renderers import _change, _html, _node, _places, html, svg

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from circuits import METADATA, NAMES, PLAIN, RUN, circuits, edge, node
 from hypothesis import given, settings
+from support.circuits import METADATA, NAMES, PLAIN, RUN, circuits, edge, node
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.merge import measurements, merge

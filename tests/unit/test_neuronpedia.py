@@ -10,7 +10,7 @@ from email.utils import formatdate
 from pathlib import Path
 
 import pytest
-from neuronpedia import LoopbackNeuronpedia, Reply, answer
+from support.neuronpedia import LoopbackNeuronpedia, Reply, answer
 
 from circuitcli.core.circuit import Context
 from circuitcli.errors import HubError

@@ -5,9 +5,8 @@ import xml.etree.ElementTree as ET
 from importlib import resources
 from itertools import chain, pairwise
 
-import drawn
-import geometry
 import pytest
+from support import drawn, geometry
 
 from circuitcli.core.circuit import Circuit, Context, TokenEffect
 from circuitcli.renderers import _html, _node, _ranks, svg

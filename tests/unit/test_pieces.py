@@ -5,12 +5,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import tokenizers_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tokenizers_of
+from support.tokenizers_of import KINDS, LINES
 from tokenizers import Tokenizer as Backend
 from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers_of import KINDS, LINES
 
 from circuitcli.core.model import ModelShape
 from circuitcli.runtime.checkpoint import Checkpoint

@@ -8,10 +8,10 @@ import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-import circuits
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import circuits
 
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit, Context, Edge, Node, TokenEffect

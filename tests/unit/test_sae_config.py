@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from strange import NASTY, device, folder, nested, pointer, safetensors, said_by
+from support.strange import NASTY, device, folder, nested, pointer, safetensors, said_by
 from test_saes import D_IN, D_SAE, SITE, config, facts, files, put, refused, weights, write
 from torch import Tensor
 

@@ -14,10 +14,10 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import pickled
 import pytest
 import torch
 from safetensors.torch import save_file
+from support import pickled
 from torch import Tensor
 
 from circuitcli import demo, plugins

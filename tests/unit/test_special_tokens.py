@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-import tokenizers_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import tokenizers_of
+from support.tokenizers_of import KINDS
 from test_pieces import TEXTS, loaded
-from tokenizers_of import KINDS
 
 from circuitcli.core.model import ModelShape
 from circuitcli.runtime.checkpoint import Checkpoint

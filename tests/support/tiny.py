@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from plain import PlainModel
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -20,6 +19,7 @@ from circuitcli.runtime.device import make
 from circuitcli.runtime.model import BridgeModel, load
 from circuitcli.saes._locate import in_folder
 from circuitcli.saes._read import sae
+from support.plain import PlainModel
 
 LAYERS, D_MODEL, HEADS, VOCAB, N_CTX, D_SAE, K = 3, 32, 4, 4096, 32, 40, 6
 # Each site's architecture, so that every one of them is both edited and read.

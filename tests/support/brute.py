@@ -9,9 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from plain import NAMES, Place, PlainModel, PlainSae
 from safetensors.torch import load_file
 from torch import Tensor
+
+from support.plain import NAMES, Place, PlainModel, PlainSae
 
 
 def rows(run: Path, pattern: str) -> list[dict[str, Any]]:

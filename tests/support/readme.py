@@ -1,6 +1,6 @@
 """The tour in the README: its commands, run in order in one folder, and its output blocks, made from what they say.
 
-    python tests/readme.py      # runs the tour, and writes its output into README.md
+    python tests/support/readme.py      # runs the tour, and writes its output into README.md
 
 A block of output stands behind a comment that says what it shows: `<!-- made: Largest effects 5; ablate: 1 -->` are the
 first five rows of the table whose title begins so, and one line on stderr that does. A block that begins with `$ ` runs
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 COLUMNS = 118
 _TOUR = re.compile(r"^## A tour.*?(?=^## )", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(

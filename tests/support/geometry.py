@@ -6,9 +6,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import drawn
-
 from circuitcli.core.circuit import Circuit, Edge
+from support import drawn
 
 SVG = "{http://www.w3.org/2000/svg}"
 Point = tuple[float, float]

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import geometry
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from support import geometry
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 FLAGS = (

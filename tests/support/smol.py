@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import tiny
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from circuitcli import demo
+from support import tiny
 
 LAYERS, D_MODEL, VOCAB = 30, 576, 49_152
 L0, BOS = 40, 0

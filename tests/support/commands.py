@@ -70,7 +70,7 @@ def environment(**more: str) -> dict[str, str]:
     """What a subprocess runs in: the threads of this process, no hub, no terminal settings, no run."""
     dropped = ("CIRCUIT_RUN", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TERM")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **more}
+    return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2]), **more}
 
 
 def command(*args: str | Path) -> list[str]:
