@@ -1,3 +1,3 @@
 """circuitcli: sparse feature circuits of language models, from the shell."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

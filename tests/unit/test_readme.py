@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+from packaging.version import Version
 from typer.main import get_command
 
+from circuitcli import __version__
 from circuitcli.cli.app import app
 from circuitcli.cli.options import documentation
 
@@ -32,3 +35,16 @@ def test_named_files_exist():
     text = README.read_text(encoding="utf-8")
     for name in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (README.parent / name).exists(), name
+
+
+def test_versions_agree():
+    """What to cite is the newest release in the changelog, of the same day; the code is that or what comes next."""
+    dated = re.findall(r"^## \[(\d[^\]]*)\] - (\d{4}-\d\d-\d\d)$", _read("CHANGELOG.md"), flags=re.MULTILINE)
+    citation = yaml.safe_load(_read("CITATION.cff"))
+    assert dated[0] == (citation["version"], citation["date-released"])
+    assert [Version(version) for version, _ in dated] == sorted((Version(one) for one, _ in dated), reverse=True)
+    assert Version(__version__) >= Version(citation["version"])
+
+
+def _read(name: str) -> str:
+    return (README.parent / name).read_text(encoding="utf-8")
