@@ -63,7 +63,7 @@ class Metadata:
     """What a graph was made from; numbers that several runs don't agree on are None.
 
     `start` says in words how the features that were ablated first were chosen, `prompts` are the texts of such runs,
-    and `answers` the likeliest next tokens at the end of each.
+    and `answers` the likeliest next tokens at the end of each. `strength` is that of `steer`.
     """
 
     schema_version: Count
@@ -89,6 +89,7 @@ class Metadata:
     prompts: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     diff: Compared | None = None
+    strength: float | None = None
 
 
 @dataclass(frozen=True)

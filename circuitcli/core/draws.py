@@ -7,10 +7,10 @@ import numpy as np
 from circuitcli.core.sites import SITES, FeatureId
 
 
-def generator(seed: int, feature: FeatureId, purpose: int) -> np.random.Generator:
-    """A generator of its own for one feature and one purpose."""
+def generator(seed: int, feature: FeatureId, purpose: int, *key: int) -> np.random.Generator:
+    """A generator of its own for one feature and one purpose, and for whatever else the key says, such as a context."""
     site = feature.site
-    return np.random.default_rng([seed, site.layer, SITES.index(site.name), feature.index, purpose])
+    return np.random.default_rng([seed, site.layer, SITES.index(site.name), feature.index, purpose, *key])
 
 
-PURPOSE_THINNING, PURPOSE_CONTEXTS, PURPOSE_BOOTSTRAP = range(3)
+PURPOSE_THINNING, PURPOSE_CONTEXTS, PURPOSE_BOOTSTRAP, PURPOSE_DONOR, PURPOSE_INTERVENTION = range(5)

@@ -26,8 +26,8 @@ from circuitcli.core.circuit import Circuit, Edge, Measurement, Node
 from circuitcli.core.sites import SITES
 from circuitcli.errors import InputError
 
-# What makes effects one quantity, besides the model and its SAEs.
-MEASURED = ("intervention", "positions", "horizon")
+# What makes effects one quantity, besides the model and its SAEs. Graphs have a strength where they were steered.
+MEASURED = ("intervention", "strength", "positions", "horizon")
 
 
 def merge(first: Circuit, second: Circuit) -> Circuit:
@@ -74,7 +74,7 @@ def require_same_effects(first: Circuit, second: Circuit) -> None:
         InputError: They were measured by different interventions, or at different positions.
     """
     for what in MEASURED:
-        a, b = first.metadata[what], second.metadata[what]
+        a, b = first.metadata.get(what), second.metadata.get(what)
         if a != b:
             raise InputError(
                 f"The graphs were measured in different ways: {what} {a} and {b}.",
@@ -172,7 +172,7 @@ def _metadata(first: Circuit, second: Circuit, edges: Sequence[Edge]) -> dict[st
         "answers": [prompts[prompt] for prompt in sorted(prompts)],
     }
     return {
-        **{key: b[key] for key in ("schema_version", "model", "model_identity", *MEASURED)},
+        **{key: b[key] for key in ("schema_version", "model", "model_identity", *MEASURED) if key in b},
         "release": ", ".join(sorted({run["release"] for run in runs})),
         "layers": sorted({*a["layers"], *b["layers"]}),
         "sites": sorted({*a["sites"], *b["sites"]}),

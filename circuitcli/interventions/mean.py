@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
+from circuitcli.interventions import Contexts
+
+
+@dataclass(frozen=True)
 class Mean:
-    """c = the feature's mean activation over the sample."""
+    """c = the feature's mean activation over the counted positions of the sample, zeros in."""
 
-    def replacement(self, mean_activation: float) -> float:
+    def replacements(self, at: Contexts) -> Float[np.ndarray, " n"]:
         """The mean activation."""
-        return mean_activation
+        return at.statistics["mean_activation"]
 
 
-plugin = Mean()
+plugin = Mean

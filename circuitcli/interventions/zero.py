@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
+from circuitcli.interventions import Contexts
+
+
+@dataclass(frozen=True)
 class Zero:
     """c = 0."""
 
-    def replacement(self, mean_activation: float) -> float:
-        """0, whatever the mean."""
-        return 0.0
+    def replacements(self, at: Contexts) -> Float[np.ndarray, " n"]:
+        """0, whatever the context."""
+        return np.zeros(len(at), np.float32)
 
 
-plugin = Zero()
+plugin = Zero

@@ -50,7 +50,7 @@ def settings(metadata: dict[str, Any]) -> str:
     made = [
         f"SAEs {_words(metadata.get('release', 'unknown'))} ({_list(metadata.get('sites'), 'site')}, "
         f"{_list(metadata.get('layers'), 'layer')})",
-        f"{_words(metadata.get('intervention', 'unknown'))} ablation",
+        f"{_words(metadata.get('intervention', 'unknown'))}{_strength(metadata.get('strength'))} ablation",
         f"positions {_words(metadata.get('positions', 'unknown'))}{_horizon(metadata.get('horizon'))}",
         _sequences(metadata.get("num_sequences")),
         _words(metadata.get("created", ""))[:10],
@@ -162,6 +162,10 @@ def _words(value: object) -> str:
 
 def _count(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else "?"
+
+
+def _strength(value: object) -> str:
+    return f" (maximum × {value:g})" if isinstance(value, (int, float)) else ""
 
 
 def _horizon(value: object) -> str:

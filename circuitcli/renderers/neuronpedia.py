@@ -100,7 +100,7 @@ def document(circuit: Circuit, numbers: Mapping[str, int]) -> dict[str, Any]:
 def _metadata(circuit: Circuit) -> dict[str, Any]:
     facts, source_set = circuit.metadata, _source_set(circuit)
     model = names.plain_name(model_id(str(facts["model"])), "model")
-    settings = {name: facts.get(name) for name in (*MEASURED, "num_sequences", "seed", "min_effect")}
+    settings = {n: facts[n] for n in (*MEASURED, "num_sequences", "seed", "min_effect") if n in facts}
     return {
         "slug": _slug(str(facts.get("run", ""))),
         "scan": model if source_set else f"custom-{model}",

@@ -45,7 +45,7 @@ _REASONS = {
     r"NUM_QUESTIONS_.*|NUM_SHOT|MAX_NEW_TOKENS|NUM_RETURN_SEQUENCES": "there is no multiple-choice task here; "
     "`texts.prompt` takes any text",
     r"NUM_(DOWN|UP)_NODES": "it sized the gradient-based graph; here every edge is measured by ablation",
-    r"COEFFICIENT": "`ablate.intervention` says what replaces an activation: zero, or the feature's mean",
+    r"COEFFICIENT": "`ablate.intervention` says what replaces an activation; `steer` has a strength",
     r"DIMS_IN_BATCH|LARGE_MODEL_MODE": "memory decides it (`runtime.batch_size`, `runtime.dtype`)",
     r"N_EFFECTS": "`features.branching` and `graph.max_edges` bound what is followed and drawn",
     r"SIG_FIGS|N_DIMS_PRINTED_OVERRIDE": "tables are complete, and parquet files hold every digit",

@@ -172,13 +172,19 @@ def _usage_error(problems: Sequence[Mapping[str, Any]]) -> UsageError:
 
 
 def to_dict(settings: Settings) -> Layers:
-    """The whole tree as TOML can hold it; of the text sources only the one that is used."""
+    """The whole tree as TOML can hold it; of the text sources only the one that is used, and no late setting that has
+    its default (see `Flag`).
+    """
     tree: Layers = dataclasses.asdict(settings)
     for part in tree.values():
         for key, value in part.items() if isinstance(part, dict) else ():
             part[key] = list(value) if isinstance(value, tuple) else value
     for source in set(_SOURCES) - {settings.texts.source}:
         del tree["texts"][source]
+    for row in table():
+        if row.flag.late and row.of(settings) == row.default:
+            head, _, name = row.key.rpartition(".")
+            del (tree[head] if head else tree)[name]
     return tree
 
 

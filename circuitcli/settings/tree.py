@@ -13,6 +13,8 @@ class Flag(NamedTuple):
     name: str | None
     help: str
     metavar: str | None = None
+    # Of a setting that runs were made without: while it has its default it is left out, so that they stay as they are.
+    late: bool = False
 
 
 # Counts and indices are int32 on disk.
@@ -187,8 +189,19 @@ class Ablate:
 
     __pydantic_config__ = _TABLE
     intervention: Annotated[
-        str, Flag("--intervention", "What replaces an activation: zero, or the feature's mean.", "zero|mean")
+        str,
+        Flag(
+            "--intervention",
+            "What replaces an activation. zero: 0. mean: the feature's mean. resample: what it is at a random other "
+            "position of the text. steer: a multiple of its maximum.",
+            "zero|mean|resample|steer",
+        ),
     ] = "zero"
+    strength: Annotated[
+        float,
+        Range(ge=-10_000, le=10_000),
+        Flag("--strength", "What `steer` multiplies a feature's maximum activation by.", late=True),
+    ] = 2.0
     positions: Annotated[
         Literal["top", "onward", "all"],
         Flag(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from circuitcli import plugins
+from circuitcli import interventions, plugins
 from circuitcli.core.sites import parse_layers, parse_pin, parse_site
 from circuitcli.errors import UsageError
 from circuitcli.runtime.device_name import check_device_name
 from circuitcli.settings import Settings
+from circuitcli.settings.tree import Ablate
 
 _ANY_DEPTH = 10_000
 
 
 def check(settings: Settings) -> None:
-    """Refuse unknown sites, formats, interventions and devices, what is no slice or pin, and a horizon for nothing.
+    """Refuse unknown sites, formats, interventions and devices, what is no slice or pin, and settings for nothing.
 
     Raises:
         UsageError: With the nearest known name.
@@ -23,6 +24,7 @@ def check(settings: Settings) -> None:
     for name in settings.graph.formats:
         plugins.check("renderers", name)
     plugins.check("interventions", settings.ablate.intervention)
+    _check_strength(settings.ablate)
     for pin in settings.features.pinned:
         parse_pin(pin)
     if settings.ablate.horizon and settings.ablate.positions != "onward":
@@ -31,3 +33,13 @@ def check(settings: Settings) -> None:
             hint="Leave --horizon out, or give --positions onward.",
         )
     parse_layers(settings.saes.layers, _ANY_DEPTH)
+
+
+def _check_strength(ablate: Ablate) -> None:
+    """Whoever names a strength wants to steer."""
+    if ablate.strength == Ablate.strength or "strength" in interventions.options(ablate.intervention, ablate):
+        return
+    raise UsageError(
+        f"A strength of {ablate.strength:g} is for --intervention steer, not {ablate.intervention}.",
+        hint=f"Leave --strength out (it is {Ablate.strength:g} then), or give --intervention steer.",
+    )

@@ -34,9 +34,9 @@ def run(before: Path, after: Path) -> Compared:
     """
     first, second = (circuits.read(circuits.locate(path)) for path in (before, after))
     different = tuple(
-        f"{what} {first.metadata[what]} → {second.metadata[what]}"
+        f"{what} {first.metadata.get(what, 'none')} → {second.metadata.get(what, 'none')}"
         for what in MEASURED
-        if first.metadata[what] != second.metadata[what]
+        if first.metadata.get(what) != second.metadata.get(what)
     )
     return Compared(first, second, compare.compare(first, second), different)
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from circuitcli import interventions
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.merge import MEASURED, merge, require_same_effects, require_same_features
 from circuitcli.errors import InputError, UsageError
@@ -26,7 +27,9 @@ def identity(job: Job) -> dict[str, Any]:
 
 def measured(job: Job) -> dict[str, Any]:
     """What the run's effects are, as a circuit's metadata has it: `core.merge.MEASURED`."""
-    return {what: getattr(job.settings.ablate, what) for what in MEASURED}
+    settings = job.settings.ablate
+    unused = {"strength"} - set(interventions.options(settings.intervention, settings))
+    return {what: getattr(settings, what) for what in MEASURED if what not in unused}
 
 
 def require_same(job: Job, circuit: Circuit, path: Path, *, effects: bool) -> None:

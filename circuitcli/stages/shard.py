@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcli import plugins
+from circuitcli import interventions
 from circuitcli.core import ablation, selection
 from circuitcli.core.contexts import Firings
+from circuitcli.core.donors import donors
 from circuitcli.core.effects import extreme_tokens
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.interventions import Intervention
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.stage import Work
 from circuitcli.store import tables
@@ -87,16 +87,24 @@ class ShardWork:
         )
 
     def _rows(self) -> ablation.Rows:
-        plugin: Intervention = plugins.load("interventions", self.settings.ablate.intervention)
-        means = self.inputs.statistics[self.shard.site]["mean_activation"]
-        replacement = [plugin.replacement(float(means[feature])) for feature in self.firings.feature]
+        settings = self.settings.ablate
+        replacement = interventions.make(settings.intervention, settings).replacements(self._contexts())
         return ablation.Rows(
             feature=torch.as_tensor(self.firings.feature).long(),
             seq=torch.as_tensor(self.firings.seq).long(),
             pos=torch.as_tensor(self.firings.pos).long(),
-            replacement=torch.tensor(replacement, dtype=torch.float32),
+            replacement=torch.as_tensor(np.array(replacement, np.float32)),
             slot=torch.as_tensor(np.searchsorted(self.shard.features, self.firings.feature)).long(),
         )
+
+    def _contexts(self) -> interventions.Contexts:
+        """What an intervention may go by. Donors are drawn for one that asks for them."""
+        site, rows, inputs, seed = self.shard.site, self.firings, self.inputs, self.settings.seed
+        statistics = {name: column[rows.feature] for name, column in inputs.statistics[site].items()}
+        return interventions.Contexts(
+            site, rows.feature, rows.seq, rows.pos, rows.value, statistics, seed,
+            draw=lambda: donors(site, rows, inputs.firings(site), inputs.sample.counted, seed),
+        )  # fmt: skip
 
     def _context_rows(self, here: Firings, result: ablation.Ablated) -> tables.Columns:
         """A row for each ablation; its KL is the sum over all positions at which it was read."""

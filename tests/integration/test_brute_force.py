@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.brute import Brute, Outcome, rows
+from support.plain import NAMES
 from tokenizers import Tokenizer
 
 WITHIN = 1e-4  # of the row's largest value
@@ -28,7 +29,12 @@ CASES = [
     (THREE, "all", "zero"),
     (FIVE, "onward", "zero"),
     (THREE, "onward", "mean"),
+    (THREE, "top", "resample"),
+    (THREE, "all", "resample"),
+    (THREE, "onward", "steer"),
+    (THREE, "top", "steer"),
 ]
+STRENGTH = {"onward": 1.5, "top": -2.0}
 HORIZON = {THREE[0]: 2, FIVE[0]: 0}  # 0: all later positions
 
 
@@ -44,8 +50,24 @@ class Case:
     cap: int
     chosen: list[tuple[Any, int]]
 
-    def replacement(self, place: Any, feature: int) -> float:
-        return float(self.truth.counted_latents(place)[:, feature].mean()) if self.intervention == "mean" else 0.0
+    def replacement(self, place: Any, feature: int, seq: int, pos: int) -> float | None:
+        """None where rounding may decide it."""
+        if self.intervention == "resample":
+            return self.donor(place, feature, seq, pos)
+        found = self.truth.counted_latents(place)[:, feature]
+        steered = STRENGTH.get(self.positions, 0) * float(found.max())
+        return {"zero": 0.0, "mean": float(found.mean()), "steer": steered}[self.intervention]
+
+    def donor(self, place: Any, feature: int, seq: int, pos: int) -> float | None:
+        """The feature at a position outside the context, by lot: of all that count, those with zeros too."""
+        lengths = [len(a) for a in self.truth.latents[place][: self.truth.counted]]
+        outside = [
+            (s, p) for s, length in enumerate(lengths) for p in range(1, length) if s != seq or pos not in (-1, p)
+        ]
+        lot = np.random.default_rng([0, place[0], NAMES.index(place[1]), feature, 3, seq, pos + 1])
+        s, p = outside[lot.integers(len(outside))]
+        doubtful = bool(self.truth.doubtful(place, s)[p, feature])
+        return None if doubtful else float(self.truth.latents[place][s][p, feature])
 
     def contexts(self) -> list[dict[str, Any]]:
         return rows(self.run, "ablations/contexts-*.parquet")
@@ -60,6 +82,7 @@ def case(request: Any, measure: Any, plain_model: Any, plain_saes: Any) -> Case:
             "positions": positions,
             "intervention": intervention,
             "horizon": HORIZON[sites[0]] if positions == "onward" else 0,
+            **({"strength": STRENGTH[positions]} if intervention == "steer" else {}),
         },
         "contexts": {"num_sequences": 15, "top_k": 4},
     }
@@ -80,8 +103,9 @@ def outcomes(case: Case) -> dict[tuple[Any, ...], Outcome]:
         place, feature, seq, pos = (row["layer"], row["site"]), row["feature"], row["seq"], row["pos"]
         edited = slice(1, None) if pos < 0 else pos
         if not case.truth.doubtful(place, seq)[edited, ..., feature].any():
-            replacement = case.replacement(place, feature)
-            found[place, feature, seq, pos] = case.truth.ablate(place, feature, seq, pos, replacement, case.horizon)
+            c = case.replacement(place, feature, seq, pos)
+            if c is not None:
+                found[place, feature, seq, pos] = case.truth.ablate(place, feature, seq, pos, c, case.horizon)
     assert len(found) >= 0.9 * len(case.contexts())
     return found
 

@@ -22,8 +22,8 @@ FLAGS = {
     "fetch-saes": "--model --model-revision --release --revision --layers --site --list",
     "cache-acts": "--seed --dtype --prompt --text --dataset --num-sequences --max-tokens --prepend-bos "
     "--column --allow-misfit --no-allow-misfit --top-k --view --context-sequences",
-    "ablate": "--pin --start --thinning --branching --max-features --seq-cap --intervention --positions --logits "
-    "--no-logits --horizon --allow-over-memory --no-allow-over-memory --dry-run",
+    "ablate": "--pin --start --thinning --branching --max-features --seq-cap --intervention --strength --positions "
+    "--logits --no-logits --horizon --allow-over-memory --no-allow-over-memory --dry-run",
     "effects": "--logit-tokens --feature --by-position",
     "graph": "--min-effect --max-edges --format --extend --load --labels",
 }

@@ -25,9 +25,13 @@ def keyed(job: Job, pattern: str, keys: tuple[str, ...]) -> dict[tuple[Any, ...]
     return found
 
 
-@pytest.fixture(scope="module", params=["top", "onward", "all"])
+CASES = [("top", "zero"), ("onward", "zero"), ("all", "zero"), ("top", "resample"), ("all", "resample")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def job(request: Any, measure: Any) -> Job:
-    return measure({**SMALL, "ablate": {"positions": request.param}})
+    positions, intervention = request.param
+    return measure({**SMALL, "ablate": {"positions": positions, "intervention": intervention}})
 
 
 def largest(job: Job) -> dict[tuple[int, str], float]:
@@ -51,7 +55,8 @@ def test_law_4_batch_size_and_shard_size_change_nothing(
     # No room: clean passes are thrown away and made again, and SAEs are read one at a time.
     monkeypatch.setattr(Runtime, "room", lambda *_: 0)
     runtime = {"device": "cpu", "batch_size": batch}
-    other = measure({**SMALL, "ablate": {"positions": job.settings.ablate.positions}, "runtime": runtime})
+    same = {"positions": job.settings.ablate.positions, "intervention": job.settings.ablate.intervention}
+    other = measure({**SMALL, "ablate": same, "runtime": runtime})
     assert len(list(other.run.root.glob("acts/0.z/*"))) == -(-12 // sequences)
     assert len(list(other.run.root.glob("ablations/contexts-*"))) > len(list(job.run.root.glob("ablations/contexts-*")))
     bound = {place: 1e-5 * value for place, value in largest(job).items()}

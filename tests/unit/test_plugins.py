@@ -14,7 +14,7 @@ from circuitcli.errors import UsageError
 PLUG_POINTS = {
     "saes": {"demo", "local"},
     "texts": {"demo", "prompt", "file", "dataset"},
-    "interventions": {"zero", "mean"},
+    "interventions": {"zero", "mean", "resample", "steer"},
     "renderers": {"html", "svg", "png", "dot", "json"},
 }
 
@@ -65,7 +65,7 @@ def test_names_import_no_plugin():
             "interventions",
             "zer",
             "Unknown intervention `zer`.",
-            "Did you mean `zero`? Known interventions: mean, zero.",
+            "Did you mean `zero`? Known interventions: mean, resample, steer, zero.",
         ),
         ("renderers", "", "Unknown format ``.", "Known formats: csv, dot, graphml, html, json, neuronpedia, png, svg."),
         (
