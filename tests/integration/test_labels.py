@@ -288,4 +288,4 @@ def test_damaged_labels_of_a_run(circuit: Command, run: Path, tmp_path: Path):
     (tmp_path / "mine.csv").write_text("feature,label\n0:1,light\n")
     circuit("graph", "--run", run, "--labels", tmp_path / "mine.csv")
     (run / "graph/labels.json").write_text("{}")
-    circuit("effects", "--run", run, "--feature", "0:1").refused(3, "labels.json", "sha256")
+    circuit("effects", "--run", run, "--feature", "0:1").refused(3, "labels.json", "isn't what was recorded")

@@ -96,7 +96,7 @@ def on_a_terminal(args: list[str], env: dict[str, str]) -> bytes:
 
 def test_colours_on_a_terminal():
     args = ["graph", "--nothing"]
-    assert b"\x1b[1;31mError: " in on_a_terminal(args, environment(TERM="xterm-256color"))
+    assert b"\x1b[1;31mError:\x1b[0m " in on_a_terminal(args, environment(TERM="xterm-256color"))
     assert b"31m" not in on_a_terminal(args, environment(TERM="xterm-256color", NO_COLOR="1"))
     assert b"\x1b" not in on_a_terminal(args, environment(TERM="dumb"))
 
