@@ -11,7 +11,7 @@ from packaging.version import Version
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
-nox.options.sessions = ["tests", "saelens", "circuit_tracer"]
+nox.options.sessions = ["docs", "tests", "saelens", "circuit_tracer"]
 
 # Two threads wherever the tests run: the order of torch's sums, and so their last bits, follows the number of threads.
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
@@ -38,8 +38,19 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site, in site/: a link that leads nowhere fails, as does a page that needs the network.
+
+    `python -m http.server -d site` shows it with its search; opened from disk its pages are whole but for that.
+    """
+    [builder] = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["docs"]
+    session.install(*([] if NEWEST else ["--constraint", PROVEN]), builder)
+    session.run("mkdocs", "build", "--strict", "--quiet", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def readme(session: nox.Session) -> None:
-    """Write the output in the README's tour anew, from the commands in it."""
+    """Write the output in the tour anew, in the README and in docs/, from the commands in it."""
     session.install(".")
     session.run("python", "tests/support/readme.py", env=ENVIRONMENT)
 
@@ -83,7 +94,7 @@ def seams(session: nox.Session) -> None:
 @nox.session
 def proven(session: nox.Session) -> None:
     """Write down the newest versions, once CI has passed with them."""
-    session.install("--upgrade", ".[dev]")
+    session.install("--upgrade", ".[dev,docs]")
     there = str(session.run("pip", "freeze", "--exclude", "circuitcli", silent=True)).splitlines()
     pins = sorted(line.split("+")[0] for line in there if re.match(r"[\w.-]+==", line))
     with open(PROVEN, "w", encoding="utf-8") as file:

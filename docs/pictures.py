@@ -1,4 +1,4 @@
-"""The pictures of the README, made again: `python docs/pictures.py`, where `pip install '.[test]'` and Chromium are.
+"""The pictures of the documents, made again: `python docs/pictures.py`, where `pip install '.[test]'` and Chromium are.
 
 It runs the demo, puts its svg into the package, and takes a picture of its page with one feature pinned. Chromium takes
 the fonts of the machine: one with Helvetica, Arial or Liberation Sans makes the page as most people see it.

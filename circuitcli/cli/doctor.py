@@ -44,7 +44,7 @@ def command(request: Request) -> None:
         raise CheckFailed(
             f"{len(wrong)} of {len(fits)} SAEs {'does' if len(wrong) == 1 else 'do'}n't fit {job.settings.model}; "
             f"{wrong[0].site}: {wrong[0].why}.",
-            hint="Mend its cfg.json or choose another model, layer or release; see “Do the SAEs fit?” in the README.",
+            hint="Mend its cfg.json or choose another model, layer or release; see “Do they fit?” in docs/saes.md.",
             document=document,
         )
     terminal.document(document)

@@ -164,13 +164,14 @@ def _annotation(row: Setting) -> Any:
 
 
 def documentation() -> str:
-    """The table of settings in the README: flag, profile key, default, the command that takes it, and what it is."""
+    """The table in docs/settings.md: flag, profile key, default, the command that takes it, and what it is."""
     lines = ["| Flag | Key | Default | Of | What it is |", "|---|---|---|---|---|"]
     for row in table():
         of = [name for name in OWN if name != "run-all" and row.key.startswith(OWN[name])]
         off = f" `--no-{row.flag.name[2:]}`" if row.kind is bool and row.flag.name else ""
         flag = f"`{row.flag.name}`{off}" if row.flag.name else "–"
-        cells = (flag, f"`{row.key}`", default_text(row), of[0] if of else "all", row.flag.help.replace("|", "\\|"))
+        taken = f"`{of[0]}`" if of else "all"
+        cells = (flag, f"`{row.key}`", default_text(row), taken, row.flag.help.replace("|", "\\|"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -39,7 +39,7 @@ def _cure() -> str:
     wrong = [f"'{need}'" for need in _untested()]
     if wrong:
         return f"Install versions that were tested: pip install {' '.join(wrong)}."
-    return "These versions were tested, so it is this family: docs/models.md lists those that are fast."
+    return "These versions were tested, so it is this family: docs/models-and-text.md lists those that are fast."
 
 
 def _untested() -> Iterator[str]:

@@ -273,7 +273,7 @@ def _refusing(name: str) -> Iterator[None]:
     except Disagreement as difference:
         raise InputError(
             f"The model {name} {difference}: its numbers would be wrong.",
-            hint="Choose a model of a family that `docs/models.md` lists as exact, or report this one.",
+            hint="Choose a model of a family that `docs/models-and-text.md` lists as exact, or report this one.",
         ) from None
     except CircuitError:
         raise

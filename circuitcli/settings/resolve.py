@@ -167,7 +167,7 @@ def _usage_error(problems: Sequence[Mapping[str, Any]]) -> UsageError:
     same = [p for p in problems if p["loc"][:depth] == problem["loc"][:depth]]
     wanted = [_WANTED.get(p["type"]) or str(p["msg"]).removeprefix("Input should be ") for p in same]
     message = f"it should be {' or '.join(dict.fromkeys(wanted))}"
-    help_line = row.help if row else "See the table of settings in the README."
+    help_line = row.help if row else "See docs/settings.md."
     return UsageError(f"{_named(row) if row else f'`{key}`'} can't be {value}: {message}.", hint=help_line)
 
 

@@ -1,4 +1,4 @@
-"""The tour of the README: every command works, in order, in one folder, and says what the README says."""
+"""The tour: every command works, in order, in one folder, and says what its pages say."""
 
 import re
 from pathlib import Path
@@ -15,19 +15,25 @@ WITHIN = 0.02
 def test_the_tour_says_what_it_says(tmp_path: Path) -> None:
     wrong: list[str] = []
 
-    def watch(block: readme.Block, body: str) -> None:
-        wrong.extend(differences(block.body, body))
+    def watch(page: Path, block: readme.Block, body: str) -> None:
+        wrong.extend(f"{page.name}: {line}" for line in differences(block.body, body))
 
-    text = readme.README.read_text(encoding="utf-8")
-    assert len([block for block in readme.blocks(text) if block.shown]) >= 5
-    readme.made(text, tmp_path, watch)
+    readme.made(tmp_path, watch)
     assert not wrong, "\n".join([*wrong, "To write them anew: python tests/support/readme.py"])
 
 
 def test_every_block_of_output_is_made() -> None:
     """None is typed: what shows output says of what."""
-    for block in readme.blocks(readme.README.read_text(encoding="utf-8")):
-        assert block.shown or block.kind in ("sh", "python"), block.body
+    tour = {page: readme.blocks(page) for page in readme.PAGES}
+    assert len([block for found in tour.values() for block in found if block.shown]) >= 7
+    for page, found in tour.items():
+        for block in found:
+            assert block.shown or block.kind in ("sh", "python"), f"{page.name}: {block.body}"
+
+
+def test_every_page_with_a_part_of_the_tour_is_run() -> None:
+    pages = [readme.ROOT / "README.md", *sorted((readme.ROOT / "docs").glob("*.md"))]
+    assert {page for page in pages if "<!-- made: " in page.read_text(encoding="utf-8")} <= set(readme.PAGES)
 
 
 @pytest.mark.parametrize(
@@ -51,12 +57,12 @@ def differences(first: str, second: str) -> list[str]:
     """Lines that differ in more than the last digits of their numbers."""
     before, after = first.splitlines(), second.splitlines()
     lines = [
-        f"README: {a}\nnow:    {b}"
+        f"there: {a}\nnow:   {b}"
         for a, b in zip(before, after, strict=False)
         if len(a.split()) != len(b.split()) or not all(map(_same, a.split(), b.split()))
     ]
     return (
-        lines if len(before) == len(after) else [*lines, f"README has {len(before)} lines, now {len(after)}:\n{second}"]
+        lines if len(before) == len(after) else [*lines, f"there are {len(before)} lines, now {len(after)}:\n{second}"]
     )
 
 

@@ -1,4 +1,4 @@
-"""Many families: each is read as plain transformers reads it, or refused; docs/models.md says which, and how fast."""
+"""Many families: each is read as plain transformers reads it, or refused, as docs/models-and-text.md says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from circuitcli.runtime.agreement import Disagreement
 from circuitcli.runtime.checkpoint import find, shape_of
 from circuitcli.runtime.device import make
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "models-and-text.md"
 pytestmark = pytest.mark.seams
 
 NEWEST = importlib.metadata.version("transformers").startswith("5.24.")

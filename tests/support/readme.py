@@ -1,7 +1,8 @@
-"""The tour in the README: its commands, run in order in one folder, and its output blocks, made from what they say.
+"""The tour: its commands, run in order in one folder, and its output blocks, made from what they say.
 
-    python tests/support/readme.py      # runs the tour, and writes its output into README.md
+    python tests/support/readme.py      # runs the tour, and writes its output into its pages
 
+It begins in the README and goes on in pages of docs/, between the comments `<!-- tour -->` and `<!-- /tour -->`.
 A block of output stands behind a comment that says what it shows: `<!-- made: Largest effects 5; ablate: 1 -->` are the
 first five rows of the table whose title begins so, and one line on stderr that does. A block that begins with `$ ` runs
 that command; one that doesn't shows more of the last one's output. Tables are those of a terminal without colours.
@@ -16,11 +17,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / name for name in ("README.md", "docs/commands.md", "docs/python.md")]
 COLUMNS = 118
-_TOUR = re.compile(r"^## A tour.*?(?=^## )", re.MULTILINE | re.DOTALL)
+_TOUR = re.compile(r"^<!-- tour -->$.*?^<!-- /tour -->$", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(
     r"(?:<!-- made: (?P<shown>.*?) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -72,7 +75,7 @@ class Said:
 
 
 class Tour:
-    """Someone who types the commands of the README, in one folder, on a terminal without colours."""
+    """Someone who types the commands of the tour, in one folder, on a terminal without colours."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,7 +86,7 @@ class Tour:
         kept = {key: value for key, value in os.environ.items() if key not in ("CIRCUIT_RUN", "FORCE_COLOR")}
         path = f"{circuit.parent}:{Path(sys.executable).parent}:{kept['PATH']}"
         told = {"NO_COLOR": "1", "TERM": "xterm", "COLUMNS": str(COLUMNS), "HF_HUB_OFFLINE": "1"}
-        self.environment = {**kept, **told, "PATH": path, "PYTHONPATH": str(README.parent)}
+        self.environment = {**kept, **told, "PATH": path, "PYTHONPATH": str(ROOT)}
 
     def type(self, command: str) -> Said:
         """One line; what it exports stays."""
@@ -121,18 +124,19 @@ def _read(terminal: int) -> Iterator[bytes]:
         yield part
 
 
-def blocks(text: str) -> list[Block]:
-    """The blocks of the tour."""
-    [tour] = _TOUR.findall(text)
-    return [Block(found["kind"], found["shown"], found["body"]) for found in _BLOCK.finditer(tour)]
+def blocks(page: Path) -> list[Block]:
+    """The blocks of the tour in a page."""
+    parts = _TOUR.findall(page.read_text(encoding="utf-8"))
+    assert parts, f"No part of the tour is in {page}"
+    return [Block(found["kind"], found["shown"], found["body"]) for part in parts for found in _BLOCK.finditer(part)]
 
 
-def made(text: str, folder: Path, watch: Callable[[Block, str], None] = lambda block, body: None) -> str:
-    """The README with the tour's output as it is now; `watch` is told of every block and what it should be."""
+def made(folder: Path, watch: Callable[[Path, Block, str], None]) -> dict[Path, str]:
+    """The pages with the tour's output as it is now; `watch` is told of every block and what it should be."""
     tour = Tour(folder)
     said = Said("", "")
 
-    def anew(found: re.Match[str]) -> str:
+    def anew(page: Path, found: re.Match[str]) -> str:
         nonlocal said
         block = Block(found["kind"], found["shown"], found["body"])
         for command in block.commands:
@@ -143,13 +147,18 @@ def made(text: str, folder: Path, watch: Callable[[Block, str], None] = lambda b
             return found[0]
         typed = [f"$ {command}" for command in block.commands]
         body = "".join(f"{line}\n" for line in (*typed, *said.shows(block.shown)))
-        watch(block, body)
+        watch(page, block, body)
         return f"<!-- made: {block.shown} -->\n```{block.kind}\n{body}```"
 
-    return _TOUR.sub(lambda section: _BLOCK.sub(anew, section[0]), text)
+    def page_anew(page: Path) -> str:
+        each = partial(anew, page)
+        return _TOUR.sub(lambda part: _BLOCK.sub(each, part[0]), page.read_text(encoding="utf-8"))
+
+    return {page: page_anew(page) for page in PAGES}
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
-        text = made(README.read_text(encoding="utf-8"), Path(scratch), lambda block, body: print(body, flush=True))
-    README.write_text(text, encoding="utf-8")
+        pages = made(Path(scratch), lambda page, block, body: print(body, flush=True))
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf-8")

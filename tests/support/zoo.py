@@ -1,4 +1,4 @@
-"""Small random checkpoints of many families, and what is known of each: the rows of the table in docs/models.md."""
+"""Small random checkpoints of many families, and what is known of each: the table in docs/models-and-text.md."""
 
 from __future__ import annotations
 
