@@ -1,0 +1,76 @@
+"""docs/extending.md: its examples are files that the tool takes as they stand there."""
+
+import importlib
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.brute import Brute, rows
+from support.commands import Result
+
+from circuitcli import plugins
+from circuitcli.texts import TextRequest, TextSource
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+EXAMPLES = {
+    (folder, name): body
+    for folder, name, body in re.findall(
+        r"^```python\n# circuitcli/(\w+)/(\w+)\.py\n(.*?)^```$",
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+}
+
+
+@pytest.fixture(autouse=True)
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The page's files beside those of the package, each in the folder that it names."""
+    for (point, name), body in EXAMPLES.items():
+        folder = tmp_path / "beside" / point
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.py").write_text(body, encoding="utf-8")
+        package = importlib.import_module(f"circuitcli.{point}")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    importlib.invalidate_caches()
+    yield
+    for point, name in EXAMPLES:
+        sys.modules.pop(f"circuitcli.{point}.{name}", None)
+
+
+def test_an_example_for_each_plug_point_but_saes() -> None:
+    assert [point for point, _ in EXAMPLES] == ["interventions", "renderers", "texts"]
+
+
+def test_the_intervention_and_the_format(
+    circuit: Callable[..., Result], profile: Path, tmp_path: Path, plain_model: Any, plain_saes: Any
+) -> None:
+    run = tmp_path / "run"
+    typed = ("--intervention", "double", "--format", "json", "--format", "arrows")
+    result = circuit("run-all", "--profile", profile, "--run", run, *typed)
+    assert result.code == 0, result.err
+    counted = tomllib.loads((run / "settings.toml").read_text())["texts"]["num_sequences"]
+    truth = Brute(run, plain_model, plain_saes, ["resid_post"], counted)
+    for row in rows(run, "ablations/contexts-*.parquet")[::7]:
+        place = row["layer"], row["site"]
+        outcome = truth.ablate(place, row["feature"], row["seq"], row["pos"], 2 * row["activation"])
+        assert row["kl"] == pytest.approx(outcome.kl, rel=1e-3, abs=2e-6)
+    edges = json.loads((run / "graph" / "circuit.json").read_text())["edges"]
+    wanted = {f"{edge['source']} -> {edge['target']} {edge['effect_mean']:+.3f}" for edge in edges}
+    lines = (run / "graph" / "circuit.arrows").read_text().splitlines()
+    assert lines
+    assert set(lines) == wanted
+    sizes = [abs(float(line.split()[-1])) for line in lines]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_source_of_text() -> None:
+    source = plugins.load("texts", "numbers")
+    assert isinstance(source, TextSource)
+    request = TextRequest(values=("3", "5"), column="auto")
+    assert list(source.documents(request)) == ["1 2 3", "1 2 3 4 5"]
+    assert source.identity(request) != source.identity(TextRequest(values=("35",), column="auto"))
