@@ -171,7 +171,8 @@ def documentation() -> str:
         off = f" `--no-{row.flag.name[2:]}`" if row.kind is bool and row.flag.name else ""
         flag = f"`{row.flag.name}`{off}" if row.flag.name else "–"
         taken = f"`{of[0]}`" if of else "all"
-        cells = (flag, f"`{row.key}`", default_text(row), taken, row.flag.help.replace("|", "\\|"))
+        default = str(row.default).lower() if row.kind is bool else default_text(row)
+        cells = (flag, f"`{row.key}`", default, taken, row.flag.help.replace("|", "\\|"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
