@@ -84,10 +84,11 @@ def _job(path: Path) -> Job:
     """The run as it is; nothing of it is changed."""
     from circuitcli.settings import resolve
     from circuitcli.stages.report import Silent
+    from circuitcli.stages.spec import STAGES
     from circuitcli.stages.stage import Job
     from circuitcli.store.run import Run
 
-    run = Run(path)
+    run = Run(path, STAGES.folders)
     if not run.settings_path.is_file():
         raise InputError(f"There is no run at {path}.", hint="Name the folder of a run.")
     return Job(run, resolve(run.settings()), Silent())

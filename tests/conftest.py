@@ -43,6 +43,7 @@ from circuitcli.runtime.model import BridgeModel
 from circuitcli.settings import resolve, to_dict
 from circuitcli.stages import ablate, cache_acts, effects, fetch_saes
 from circuitcli.stages.report import Silent
+from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
 from circuitcli.store.run import Run
 
@@ -117,7 +118,7 @@ def start(tiny_model: Path, tiny_saes: Path, tiny_text: Path) -> Start:
             "features": {"thinning": 0.06, "branching": 1, "max_features": 10, "seq_cap": 5},
         }
         settings = resolve(base, changes or {})
-        run = Run(root)
+        run = Run(root, STAGES.folders)
         run.save_settings(to_dict(settings))
         return Job(run, settings, Silent(), force)
 

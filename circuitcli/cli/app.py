@@ -5,29 +5,16 @@ from __future__ import annotations
 import errno
 import signal
 import sys
-from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from circuitcli import __version__
-from circuitcli.cli import (
-    ablate,
-    bench,
-    cache_acts,
-    diff,
-    doctor,
-    effects,
-    fetch_saes,
-    graph,
-    profile,
-    run_all,
-    streams,
-)
+from circuitcli.cli import bench, diff, doctor, profile, run_all, streams
+from circuitcli.cli.commands import COMMANDS
 from circuitcli.cli.console import show_error
 from circuitcli.cli.helped import Command, Group
 from circuitcli.cli.options import settings_command
-from circuitcli.cli.session import one_stage
 from circuitcli.errors import (
     INTERRUPTED,
     TERMINATED,
@@ -49,11 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 settings_command(app, "run-all", run_all.HELP, run_all.EXAMPLES, more=run_all.MORE)(run_all.command)
-settings_command(app, "fetch-saes", fetch_saes.HELP, fetch_saes.EXAMPLES, more=fetch_saes.MORE)(fetch_saes.command)
-settings_command(app, "cache-acts", cache_acts.HELP, cache_acts.EXAMPLES)(partial(one_stage, show=cache_acts.show))
-settings_command(app, "ablate", ablate.HELP, ablate.EXAMPLES, more=ablate.MORE)(ablate.command)
-settings_command(app, "effects", effects.HELP, effects.EXAMPLES, more=effects.MORE)(effects.command)
-settings_command(app, "graph", graph.HELP, graph.EXAMPLES, more=graph.MORE)(graph.command)
+for name, of_stage in COMMANDS.items():
+    settings_command(app, name, of_stage.HELP, of_stage.EXAMPLES, more=of_stage.MORE)(of_stage.command)
 settings_command(app, "doctor", doctor.HELP, doctor.EXAMPLES, without=("force", "verify"))(doctor.command)
 settings_command(app, "bench", bench.HELP, bench.EXAMPLES, without=("force", "verify"), more=bench.MORE)(bench.command)
 app.command("diff", cls=Command, help=diff.HELP, epilog=diff.EXAMPLES)(diff.command)

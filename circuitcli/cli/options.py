@@ -14,18 +14,11 @@ import typer
 from circuitcli.cli.helped import Command
 from circuitcli.errors import INTERRUPTED, TERMINATED, Stopped
 from circuitcli.settings import Layers, Setting, nest, table
+from circuitcli.stages.spec import STAGES
 
-# The settings whose flags each command takes, by prefix of their keys; run-all takes all.
-OWN = {
-    "fetch-saes": ("model", "saes."),
-    "cache-acts": ("texts.", "contexts.", "seed", "runtime.dtype", "allow_misfit"),
-    "ablate": ("features.", "ablate.", "runtime.allow_over_memory"),
-    "effects": ("effects.",),
-    "graph": ("graph.",),
-    "doctor": ("model", "saes.", "texts.", "seed", "runtime.dtype"),
-    "bench": ("model", "saes.", "texts.", "seed", "runtime.dtype"),
-    "run-all": ("",),
-}
+_STUDY = ("model", "saes.", "texts.", "seed", "runtime.dtype")
+# The settings whose flags other commands than the stages' take, by prefix of their keys; run-all takes all.
+_FLAGS = {"doctor": _STUDY, "bench": _STUDY, "run-all": ("",)}
 _EVERYWHERE = ("runtime.device", "runtime.batch_size")
 
 _COMMON: dict[str, tuple[Any, Any]] = {
@@ -94,7 +87,8 @@ class Request:
 
 def rows_of(command: str) -> list[Setting]:
     """The settings that a command has flags for."""
-    return [row for row in table() if row.flag.name and row.key.startswith((*OWN[command], *_EVERYWHERE))]
+    own = STAGES[command].flags if command in STAGES else _FLAGS[command]
+    return [row for row in table() if row.flag.name and row.key.startswith((*own, *_EVERYWHERE))]
 
 
 def settings_command(
@@ -167,7 +161,7 @@ def documentation() -> str:
     """The table in docs/settings.md: flag, profile key, default, the command that takes it, and what it is."""
     lines = ["| Flag | Key | Default | Of | What it is |", "|---|---|---|---|---|"]
     for row in table():
-        of = [name for name in OWN if name != "run-all" and row.key.startswith(OWN[name])]
+        of = [spec.name for spec in STAGES.values() if row.key.startswith(spec.flags)]
         off = f" `--no-{row.flag.name[2:]}`" if row.kind is bool and row.flag.name else ""
         flag = f"`{row.flag.name}`{off}" if row.flag.name else "–"
         taken = f"`{of[0]}`" if of else "all"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from circuitcli.cli import dry_run, session
+from circuitcli.cli.commands import COMMANDS
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 
@@ -45,7 +45,7 @@ def _run(job: Job, terminal: Terminal) -> None:
         )
 
     def show(outcome: Outcome) -> None:
-        import_module(f"circuitcli.cli.{outcome.name.replace('-', '_')}").show(job, terminal)
+        COMMANDS[outcome.name].show(job, terminal)
 
     outcomes = run_all.run(job, show)
     tree = session.document(job, outcomes)

@@ -11,6 +11,7 @@ from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.errors import InputError, UsageError
 from circuitcli.settings import Layers, Settings, resolve, to_dict
+from circuitcli.stages.spec import STAGES
 
 if TYPE_CHECKING:
     from circuitcli.stages.doctor import Unrecorded
@@ -44,7 +45,7 @@ def existing(path: Path) -> Run:
     """
     from circuitcli.store.run import Run
 
-    run = Run(path)
+    run = Run(path, STAGES.folders)
     if not run.settings_path.is_file():
         raise InputError(f"There is no run at {path}.", hint="Name the folder of a run, or leave --run out.")
     return run
@@ -77,7 +78,11 @@ def work(request: Request, body: Callable[[Job, Terminal], None], *, writes: boo
     terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
     profile = read_profile(request.profile)
     check(resolve(profile, request.flags))
-    run = Run(request.run) if request.run is not None else _unnamed(request, resolve(profile, request.flags))
+    run = (
+        Run(request.run, STAGES.folders)
+        if request.run is not None
+        else _unnamed(request, resolve(profile, request.flags))
+    )
     with run.locked(terminal.say):
         settings = resolve(run.settings(), profile, request.flags)
         check(settings)
@@ -94,7 +99,7 @@ def _unnamed(request: Request, settings: Settings) -> Run:
         raise UsageError(
             f"`circuit {request.command}` needs a run.", hint="Name its folder: --run DIR, or CIRCUIT_RUN."
         )
-    return Run(Path("runs") / default_name(settings))
+    return Run(Path("runs") / default_name(settings), STAGES.folders)
 
 
 def document(job: Job, outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -124,10 +129,9 @@ def document(job: Job, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 def one_stage(request: Request, show: Callable[[Job, Terminal], None]) -> None:
     """Run the one stage of a command and show what came of it."""
-    from importlib import import_module
 
     def body(job: Job, terminal: Terminal) -> None:
-        outcome = import_module(f"circuitcli.stages.{request.command.replace('-', '_')}").run(job)
+        outcome = job.stages[request.command].work()(job)
         show(job, terminal)
         terminal.document(document(job, [outcome]))
 

@@ -4,7 +4,19 @@ A flag that wasn't typed is None and changes nothing.
 """
 
 from circuitcli.settings.resolve import PRESETS, Layers, explain, nest, resolve, to_dict
-from circuitcli.settings.table import Setting, table
+from circuitcli.settings.table import Setting, defaults, table
 from circuitcli.settings.tree import Flag, Settings
 
-__all__ = ["PRESETS", "Flag", "Layers", "Setting", "Settings", "explain", "nest", "resolve", "table", "to_dict"]
+__all__ = [
+    "PRESETS",
+    "Flag",
+    "Layers",
+    "Setting",
+    "Settings",
+    "defaults",
+    "explain",
+    "nest",
+    "resolve",
+    "table",
+    "to_dict",
+]

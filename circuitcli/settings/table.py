@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from circuitcli.settings.tree import Flag, Settings
@@ -56,6 +58,12 @@ def table() -> tuple[Setting, ...]:
     rows: list[Setting] = []
     _collect(Settings, "", rows)
     return tuple(rows)
+
+
+@lru_cache(maxsize=1)
+def defaults() -> Mapping[str, Any]:
+    """The default of every setting, as JSON holds it."""
+    return MappingProxyType({r.key: list(r.default) if isinstance(r.default, tuple) else r.default for r in table()})
 
 
 def _collect(tree: type, prefix: str, rows: list[Setting]) -> None:

@@ -37,15 +37,13 @@ def run(job: Job) -> Outcome:
     Raises:
         ResourceError: They would take more memory or disk than there is.
     """
-    parent = job.parent("cache-acts")
     before = job.run.record(NAME)
-    return stage(job, NAME, {"cache-acts": parent.result}, lambda todo: _Ablations(job, todo, before).work())
+    return stage(job, NAME, {}, lambda todo: _Ablations(job, todo, before).work())
 
 
 def preview(job: Job) -> Estimate | None:
     """What `run` would take; None where there is nothing to do. Nothing is written."""
-    parent = job.parent("cache-acts")
-    todo = unstarted(job, NAME, {"cache-acts": parent.result})
+    todo = unstarted(job, NAME, {})
     return None if todo is None else _Ablations(job, todo).estimate()
 
 

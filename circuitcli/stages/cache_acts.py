@@ -54,13 +54,12 @@ class _Shard(NamedTuple):
 
 def run(job: Job) -> Outcome:
     """Cache the activations of every chosen site."""
-    parent = job.parent("fetch-saes")
+    job.parents(NAME)  # a stage that is missing is told before a text that can't be read
     return stage(
         job,
         NAME,
         {
             "text": text_identity(job, job.report.say),
-            "fetch-saes": parent.result,
             **({"next tokens": next_tokens.COUNT} if next_tokens.on_prompts(job.settings) else {}),
         },
         lambda todo: _work(job, todo),
@@ -88,8 +87,7 @@ def _identity_then(job: Job) -> str | None:
     plan = job.run.plan(NAME)
     if plan is None or not job.run.path(acts.TOKENS).is_file():
         return None
-    now = job.chosen(("texts.source", "texts.dataset", "texts.column"))
-    same = all(plan.inputs.get(key) == value for key, value in now.items())
+    same = not job.changes(plan.inputs, ("texts.source", "texts.dataset", "texts.column"))
     return str(plan.inputs["text"]) if same and "text" in plan.inputs else None
 
 

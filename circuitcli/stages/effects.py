@@ -28,8 +28,7 @@ FEATURES = "effects/features.parquet"
 
 def run(job: Job) -> Outcome:
     """Reduce all ablations that are stored: of the present plan's features, and of those that earlier plans left."""
-    parent = job.parent("ablate")
-    return stage(job, NAME, {"ablate": parent.result}, lambda todo: _work(job, todo))
+    return stage(job, NAME, {}, lambda todo: _work(job, todo))
 
 
 def _work(job: Job, todo: Work) -> None:

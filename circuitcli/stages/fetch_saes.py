@@ -14,7 +14,7 @@ from circuitcli.core.sites import SITES, Site, check_sites, parse_layers, requir
 from circuitcli.errors import InputError
 from circuitcli.runtime.checkpoint import unchanged
 from circuitcli.saes import Offer, SaeEntry, SaeSource, entry, load, offers, provider_of, still_there
-from circuitcli.stages.stage import DECIDES, Job, Outcome, Work, stage
+from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import files
 from circuitcli.store.run import Run
 
@@ -64,13 +64,16 @@ def _unchanged(job: Job) -> dict[str, str | dict[str, str]] | None:
     is loaded. So neither the model nor a hub is asked, and no library of theirs is imported.
     """
     record = None if job.force else job.run.record(NAME)
-    now = job.chosen(DECIDES[NAME])
-    if record is None or {key: record.inputs.get(key) for key in now} != now or not job.run.path(SAES).is_file():
+    if record is None or not job.run.path(SAES).is_file():
+        return None
+    decides = job.stages[NAME].decides
+    settings = job.chosen(decides)
+    if job.changes(record.inputs, decides):
         return None
     model = record.inputs["model identity"]
     if not unchanged(job.settings.model, model) or not all(map(still_there, entries_of(job.run))):
         return None
-    return {key: value for key, value in record.inputs.items() if key not in now}
+    return {key: value for key, value in record.inputs.items() if key not in settings}
 
 
 def choose(job: Job) -> tuple[Checkpoint, list[SaeEntry]]:
@@ -104,11 +107,8 @@ def _revisions(job: Job) -> tuple[str, str]:
     record = None if job.force else job.run.record(NAME)
     if record is None or not job.run.path(SAES).is_file():
         return wanted
-    same = record.inputs.get("model") == settings.model and record.inputs.get("model_revision") == wanted[0]
-    model = record.inputs["model identity"] if same else wanted[0]
-    same = record.inputs.get("saes.release") == settings.saes.release and (
-        record.inputs.get("saes.revision") == wanted[1]
-    )
+    model = record.inputs["model identity"] if not job.changes(record.inputs, ("model",)) else wanted[0]
+    same = not job.changes(record.inputs, ("saes.release", "saes.revision"))
     revision = entries_of(job.run)[0].revision if same else None
     return model, revision or wanted[1]
 

@@ -35,10 +35,9 @@ _TOKENS_SHOWN = 6
 
 def run(job: Job, edited: Path | None = None) -> Outcome:
     """Draw the circuit in every chosen format, with the labels and groups of an edited circuit.json if one is given."""
-    parent = job.parent("effects")
+    job.parents(NAME)  # a stage that is missing is told before graphs and labels that can't be read
     edits, earlier, source = written.edits(job, edited), growth.earlier(job), labelling.check(job)
     inputs = {
-        "effects": parent.result,
         "extended": growth.digests(job),
         "edits": written.document(edits),
         **labelling.inputs(source),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from circuitcli.runtime.clock import process_seconds
@@ -12,7 +11,6 @@ from circuitcli.stages import ablate, cache_acts, growth, labels
 from circuitcli.stages.fetch_saes import entries_of
 from circuitcli.stages.stage import Job, Outcome
 from circuitcli.store import records
-from circuitcli.store.run import STAGES
 
 if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
@@ -30,20 +28,20 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
         ResourceError: They would take more memory or disk than there is.
     """
     named = job.settings.runtime.device not in ("auto", "cpu")
-    if named and (job.force or job.run.record(STAGES[-1]) is None):
+    stages = [spec for spec in job.stages.values() if spec.in_run_all]
+    if named and (job.force or any(job.run.record(spec.name) is None for spec in stages)):
         job.runtime  # noqa: B018 -- asks for the device
     cache_acts.text_identity(job)
     growth.read(job)
     labels.check(job)
     outcomes = []
-    for name in STAGES:
-        if name == cache_acts.NAME:
+    for spec in stages:
+        if spec.name == cache_acts.NAME:
             growth.earlier(job)  # again, as the run has recorded its model and SAEs by now
             labels.check(job)
-            if job.force or job.run.record(name) is None:
+            if job.force or job.run.record(spec.name) is None:
                 _announce(job)
-        module = import_module(f"circuitcli.stages.{name.replace('-', '_')}")
-        outcomes.append(module.run(job))
+        outcomes.append(spec.work()(job))
         show(outcomes[-1])
     return outcomes
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from circuitcli import __version__
 from circuitcli.errors import InputError, quoted
 from circuitcli.runtime.remote import RemoteFile, total
-from circuitcli.settings import Settings, table, to_dict
+from circuitcli.settings import Settings, defaults, table, to_dict
 from circuitcli.stages.report import Report
+from circuitcli.stages.spec import STAGES, Stages
 from circuitcli.store import files, records
 from circuitcli.store.records import FileEntry, Plan, Record
-from circuitcli.store.run import STAGES, Run
+from circuitcli.store.run import Run
 
 if TYPE_CHECKING:
     from circuitcli.core.model import Model
@@ -32,22 +33,6 @@ if TYPE_CHECKING:
     from circuitcli.runtime.hub import Hub
     from circuitcli.runtime.tokenizer import Tokenizer
 
-# The settings that decide each stage's numbers, by prefix of their keys.
-DECIDES = {
-    "fetch-saes": ("model", "saes."),
-    "cache-acts": ("seed", "runtime.dtype", "texts.", "contexts.top_k", "contexts.num_sequences"),
-    "ablate": ("ablate.", "features.seq_cap"),
-    "effects": ("effects.",),
-    "graph": ("graph.min_effect", "graph.max_edges", "graph.extend", "graph.labels", "contexts.view"),
-}
-# Those that only decide which of them are computed.
-CHOOSES = {
-    "ablate": ("features.pinned", "features.start", "features.thinning", "features.branching", "features.max_features")
-}
-# Stages whose work is too dear to throw away unasked.
-NEEDS_MODEL = ("cache-acts", "ablate")
-# Those that are done again if their files aren't as they were recorded; of the others that is an error.
-REMADE = ("effects", "graph")
 _LIBRARIES = ("torch", "transformer_lens", "transformers", "numpy", "pyarrow")
 
 
@@ -60,6 +45,7 @@ class Job:
     report: Report
     force: bool = False
     verify: bool = False  # whether what is done is read again and compared with its hashes, not only with its sizes
+    stages: Stages = STAGES
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -138,6 +124,11 @@ class Job:
                 flat[row.key] = part[name]
         return flat
 
+    def changes(self, then: Mapping[str, Any], prefixes: tuple[str, ...]) -> list[str]:
+        """The settings with these prefixes that aren't as then; of what a plan or record doesn't name the defaults."""
+        told = {key: value for key, value in then.items() if key.startswith(prefixes) and key in defaults()}
+        return records.changes({**defaults(), **told}, {**defaults(), **self.chosen(prefixes)})
+
     def parent(self, stage: str) -> Record:
         """The record of a stage that this one builds on.
 
@@ -145,15 +136,23 @@ class Job:
             InputError: It isn't done, or was done with other settings than the run has now.
         """
         record = self.run.require(stage)
-        recorded = {**record.inputs, **record.choice}
-        now = self.chosen((*DECIDES[stage], *CHOOSES.get(stage, ())))
-        stale = records.changes({key: recorded.get(key) for key in now}, now)
+        spec = self.stages[stage]
+        stale = self.changes({**record.inputs, **record.choice}, (*spec.decides, *spec.chooses))
         if stale:
             raise InputError(
                 f"The {stage} stage of {self.run.root} was made with other settings: {', '.join(stale)}.",
-                hint=f"Run `circuit {stage} --run {quoted(self.run.root)}` again{_force_hint(stage)}.",
+                hint=f"Run `circuit {stage} --run {quoted(self.run.root)}` again"
+                f"{' with --force' if spec.needs_model else ''}.",
             )
         return record
+
+    def parents(self, stage: str) -> dict[str, str]:
+        """What identifies the results that a stage builds on, by the stage that they are of.
+
+        Raises:
+            InputError: One isn't done, or was done with other settings than the run has now.
+        """
+        return {name: self.parent(name).result for name in self.stages[stage].parents}
 
 
 @dataclass
@@ -185,8 +184,8 @@ class Work:
         self._begun = True
         self.job.run.sweep()
         if self.anew:
-            self.job.run.discard(self.name)
-        self.job.run.reopen(self.name)
+            self.job.run.discard(self.name, self.job.stages.descendants(self.name))
+        self.job.run.reopen(self.name, self.job.stages.descendants(self.name))
         self.job.run.save_settings(to_dict(self.job.settings))
         self.job.run.save_plan(self.name, self.plan)
 
@@ -241,7 +240,7 @@ def stage(
     Args:
         job: The run and its settings.
         name: Of the stage.
-        facts_of_inputs: What decides the numbers besides the stage's settings: digests, parents' results.
+        facts_of_inputs: What decides the numbers besides the stage's settings and its parents' results: digests.
         work: Plans and writes the files.
         again: What there is to do though it is done, to be said; None if nothing is.
 
@@ -255,13 +254,13 @@ def stage(
     if not todo.anew and job.run.record(name) is None:
         job.report.say(f"{name}: going on from where it stopped.")
     started = time.monotonic()
-    device = str(job.runtime.device) if name in NEEDS_MODEL else "cpu"
+    device = str(job.runtime.device) if job.stages[name].needs_model else "cpu"
     work(todo)
     todo.begin()
     done = Record(
         fingerprint=todo.plan.fingerprint,
         inputs=todo.plan.inputs,
-        choice=job.chosen(CHOOSES.get(name, ())),
+        choice=job.chosen(job.stages[name].chooses),
         files=todo.files,
         facts=todo.facts,
         versions=_versions(),
@@ -277,38 +276,42 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
     """What a stage has to work on, before anything is changed; None if it is done and nobody says why to do it again.
 
     Raises:
-        InputError: The stage was made, or begun, from other inputs, and needs --force.
+        InputError: A parent isn't done, or the stage was made, or begun, from other inputs, and needs --force.
     """
-    inputs = {**job.chosen(DECIDES[name]), **facts_of_inputs}
-    fingerprint = records.fingerprint(inputs)
+    spec = job.stages[name]
+    inputs = {**job.chosen(spec.decides), **job.parents(name), **facts_of_inputs}
     record, plan = job.run.record(name), None if job.force else job.run.plan(name)
-    same = record is not None and (record.fingerprint, record.choice) == (
-        fingerprint,
-        job.chosen(CHOOSES.get(name, ())),
-    )
+    same = record is not None and _same(record, inputs) and not job.changes(record.choice, spec.chooses)
     if same and not job.force and record is not None:
         wrong = _amiss(job, name, record)
         if not wrong and again is None:
             return None
-        if wrong and name in REMADE:
+        if wrong and spec.remade:
             job.report.say(f"{name}: made again, because of what isn't as it was recorded: {', '.join(wrong)}.")
         elif not wrong:
             job.report.say(f"{name}: {again}.")
-    if plan and plan.fingerprint != fingerprint:
-        _changed(job, name, records.changes(plan.inputs, inputs))
+    if plan and not _same(plan, inputs):
+        _changed(job, name, records.changes({**defaults(), **plan.inputs}, {**defaults(), **inputs}))
         plan = None
     return Work(
         job,
         name,
-        plan or Plan(fingerprint, inputs, 0, job.runtime.threads if name in NEEDS_MODEL else 1),
+        plan or Plan(records.fingerprint(inputs), inputs, 0, job.runtime.threads if spec.needs_model else 1),
         anew=plan is None,
         known=record.files if plan and record else {},
     )
 
 
+def _same(told: Plan | Record, inputs: Mapping[str, Any]) -> bool:
+    """Whether a plan or a record is of these inputs: it can't name settings that came later, whose defaults it has."""
+    later = {key for key in defaults().keys() - told.inputs.keys() if inputs.get(key) == defaults()[key]}
+    return told.fingerprint == records.fingerprint({key: inputs[key] for key in inputs.keys() - later})
+
+
 def _changed(job: Job, name: str, what: list[str]) -> None:
     """A stage that was made from other inputs: redo it if that is cheap, with all that builds on it, else ask."""
-    costly = [later for later in STAGES[STAGES.index(name) :] if later in NEEDS_MODEL and job.run.plan(later)]
+    lost = (name, *job.stages.descendants(name))
+    costly = [stage for stage in lost if job.stages[stage].needs_model and job.run.plan(stage)]
     if costly:
         raise InputError(
             f"The {' and '.join(costly)} of {job.run.root} were made from other inputs: {', '.join(what)}.",
@@ -322,13 +325,14 @@ def _uncounted(done: int) -> None:
 
 
 def _amiss(job: Job, name: str, record: Record) -> list[str]:
-    """The files of a done stage that are missing, or not as they were recorded: by their sizes, and of the last stage,
-    and where everything is to be verified, by their hashes.
+    """The files of a done stage that are missing, or not as they were recorded: by their sizes, and where its spec says
+    so, or everything is to be verified, by their hashes.
 
     Raises:
         InputError: One isn't as it was recorded, and the stage isn't one that is done again for that.
     """
-    hashed = job.verify or name == STAGES[-1]
+    spec = job.stages[name]
+    hashed = job.verify or spec.hashed
     found = []
     with (
         job.report.track(f"Verifying {name}", len(record.files), "files")
@@ -337,9 +341,9 @@ def _amiss(job: Job, name: str, record: Record) -> list[str]:
     ):
         for file, entry in record.files.items():
             path = job.run.path(file)
-            if not path.is_file() or (name in REMADE and not job.run.as_recorded(path, entry, hashed=hashed)):
+            if not path.is_file() or (spec.remade and not job.run.as_recorded(path, entry, hashed=hashed)):
                 found.append(file)
-            elif name not in REMADE:
+            elif not spec.remade:
                 job.run.verify(name, file, entry, hashed=hashed)
             done(1)
     return found
@@ -350,7 +354,3 @@ def _versions() -> dict[str, str]:
     from importlib import metadata
 
     return {"circuitcli": __version__, **{library: metadata.version(library) for library in _LIBRARIES}}
-
-
-def _force_hint(stage: str) -> str:
-    return " with --force" if stage in NEEDS_MODEL else ""

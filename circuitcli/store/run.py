@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tomli_w
@@ -15,21 +16,21 @@ from circuitcli.errors import InputError, UsageError, quoted
 from circuitcli.store import files, lock, records, written
 from circuitcli.store.records import FileEntry, Plan, Record
 
-# The stages in their order, each with its folder.
-FOLDERS = {"fetch-saes": "saes", "cache-acts": "acts", "ablate": "ablations", "effects": "effects", "graph": "graph"}
-STAGES = tuple(FOLDERS)
-
 
 class Run:
     """A run folder: its settings, and the plans, records and files of its stages."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, folders: Mapping[str, str] = MappingProxyType({})) -> None:
         """Name a run folder; nothing is made yet.
+
+        Args:
+            root: Where it is.
+            folders: Of its stages, by their names; what isn't asked of a stage needs none.
 
         Raises:
             UsageError: The path is a file, a link, or a folder with something else in it.
         """
-        self.root = root
+        self.root, self.folders = root, folders
         self._verified: set[str] = set()
         self._held = False  # by this process, which then wants it to stay
         if root.is_symlink() or (root.exists() and not root.is_dir()):
@@ -99,10 +100,10 @@ class Run:
 
     def folder(self, stage: str) -> Path:
         """The folder of a stage."""
-        return self.root / FOLDERS[stage]
+        return self.root / self.folders[stage]
 
     def _about(self, stage: str, what: str) -> Path:
-        return self.path(f"{FOLDERS[stage]}/{what}.json")
+        return self.path(f"{self.folders[stage]}/{what}.json")
 
     def plan(self, stage: str) -> Plan | None:
         """What the stage set out to do, if it has started."""
@@ -120,9 +121,9 @@ class Run:
         """Write a stage's record; last."""
         records.save(self._about(stage, "stage"), record)
 
-    def reopen(self, stage: str) -> None:
-        """Take back the records of a stage and of all later ones, so that they count as not done."""
-        for name in reversed(STAGES[STAGES.index(stage) :]):
+    def reopen(self, stage: str, descendants: Sequence[str] = ()) -> None:
+        """Take back the records of a stage and, first, of those that build on it, so that they count as not done."""
+        for name in (*reversed(descendants), stage):
             self._about(name, "stage").unlink(missing_ok=True)
 
     def sweep(self) -> None:
@@ -130,11 +131,11 @@ class Run:
         for path in files.unfinished(self.root):
             path.unlink(missing_ok=True)
 
-    def discard(self, stage: str) -> None:
-        """Remove what a stage wrote: later stages' records first, then only the files that its plan lists."""
+    def discard(self, stage: str, descendants: Sequence[str] = ()) -> None:
+        """Remove what a stage wrote: first the records that `reopen` takes back, then only the files of its plan."""
         plan = self.plan(stage)
         paths = {name: self.path(name) for name in (plan.shards if plan else ())}
-        self.reopen(stage)
+        self.reopen(stage, descendants)
         for name, path in paths.items():
             path.unlink(missing_ok=True)
             self._verified.discard(name)

@@ -17,6 +17,7 @@ from circuitcli.settings import resolve
 from circuitcli.stages import graph, labels, run_all
 from circuitcli.stages.label_file import read_labels
 from circuitcli.stages.report import Silent
+from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
 from circuitcli.store.run import Run
 
@@ -187,10 +188,10 @@ def test_labels_of_ones_own(circuit: Command, run: Path, tmp_path: Path):
 def test_nodes_of_another_run_in_the_graph(start: Any, run: Path, service: LoopbackNeuronpedia, tmp_path: Path):
     """A graph that another run's was merged into: nodes at no SAE of this run, some with a page, and no features."""
     job = start(tmp_path / "unused", {"graph": {"labels": "neuronpedia"}})
-    job = replace(job, run=Run(run))
+    job = replace(job, run=Run(run, STAGES.folders))
     service.add("tiny", "9-res", 4, answer(4, "from afar"))
     service.features |= {"/api/feature/tiny/9-res/5": answer(5, "never asked")}
-    here = graph.build(Job(Run(run), resolve(Run(run).settings()), Silent()), []).nodes[0]
+    here = graph.build(Job(Run(run, STAGES.folders), resolve(Run(run).settings()), Silent()), []).nodes[0]
     page = "https://www.neuronpedia.org/tiny/9-res/4"
     afar = replace(here, id="9.resid_post.4", layer=9, feature=4, neuronpedia=page)
     unknown = replace(afar, id="9.resid_post.5", feature=5, neuronpedia="https://evil.org/tiny/9-res/5")

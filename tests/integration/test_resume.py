@@ -23,6 +23,7 @@ from support.commands import Result, command, contents, environment, tables_of
 from circuitcli.settings import resolve
 from circuitcli.stages import run_all
 from circuitcli.stages.report import Silent
+from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
 from circuitcli.store.run import Run
 
@@ -54,7 +55,7 @@ def whole(long: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, never interrupted."""
     root = tmp_path_factory.mktemp("whole") / "run"
     settings = resolve(tomllib.loads(long.read_text()))
-    run_all.run(Job(Run(root), settings, Silent()), lambda outcome: None)
+    run_all.run(Job(Run(root, STAGES.folders), settings, Silent()), lambda outcome: None)
     return root
 
 

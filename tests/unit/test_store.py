@@ -17,9 +17,10 @@ from circuitcli.core.contexts import Firings
 from circuitcli.core.sampling import pad
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError, UsageError
+from circuitcli.stages.spec import STAGES
 from circuitcli.store import ablations, acts, files, records, tables
 from circuitcli.store.records import FileEntry, Plan, Record
-from circuitcli.store.run import STAGES, Run
+from circuitcli.store.run import Run
 
 
 def test_where_special_tokens_stand_is_kept(tmp_path: Path):
@@ -249,15 +250,15 @@ def test_shards_are_named_by_what_they_hold():
 
 
 def test_reopening_takes_back_all_later_records(tmp_path: Path):
-    run = Run(tmp_path / "run")
+    run = Run(tmp_path / "run", STAGES.folders)
     for stage in STAGES:
         run.save_record(stage, RECORD)
-    run.reopen("ablate")
+    run.reopen("ablate", STAGES.descendants("ablate"))
     assert [stage for stage in STAGES if run.record(stage)] == ["fetch-saes", "cache-acts"]
 
 
 def test_discarding_removes_only_what_was_planned(tmp_path: Path):
-    run = Run(tmp_path / "run")
+    run = Run(tmp_path / "run", {"cache-acts": "acts"})
     for name in ("acts/0.z/shard-1.safetensors", "acts/contexts.parquet", "acts/notes.txt", "saes/saes.json"):
         files.write(run.path(name), b"x")
     planned = dict.fromkeys(["acts/0.z/shard-1.safetensors", "acts/contexts.parquet", "acts/never.parquet"])
