@@ -1,4 +1,4 @@
-"""A model behind TransformerLens's TransformerBridge: the only module that imports transformer_lens.
+"""A model behind TransformerLens's TransformerBridge: the only module that works with transformer_lens.
 
 Sites are read by TransformerLens's hooks. A pass resumes from an edit by calling the model's own blocks again: the
 rest of the edited block by its parts (attention isn't computed again for an edit behind it), later blocks whole, with
@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.supported_models import MODEL_ALIASES
 from transformers import PreTrainedTokenizerFast
 
 from circuitcli.core.model import Activations, Edit, Pass, Places
@@ -193,11 +192,6 @@ def _scaled(block: Any, out: Tensor) -> Tensor:
     """What a block adds to the stream of what a part of it gives: Granite's scale it."""
     scale = getattr(block, "residual_contribution_scale", 1.0)
     return out if scale == 1.0 else out * scale
-
-
-def official_name(name: str) -> str:
-    """What TransformerLens calls a model by that name, or the name itself."""
-    return next((known for known, aliases in MODEL_ALIASES.items() if name in aliases), name)
 
 
 def load(checkpoint: Checkpoint, runtime: Runtime) -> BridgeModel:

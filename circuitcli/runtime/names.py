@@ -17,7 +17,7 @@ def repository(name: str) -> str:
     """The repository of a model: of a name with an owner that itself, else what TransformerLens calls by that name."""
     if name in _KNOWN or "/" in name:
         return _KNOWN.get(name, name)
-    from circuitcli.runtime.model import official_name  # only now: it imports TransformerLens
+    from circuitcli.runtime.aliases import official_name  # only now: it imports TransformerLens
 
     official = official_name(name)
     return _KNOWN.get(official, official)
