@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuitcli import plugins
-from circuitcli.core.tokens import visible
+from circuitcli.core.tokens import running, visible
 from circuitcli.errors import CircuitError, InputError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _token(token: str, share: float, firing: bool) -> str:
     shade = f"background:rgba(245,166,35,{min(share, 1):.2f});" if share > 0 else ""
     weight = "font-weight:bold;text-decoration:underline" if firing else ""
     style = f' style="{shade}{weight}"' if shade or weight else ""
-    return f"<bdi{style}>{_text(token).replace('␣', ' ')}</bdi>"
+    return f"<bdi{style}>{escape(running(token, _TOKEN, firing=firing))}</bdi>"
 
 
 def _edges(card: Card, end: str, edges: Sequence[Edge]) -> str:

@@ -15,8 +15,8 @@ from circuitcli.core.tokens import ELLIPSIS
 
 # What keeps together where a line breaks: a command between backticks, else a word.
 _PIECE = re.compile(r"`[^`]*`\S*|\S+")
-
-_BETWEEN = re.compile("  |, ")
+# Between the columns of a table, and the items of a cell.
+GAP = "  "
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,15 @@ def path(text: Text, width: int) -> Text:
 
 
 def parted(text: Text) -> list[Text]:
-    """The items of a list, which stand behind commas or two spaces apart."""
-    ends = [gap.end() for gap in _BETWEEN.finditer(text.plain)]
-    parts = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
-    for part in parts:
-        part.rstrip()
-    return parts
+    """The items of a list, which stand two spaces apart: a token may have a comma."""
+    return list(text.split(GAP))
 
 
 def items(text: Text, width: int) -> Text:
     """The first ones of a list, whole, and `…` where others are gone."""
     if text.cell_len <= width:
         return text
-    for gap in reversed(list(_BETWEEN.finditer(text.plain))):
+    for gap in reversed(list(re.finditer(GAP, text.plain))):
         shorter = text[: gap.end()] + Text(ELLIPSIS)
         if shorter.cell_len <= width:
             return shorter

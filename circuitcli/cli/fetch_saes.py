@@ -71,8 +71,8 @@ def _list(terminal: Terminal) -> None:
     rows = [
         (
             offer.name,
-            ", ".join(offer.sites),
-            ", ".join(f"{width:,}" for width in offer.widths),
+            cut.GAP.join(offer.sites),
+            cut.GAP.join(f"{width:,}" for width in offer.widths),
             _ranges(offer.layers),
             f"{offer.bytes_each / 1e6:,.0f} MB",
             offer.neuronpedia or "–",

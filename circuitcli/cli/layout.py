@@ -25,7 +25,6 @@ from circuitcli.core.tokens import ELLIPSIS
 
 READABLE = 24
 _NO_VALUE = ("", "–")
-_GAP = "  "
 _NAME = "dim"
 _SAME, _GONE = "in all rows", "no room for"
 # With its unit, or an interval.
@@ -112,7 +111,7 @@ def _widths(columns: Sequence[_Drawn], split: bool, width: int) -> list[int] | N
     headers = [max(map(cell_len, column.header(split)), default=0) for column in columns]
     least = [max(header, column.least) for header, column in zip(headers, columns, strict=True)]
     found = [min(max(header, column.widest), width) for header, column in zip(headers, columns, strict=True)]
-    room = width - len(_GAP) * (len(columns) - 1)
+    room = width - len(cut.GAP) * (len(columns) - 1)
     if sum(least) > room:
         return None
     while sum(found) > room:
@@ -132,7 +131,7 @@ def _grid(columns: Sequence[_Drawn], widths: Sequence[int], split: bool) -> list
         line = Text()
         for cell, column, width in zip(row, columns, widths, strict=True):
             padding = Text(" " * (width - cell.cell_len))
-            line = line + (padding + cell if column.number else cell + padding) + Text(_GAP)
+            line = line + (padding + cell if column.number else cell + padding) + Text(cut.GAP)
         line.rstrip()
         found.append(line)
     return found
@@ -140,25 +139,25 @@ def _grid(columns: Sequence[_Drawn], widths: Sequence[int], split: bool) -> list
 
 def _notes(notes: Sequence[tuple[str, Sequence[Text]]], width: int) -> list[Text]:
     """What is said of all rows at once."""
-    return [line for word, said in notes if said for line in cut.flow([Text(word, _NAME), *said], width, gap=_GAP)]
+    return [line for word, said in notes if said for line in cut.flow([Text(word, _NAME), *said], width, gap=cut.GAP)]
 
 
 def _records(columns: Sequence[_Drawn], width: int) -> list[Text]:
     """Every row as pairs that flow; what may be cut has lines of its own, and of items none goes."""
     found = []
     for index in range(len(columns[0].cells)):
-        pairs, apart, room = [], [], width - len(_GAP)
+        pairs, apart, room = [], [], width - len(cut.GAP)
         for column in columns:
             if column is not columns[0] and str(column.cells[index]) in _NO_VALUE:
                 continue
             here = _pairs(column, index)
             if column.gives is cut.items:
-                apart += cut.flow(here, room, gap=_GAP)
+                apart += cut.flow(here, room, gap=cut.GAP)
             elif column.gives or column.focused:
                 apart += _alone(replace(column, cells=column.cells[index : index + 1]), room)
             else:
                 pairs += here
-        found += cut.flow(pairs, width, gap=_GAP) + [Text(_GAP) + line for line in apart]
+        found += cut.flow(pairs, width, gap=cut.GAP) + [Text(cut.GAP) + line for line in apart]
     return found
 
 
@@ -185,4 +184,4 @@ def _plain(cell: Text | Focused) -> Text:
 def _first(text: str) -> int:
     """The width of the first item, with the mark that others are gone."""
     first, *others = cut.parted(Text(text))
-    return first.cell_len + (len(_GAP) + len(ELLIPSIS) if others else 0)
+    return first.cell_len + (len(cut.GAP) + len(ELLIPSIS) if others else 0)

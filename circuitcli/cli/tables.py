@@ -9,7 +9,7 @@ from circuitcli.cli.console import Terminal
 from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
 from circuitcli.core.circuit import Context, Edge, TokenEffect
-from circuitcli.core.tokens import visible
+from circuitcli.core.tokens import running, visible
 from circuitcli.stages import next_tokens, summaries
 from circuitcli.stages.next_tokens import Followed, NextToken
 from circuitcli.stages.stage import Job
@@ -110,8 +110,8 @@ def context_text(context: Context, styled: bool, largest: float = 0.0) -> Focuse
     """
     text, start, end = Text(), 0, 0
     for index, (token, activation) in enumerate(zip(context.tokens, context.activations, strict=True)):
-        shown = running_text(token)
         firing = index == context.firing
+        shown = running(token, _TOKEN_WIDTH, firing=firing)
         start = len(text) if firing else start
         if styled:
             style = _shade(activation / largest, bold=firing) if largest > 0 else "bold reverse" if firing else ""
@@ -120,11 +120,6 @@ def context_text(context: Context, styled: bool, largest: float = 0.0) -> Focuse
             text.append(f"«{shown}»" if firing else shown)
         end = len(text) if firing else end
     return Focused(text, start, end)
-
-
-def running_text(token: str) -> str:
-    """A token among others: a space is a space."""
-    return token_text(token).replace("␣", " ")
 
 
 def _shade(share: float, *, bold: bool) -> str:

@@ -38,6 +38,14 @@ def visible(token: str, limit: int) -> str:
     return text + ELLIPSIS
 
 
+def running(token: str, limit: int, *, firing: bool = False) -> str:
+    """A token within a running text: its spaces are spaces, and one without text takes no place, unless it fires.
+
+    Such are those whose bytes stand in another token, see `readable`.
+    """
+    return visible(token, limit).replace("␣", " ") if token or firing else ""
+
+
 def readable(pieces: Sequence[str], firing: int | None = None) -> list[str]:
     """Tokens of a running text, in which characters that are split over several tokens are whole again.
 

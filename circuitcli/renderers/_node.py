@@ -158,7 +158,9 @@ def _line(context: Context, largest: float) -> Line:
     for (color, bold), group in groupby(range(len(looks)), key=looks.__getitem__):
         if bold:
             firing = edges[-1]
-        text = "".join(running(context.tokens[i], TOKEN_LIMIT) for i in group)
+        text = "".join(running(context.tokens[i], TOKEN_LIMIT, firing=bold) for i in group)
+        if not text:
+            continue
         edges.append(edges[-1] + _exact(text, bold=bold))
         points = round(edges[-1]) - round(edges[-2])
         run = font(text, size=SIZE, bold=bold) + '<BR ALIGN="LEFT"/>'  # or what Graphviz thinks too wide is centred
@@ -179,8 +181,13 @@ def _exact(text: str, *, bold: bool) -> float:
     return width(text, SIZE, bold=bold) if found is None else found
 
 
-def running(token: str, limit: int) -> str:
-    """A token within running text: the one space before a word stays a space, all other whitespace is shown."""
+def running(token: str, limit: int, *, firing: bool = False) -> str:
+    """A token within running text: the one space before a word stays a space, all other whitespace is shown.
+
+    One without text takes no place, as in `core.tokens.running`.
+    """
+    if not token and not firing:
+        return ""
     if len(token) > 1 and token[0] == " " and not token[1].isspace():
         return " " + visible(token[1:], limit)
     return visible(token, limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from circuitcli.core.circuit import Context, TokenEffect
-from circuitcli.core.tokens import visible
+from circuitcli.core.tokens import running, visible
 
 TOKEN_LIMIT = 40
 
@@ -20,7 +20,7 @@ def readable(text: str) -> str:
 
 def context_text(context: Context) -> str:
     """The tokens of a context on one line, the firing one between « and »."""
-    shown = [visible(token, TOKEN_LIMIT).replace("␣", " ") for token in context.tokens]
+    shown = [running(token, TOKEN_LIMIT, firing=i == context.firing) for i, token in enumerate(context.tokens)]
     shown[context.firing] = f"«{shown[context.firing]}»"
     return "".join(shown)
 

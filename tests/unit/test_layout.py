@@ -115,6 +115,15 @@ def test_items_go_whole_and_a_record_has_them_all():
     assert " ".join(shown(columns, rows, 22)).split() == ["feature:", "1.z.2", "promoted:", *rows[0][1].split()]
 
 
+def test_a_token_with_a_comma_keeps_its_number():
+    columns = ("feature", Column("suppressed", cut.items))
+    rows = [("1.z.2", "␣haven -3.52  , +4.35 (+0.0009)  }, +2.00")]
+    assert shown(columns, rows, 30)[1:] == ["1.z.2    ␣haven -3.52  …"]
+    record = "\n".join(shown(columns, rows, 22))
+    assert ", +4.35 (+0.0009)" in record
+    assert "}, +2.00" in record
+
+
 def test_firing_tokens_stay_and_stand_below_one_another():
     def context(text: str) -> Focused:
         start = text.index("«")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcli.core.tokens import readable, visible
+from circuitcli.core.tokens import readable, running, visible
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,14 @@ def test_a_longer_limit_only_shows_more(token: str) -> None:
 )
 def test_split_characters_are_whole_in_a_running_text(pieces: list[str], firing: int | None, shown: list[str]):
     assert readable(pieces, firing) == shown
+
+
+def test_a_token_without_text_takes_no_place_in_a_running_text_unless_it_fires():
+    pieces = readable(["a", " <0xE2><0x80>", "<0x9C>", "b"])
+    assert "".join(running(piece, 16) for piece in pieces) == "a “b"
+    pieces = readable(["don", "<0xE2><0x80>", "<0x99>", "t"])
+    assert "".join(running(piece, 16) for piece in pieces) == "don’t"
+    assert running("", 16, firing=True) == "∅"
 
 
 @given(st.text(), st.data())

@@ -109,8 +109,8 @@ function paintContexts(pen, node, y, room) {
 }
 
 function pieces(pen, context, largest) {
-  const found = context.tokens.map((token, i) => {
-    const value = cut(RUNNING.get(token), TOKEN_LIMIT + 1);
+  const found = context.tokens.map((_, i) => {
+    const value = cut(runningText(context, i), TOKEN_LIMIT + 1);
     const bold = i === context.firing;
     font(pen, { bold });
     const share = largest > 0 ? Math.min(1, context.activations[i] / largest) : 0;

@@ -40,8 +40,8 @@ function longFacts(node) {
 /* One context: tokens shaded by activation, the firing one bold. */
 function contextLine(context, largest) {
   const line = make("div", { className: "context", dir: "ltr" });
-  context.tokens.forEach((token, i) => {
-    const mark = make("mark", {}, isolated(RUNNING.get(token)));
+  context.tokens.forEach((_, i) => {
+    const mark = make("mark", {}, isolated(runningText(context, i)));
     const share = largest > 0 ? Math.min(1, context.activations[i] / largest) : 0;
     if (share > 0) mark.style.backgroundColor = `color-mix(in srgb, var(--shade) ${Math.round(100 * share)}%, transparent)`;
     if (share > 0.5) mark.style.color = "var(--on-shade)";

@@ -5,6 +5,12 @@ const CIRCUIT = PAGE.document; // what "Save" writes: circuit.json's own documen
 
 const RUNNING = new Map(PAGE.tokens.map(([token, running]) => [token, running]));
 const ALONE = new Map(PAGE.tokens.map(([token, , alone]) => [token, alone]));
+
+/* A token of a context; one without text takes no place, unless it fires. */
+function runningText({ tokens, firing }, i) {
+  return (tokens[i] || i !== firing ? RUNNING : ALONE).get(tokens[i]);
+}
+
 const TEXTS = new Map(PAGE.texts);
 
 /* Every box by its name: the node (or only an id, where an edge's end is no node), its place, its edges. */

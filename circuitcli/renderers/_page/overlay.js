@@ -78,7 +78,7 @@ function brief({ id, node }) {
 
 /* The tokens at which its top contexts are ablated, each once. */
 function firingTokens(node) {
-  const tokens = node.contexts.map((context) => RUNNING.get(context.tokens[context.firing]).trim());
+  const tokens = node.contexts.map((context) => runningText(context, context.firing).trim());
   return cut([...new Set(tokens)].map((token) => cut(token, TOKEN_LIMIT)).join("  "), 20);
 }
 
