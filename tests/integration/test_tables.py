@@ -130,7 +130,7 @@ def tables(
         ["run-all", "--run", run, "--pin", "0.resid_post.1", "--pin", "0.resid_post.2"],
         ["fetch-saes", "--list"],
         ["profile", "show", *prompts],
-        ["bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--rounds", "1"],
+        ["bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--budget", "1"],
     ):
         screen(circuit, args)
     circuit("doctor", "--profile", profile)
