@@ -22,7 +22,7 @@ from circuitcli.errors import CircuitError, InputError
 if TYPE_CHECKING:
     from circuitcli.core.circuit import Circuit, Context, Edge
     from circuitcli.renderers import Renderer
-    from circuitcli.stages.cards import Card
+    from circuitcli.results.cards import Card
     from circuitcli.stages.stage import Job
 
 # What the frame of the page may do: to save edits, and to open Neuronpedia.
@@ -71,13 +71,14 @@ def show(run: str | PathLike[str], *features: str, height: int = 720) -> Shown:
 
 
 def _shown(path: Path, features: Sequence[str], height: int) -> Shown:
-    from circuitcli.stages import graph
-    from circuitcli.stages.cards import cards, foremost, named
+    from circuitcli.results import circuit
+    from circuitcli.results.cards import cards, foremost
 
     job = _job(path)
     job.parent("effects")
-    chosen = named(job, features) if features else foremost(job, _CARDS)
-    return Shown(job.run.title, graph.of_run(job), tuple(cards(job, chosen)), height)
+    results = job.results()
+    chosen = results.named(features) if features else foremost(results, _CARDS)
+    return Shown(job.run.title, circuit.of_run(results), tuple(cards(results, chosen)), height)
 
 
 def _job(path: Path) -> Job:

@@ -25,5 +25,6 @@ def show(job: Job, terminal: Terminal) -> None:
     """The top features, and what the model itself says behind prompts."""
     from circuitcli.cli import tables
 
-    tables.features(job, terminal)
-    tables.answers(job, terminal)
+    results = job.results()
+    tables.features(results, terminal)
+    tables.answers(results, terminal)

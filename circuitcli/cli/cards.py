@@ -15,10 +15,10 @@ from circuitcli.cli.layout import Column
 from circuitcli.cli.tables import PROMOTED, SUPPRESSED, context_text, interval, token_text, tokens_text
 from circuitcli.core.circuit import Context, Edge, Node, TokenEffect
 from circuitcli.core.tokens import ELLIPSIS
+from circuitcli.results.cards import Card
+from circuitcli.results.next_tokens import FollowedToken
+from circuitcli.results.positions import Firing, Prompt
 from circuitcli.runtime.neuronpedia import Explained, Weight
-from circuitcli.stages.cards import Card
-from circuitcli.stages.next_tokens import FollowedToken
-from circuitcli.stages.positions import Firing, Prompt
 
 if TYPE_CHECKING:
     from circuitcli.cli.console import Cell

@@ -58,25 +58,28 @@ def show(job: Job, terminal: Terminal) -> None:
     """The largest effects, and what they do to the next token."""
     from circuitcli.cli import tables
 
-    tables.edges(job, terminal)
-    tables.tokens(job, terminal)
+    results = job.results()
+    tables.edges(results, terminal)
+    tables.tokens(results, terminal)
 
 
 def _look(request: Request, job: Job, terminal: Terminal) -> None:
     """Cards, or positions; what was typed is checked before the stage may work."""
     from circuitcli.cli import cards as drawn
-    from circuitcli.stages import cards, effects, positions
+    from circuitcli.results import cards, positions
+    from circuitcli.stages import effects
 
-    features = cards.named(job, request.more["features"] or ())
+    before = job.results()
+    features = before.named(request.more["features"] or ())
     if request.more["by_position"]:
-        positions.require_prompts(job)
+        positions.require_prompts(before)
     document = session.document(job, [effects.run(job)])
     if request.more["by_position"]:
-        prompts = positions.by_position(job, features)
+        prompts = positions.by_position(job.results(), features)
         drawn.positions(prompts, terminal)
         terminal.document({**document, "prompts": [asdict(prompt) for prompt in prompts]})
     else:
-        found = cards.cards(job, features)
+        found = cards.cards(job.results(), features)
         for card in found:
             drawn.card(card, terminal)
         terminal.document({**document, "cards": [asdict(card) for card in found]})

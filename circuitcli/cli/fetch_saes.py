@@ -36,7 +36,7 @@ def show(job: Job, terminal: Terminal) -> None:
     """The SAEs of the run."""
     from circuitcli.cli import cut
     from circuitcli.cli.layout import Column
-    from circuitcli.stages.fetch_saes import entries_of
+    from circuitcli.results.dictionaries import entries_of
 
     rows = [
         (

@@ -42,7 +42,7 @@ def command(request: Request) -> None:
 
 def show(job: Job, terminal: Terminal) -> None:
     """The paths of the pictures; of a format that has many files, their folder."""
-    from circuitcli.stages.labels import SAVED
+    from circuitcli.results.labels import SAVED
 
     paths = (Path(*Path(name).parts[:2]) for name in job.run.require("graph").files if name != SAVED)
     for path in dict.fromkeys(paths):

@@ -120,7 +120,7 @@ def document(job: Job, outcomes: Sequence[Outcome]) -> dict[str, Any]:
             tree["peak_memory_bytes"] = max(tree.get("peak_memory_bytes", 0), facts.pop("peak_memory_bytes"))
         tree |= facts
     if "saes" in tree:
-        from circuitcli.stages.fetch_saes import entries_of
+        from circuitcli.results.dictionaries import entries_of
 
         tree["layers"] = sorted({int(name.split(".")[0]) for name in tree["saes"]})
         tree["sources"] = {str(entry.at): entry.source for entry in entries_of(job.run)}

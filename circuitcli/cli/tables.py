@@ -10,9 +10,9 @@ from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
 from circuitcli.core.circuit import Context, Edge, TokenEffect
 from circuitcli.core.tokens import running, visible
-from circuitcli.stages import next_tokens, summaries
-from circuitcli.stages.next_tokens import Followed, NextToken
-from circuitcli.stages.stage import Job
+from circuitcli.results import next_tokens, summaries
+from circuitcli.results.next_tokens import Followed, NextToken
+from circuitcli.results.reader import Reader
 
 _FEATURES, _EDGES, _TOKENS, _SHOWN = 12, 10, 8, 4
 _TOKEN_WIDTH = 16
@@ -26,22 +26,22 @@ PROMOTED, SUPPRESSED = Column("promoted", cut.items), Column("suppressed", cut.i
 _PALE, _FULL = (253, 237, 211), (245, 166, 35)
 
 
-def features(job: Job, terminal: Terminal) -> None:
+def features(results: Reader, terminal: Terminal) -> None:
     """The top features: density, largest activation, and the context where they fire most."""
-    pinned = ", and the pinned" if job.settings.features.pinned else ""
+    pinned = ", and the pinned" if results.settings.features.pinned else ""
     terminal.table(
         f"Top features of each site by largest activation{pinned}",
         ("feature", "density", "max activation", "best context"),
         [
             (f.feature, f"{f.density:.2%}", f"{f.max_activation:.2f}", context_text(f.context, terminal.styled))
-            for f in summaries.top_features(job, _FEATURES)
+            for f in summaries.top_features(results, _FEATURES)
         ],
     )
 
 
-def edges(job: Job, terminal: Terminal) -> None:
+def edges(results: Reader, terminal: Terminal) -> None:
     """The largest mean effects with their intervals: of the features of the present plan, and of those that stay."""
-    now, earlier = summaries.top_edges(job, _EDGES)
+    now, earlier = summaries.top_edges(results, _EDGES)
     for title, found in (("Largest effects", now), (f"Largest effects of {_KEPT}", earlier[:_SHOWN])):
         terminal.table(
             f"{title} (ablated − clean)",
@@ -50,10 +50,10 @@ def edges(job: Job, terminal: Terminal) -> None:
         )
 
 
-def tokens(job: Job, terminal: Terminal) -> None:
+def tokens(results: Reader, terminal: Terminal) -> None:
     """Promoted and suppressed tokens of the pinned, or the most important, features; and of those that stay."""
-    now, earlier = summaries.top_tokens(job, _TOKENS)
-    dp = next_tokens.on_prompts(job.settings)
+    now, earlier = summaries.top_tokens(results, _TOKENS)
+    dp = next_tokens.on_prompts(results.settings)
     for title, found in (("Next tokens", now), (f"Next tokens of {_KEPT}", earlier[:_SHOWN])):
         terminal.table(
             f"{title}: promoted (ablation lowers them) and suppressed (ablation raises them), nats{' (Δp)' * dp}",
@@ -70,12 +70,12 @@ def tokens(job: Job, terminal: Terminal) -> None:
     )
 
 
-def answers(job: Job, terminal: Terminal) -> None:
+def answers(results: Reader, terminal: Terminal) -> None:
     """What the model itself says at the end of each prompt."""
     terminal.table(
         "What the model itself says next",
         ("prompt", "ends in", SAID),
-        [(str(a.seq), _end(a.text), said_text(a.tokens)) for a in next_tokens.answers(job)],
+        [(str(a.seq), _end(a.text), said_text(a.tokens)) for a in next_tokens.answers(results)],
     )
 
 

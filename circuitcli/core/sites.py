@@ -139,6 +139,14 @@ def parse_feature(name: str) -> FeatureId:
     return FeatureId(Site(int(layer), site), int(index))
 
 
+def feature_named(node: str) -> FeatureId | None:
+    """The feature of a node's name; None of what is no feature, or lies deeper than tables count layers (int16)."""
+    found = _FEATURE.match(node)
+    if found is None or found["site"] not in SITES or int(found["layer"]) >= 2**15:
+        return None
+    return FeatureId(Site(int(found["layer"]), found["site"]), int(found["index"]))
+
+
 def resolve_pins(pins: Iterable[str], widths: dict[Site, int], *, word: str = "pin") -> list[FeatureId]:
     """The features that pins name, among the SAEs of a run, sorted and each once.
 

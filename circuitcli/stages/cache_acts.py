@@ -21,9 +21,11 @@ from circuitcli.core.contexts import FeatureStatistics, Firings, top_contexts
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
 from circuitcli.errors import HubError
+from circuitcli.results.dictionaries import entries_of
+from circuitcli.results.next_tokens import at_positions, on_prompts
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import next_tokens, passages
-from circuitcli.stages.fetch_saes import entries_of, load_sae
+from circuitcli.stages.fetch_saes import load_sae
 from circuitcli.stages.sequences import prepend_bos, read_sample, source_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
@@ -60,7 +62,7 @@ def run(job: Job) -> Outcome:
         NAME,
         {
             "text": text_identity(job, job.report.say),
-            **({"next tokens": next_tokens.COUNT} if next_tokens.on_prompts(job.settings) else {}),
+            **({"next tokens": next_tokens.COUNT} if on_prompts(job.settings) else {}),
         },
         lambda todo: _work(job, todo),
     )
@@ -120,7 +122,7 @@ def _work(job: Job, todo: Work) -> None:
     planned = {name: {"site": str(s.site), "sequences": [s.start, s.stop]} for name, s in shards.items()}
     todo.expect({**planned, acts.TEXTS: None, acts.CONTEXTS: None, acts.FEATURES: None})
     passages.keep(job, todo, sample)
-    if next_tokens.on_prompts(job.settings):
+    if on_prompts(job.settings):
         _write_next(todo, inputs, sample)
     missing = [shard for name, shard in shards.items() if not todo.found(name)]
     if missing:
@@ -163,7 +165,7 @@ def _write_next(todo: Work, inputs: _Inputs, sample: Sample) -> None:
             )
         tables.write(path, "acts/next", parts)
     todo.files[acts.NEXT] = todo.job.run.entry(path, tables.rows(path))
-    said = next_tokens.at(tables.read(path))
+    said = at_positions(tables.read(path))
     ends = [(seq, int(length) - 1) for seq, length in enumerate(sample.lengths)]
     todo.facts["next_tokens"] = [[asdict(token) for token in said[end]] for end in ends]
 

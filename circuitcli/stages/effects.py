@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitcli.core.effects import mean_effects
-from circuitcli.core.sites import SITES, Site
+from circuitcli.core.sites import SITES
 from circuitcli.errors import InputError
 from circuitcli.stages import next_tokens
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import ablations, acts, tables
 from circuitcli.store.ablations import FeatureAblations
+from circuitcli.store.reduced import EFFECTS, FEATURES, LOGITS, NEXT
 
 if TYPE_CHECKING:
     from circuitcli.runtime.tokenizer import Tokenizer
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 NAME = "effects"
 # What KL(clean ‖ ablated) may be where nothing changed: float32 sums over a vocabulary.
 ROUNDING_NATS = 1e-6
-EFFECTS = "effects/effects.parquet"
-LOGITS = "effects/logits.parquet"
-FEATURES = "effects/features.parquet"
 
 
 def run(job: Job) -> Outcome:
@@ -36,7 +34,7 @@ def _work(job: Job, todo: Work) -> None:
     parts: dict[str, list[tables.Columns]] = {EFFECTS: [], LOGITS: [], FEATURES: []}
     clean: tables.Columns = {}
     if "next" in next_tokens.kinds(job.settings):
-        parts[next_tokens.EFFECTS], clean = [], tables.read(job.run.verified("cache-acts", acts.NEXT))
+        parts[NEXT], clean = [], tables.read(job.run.verified("cache-acts", acts.NEXT))
     planned = set(ablations.chosen(job.run))
     measured = contexts = 0
     with job.report.track("Reducing effects", len(planned), "features") as done:
@@ -46,7 +44,7 @@ def _work(job: Job, todo: Work) -> None:
             parts[LOGITS] += _logit_rows(result, job.settings.effects.logit_tokens, tokenizer)
             parts[FEATURES].append(_totals(result, effects))
             if clean and (told := next_tokens.last_readings(result.next, clean)):
-                parts[next_tokens.EFFECTS].append(told)
+                parts[NEXT].append(told)
             if result.feature in planned:
                 measured, contexts = measured + len(effects["n"]), contexts + len(result.contexts["seq"])
                 done(1)
@@ -63,24 +61,6 @@ def results(job: Job) -> Iterator[FeatureAblations]:
     """The ablations of each feature, shard by shard, in the model's order."""
     for shard in ablations.stored(job.run):
         yield from ablations.of_features(job.run, shard, shard.features, next_tokens.kinds(job.settings))
-
-
-def planned(job: Job, table: tables.Columns) -> np.ndarray:
-    """Which rows of effects/effects, or of effects/features, are of features that the present plan ablates."""
-    end = "up_" if "up_feature" in table else ""
-    by_site: dict[Site, list[int]] = {}
-    for feature in ablations.chosen(job.run):
-        by_site.setdefault(feature.site, []).append(feature.index)
-    mask = np.zeros(len(table[f"{end}feature"]), dtype=bool)
-    for site, indices in by_site.items():
-        here = (table[f"{end}layer"] == site.layer) & (table[f"{end}site"] == site.name)
-        mask |= here & np.isin(table[f"{end}feature"], indices)
-    return mask
-
-
-def rows_where(table: tables.Columns, mask: np.ndarray) -> tables.Columns:
-    """Some rows of a table."""
-    return {name: column[mask] for name, column in table.items()}
 
 
 def _effect_rows(result: FeatureAblations, seed: int) -> tables.Columns:

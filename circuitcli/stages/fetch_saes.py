@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING
 
 from circuitcli import plugins
 from circuitcli.core.sites import SITES, Site, check_sites, parse_layers, require_layers, resolve_pins
 from circuitcli.errors import InputError
+from circuitcli.results.dictionaries import SAES, entries_of
 from circuitcli.runtime.checkpoint import unchanged
 from circuitcli.saes import Offer, SaeEntry, SaeSource, entry, load, offers, provider_of, still_there
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import files
-from circuitcli.store.run import Run
 
 if TYPE_CHECKING:
     from circuitcli.core.model import Model
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from circuitcli.runtime.checkpoint import Checkpoint
 
 NAME = "fetch-saes"
-SAES = "saes/saes.json"
 ALL = ":"
 
 
@@ -159,26 +156,6 @@ def _check_width(entry: SaeEntry, checkpoint: Checkpoint) -> None:
 def known_releases() -> list[Offer]:
     """Every release that can be listed."""
     return offers()
-
-
-_RECORDED = TypeAdapter(
-    dict[Literal["saes"], Annotated[list[SaeEntry], Field(min_length=1)]], config=ConfigDict(extra="forbid")
-)
-
-
-def entries_of(run: Run) -> list[SaeEntry]:
-    """The SAEs that a run recorded, in the model's order.
-
-    Raises:
-        InputError: They aren't as this version records them.
-    """
-    path = run.verified(NAME, SAES)
-    try:
-        return _RECORDED.validate_json(path.read_bytes())["saes"]
-    except ValidationError:
-        raise InputError(
-            f"{path} isn't as this version of circuit writes it.", hint=f"Run `circuit {NAME} --force` on this run."
-        ) from None
 
 
 def load_sae(job: Job, recorded: SaeEntry, model: Model, *, decoder: bool = True) -> Sae:

@@ -16,10 +16,11 @@ from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
+from circuitcli.results.dictionaries import entries_of
+from circuitcli.results.next_tokens import on_prompts
 from circuitcli.runtime.engine import slowness
 from circuitcli.saes import SaeEntry
-from circuitcli.stages import next_tokens
-from circuitcli.stages.fetch_saes import entries_of, load_sae
+from circuitcli.stages.fetch_saes import load_sae
 from circuitcli.stages.stage import Job
 from circuitcli.stages.workload import batch_size, blocks, row_bytes
 from circuitcli.store import acts, tables
@@ -163,7 +164,7 @@ class Inputs:
     @cached_property
     def next_tokens(self) -> np.ndarray | None:
         """The ids of the likeliest next tokens, [n, t, k], in a run on prompts; 0 where there is no token."""
-        if not next_tokens.on_prompts(self.job.settings):
+        if not on_prompts(self.job.settings):
             return None
         table = tables.read(self.job.run.verified("cache-acts", acts.NEXT), ["seq", "pos", "rank", "token_id"])
         found = np.zeros((*self.sample.tokens.shape, int(table["rank"].max())), np.int64)

@@ -10,53 +10,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
-
-from pydantic import TypeAdapter, ValidationError
 
 from circuitcli.core.circuit import Circuit, Node
 from circuitcli.core.sites import Site
-from circuitcli.errors import InputError
-from circuitcli.runtime.neuronpedia import Address, Explained, address, address_of_page
-from circuitcli.stages.fetch_saes import entries_of
+from circuitcli.results.dictionaries import entries_of
+from circuitcli.results.labels import NONE, SAVED, Labels
+from circuitcli.runtime.neuronpedia import Address, address, address_of_page
 from circuitcli.stages.label_file import LabelFile, read_labels, some
 from circuitcli.stages.stage import Job, Work
 from circuitcli.store import files
-from circuitcli.store.run import Run
 
 if TYPE_CHECKING:
     from circuitcli.runtime.neuronpedia.client import Neuronpedia
 
-NONE, NEURONPEDIA = "none", "neuronpedia"
-SAVED = "graph/labels.json"
+NEURONPEDIA = "neuronpedia"
 # The fact of a graph whose labels couldn't all be had: why.
 FAILURE = "labels_failure"
 
 
 Source: TypeAlias = "LabelFile | Neuronpedia | None"
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What features are called.
-
-    Attributes:
-        source: `neuronpedia`, or the file.
-        labels: By feature, `layer.site.index`.
-        explained: All that Neuronpedia says of them.
-        failure: Why some are missing, if the service failed.
-    """
-
-    source: str
-    labels: dict[str, str] = field(default_factory=dict)
-    explained: dict[str, Explained] = field(default_factory=dict)
-    failure: str | None = None
-
-    def put_on(self, circuit: Circuit) -> Circuit:
-        """The same circuit with labels on the nodes that have none."""
-        nodes = (replace(node, label=node.label or self.labels.get(node.id)) for node in circuit.nodes)
-        return replace(circuit, nodes=tuple(nodes))
 
 
 def check(job: Job) -> Source:
@@ -117,25 +91,6 @@ def save(todo: Work, circuit: Circuit, labels: Labels) -> None:
 def intact(todo: Work) -> bool:
     """Whether the labels that the graph was drawn with are as they were recorded; also if there are none."""
     return SAVED not in todo.known or todo.unchanged(SAVED)
-
-
-def saved(run: Run) -> Labels:
-    """The labels that the run's graph was drawn with; none if it wasn't drawn yet, or without.
-
-    Raises:
-        InputError: They aren't as they were written.
-    """
-    record = run.record("graph")
-    if record is None or SAVED not in record.files:
-        return Labels(NONE)
-    path = run.verified("graph", SAVED)
-    try:
-        return _SAVED.validate_json(path.read_bytes())
-    except ValidationError:
-        raise InputError(f"{path} isn't as this version of circuit writes it.", hint="Run `circuit graph`.") from None
-
-
-_SAVED = TypeAdapter(Labels)
 
 
 def _widths(job: Job) -> dict[Site, int]:

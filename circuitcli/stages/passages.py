@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import numpy as np
 
 from circuitcli.core.sampling import Sample
@@ -25,18 +23,3 @@ def keep(job: Job, todo: Work, sample: Sample) -> None:
         ]
         tables.write(path, acts.TEXTS.removesuffix(".parquet"), parts)
     todo.files[acts.TEXTS] = job.run.entry(path, int(sample.lengths.sum()))
-
-
-def read(job: Job, sequences: Collection[int] | None = None) -> dict[int, list[str]]:
-    """The texts of all tokens of some sequences, or of all; by the tokenizer where the run was made without them."""
-    if acts.TEXTS not in job.run.require("cache-acts").files:
-        sample = acts.read_sample(job.run.verified("cache-acts", acts.TOKENS))
-        there = range(len(sample.lengths))
-        wanted = there if sequences is None else set(there).intersection(sequences)
-        return {seq: job.tokenizer.pieces(sample.tokens[seq, : sample.lengths[seq]].tolist()) for seq in wanted}
-    path = job.run.verified("cache-acts", acts.TEXTS)
-    table = tables.read(path) if sequences is None else tables.where(path, "seq", sequences)
-    found: dict[int, list[str]] = {}
-    for seq, text in zip(table["seq"].tolist(), table["text"], strict=True):
-        found.setdefault(seq, []).append(text)
-    return found

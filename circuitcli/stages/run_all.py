@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from circuitcli.results import growth
+from circuitcli.results.dictionaries import entries_of
 from circuitcli.runtime.clock import process_seconds
 from circuitcli.settings import Settings, to_dict
-from circuitcli.stages import ablate, cache_acts, growth, labels
-from circuitcli.stages.fetch_saes import entries_of
+from circuitcli.stages import ablate, cache_acts, labels
 from circuitcli.stages.stage import Job, Outcome
 from circuitcli.store import records
 
@@ -32,12 +33,12 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
     if named and (job.force or any(job.run.record(spec.name) is None for spec in stages)):
         job.runtime  # noqa: B018 -- asks for the device
     cache_acts.text_identity(job)
-    growth.read(job)
+    growth.read(job.results())
     labels.check(job)
     outcomes = []
     for spec in stages:
         if spec.name == cache_acts.NAME:
-            growth.earlier(job)  # again, as the run has recorded its model and SAEs by now
+            growth.earlier(job.results())  # again, as the run has recorded its model and SAEs by now
             labels.check(job)
             if job.force or job.run.record(spec.name) is None:
                 _announce(job)

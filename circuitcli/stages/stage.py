@@ -28,6 +28,7 @@ from circuitcli.store.run import Run
 
 if TYPE_CHECKING:
     from circuitcli.core.model import Model
+    from circuitcli.results.results import Results
     from circuitcli.runtime.checkpoint import Checkpoint
     from circuitcli.runtime.device import Runtime
     from circuitcli.runtime.hub import Hub
@@ -112,6 +113,12 @@ class Job:
             from circuitcli.runtime import model
 
             return model.load(checkpoint, self.runtime)
+
+    def results(self) -> Results:
+        """What the run has finished by now, read with the job's settings."""
+        from circuitcli.results.results import Results
+
+        return Results(self.run, self.settings, lambda tokens: self.tokenizer.pieces(tokens))
 
     def chosen(self, prefixes: tuple[str, ...]) -> dict[str, Any]:
         """The settings with these prefixes, flat, as JSON holds them."""

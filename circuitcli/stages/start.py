@@ -13,9 +13,9 @@ from circuitcli.core import attribution, selection
 from circuitcli.core.contexts import Firings
 from circuitcli.core.sites import FeatureId, Site
 from circuitcli.core.tokens import visible
+from circuitcli.results import next_tokens
 from circuitcli.runtime.device import out_of_memory
 from circuitcli.settings import Settings
-from circuitcli.stages import next_tokens
 from circuitcli.stages.inputs import Inputs
 
 # Positions of sequences that go forward and backward together.
@@ -93,7 +93,7 @@ def _some(chosen: Sequence[FeatureId], firing: Sequence[FeatureId], layer: int) 
 
 
 def _target(inputs: Inputs) -> str:
-    answers = next_tokens.answers(inputs.job)
+    answers = next_tokens.answers(inputs.job.results())
     if not answers:
         return "the log-probability of the likeliest next tokens"
     likeliest = list(dict.fromkeys(visible(answer.tokens[0].token, 16) for answer in answers))

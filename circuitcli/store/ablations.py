@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from circuitcli.core import rows
 from circuitcli.core.sites import FeatureId, Site, parse_feature
 from circuitcli.store import tables
 from circuitcli.store.records import FileEntry, fingerprint
@@ -109,18 +110,17 @@ def of_features(run: Run, shard: Shard, wanted: Iterable[int], kinds: Sequence[s
         for kind, name in names.items()
     }
     empty: tables.Columns = {"token_id": np.zeros(0, np.int32)}
-    for index in sorted(set(wanted) & set(shard.features)):
-        contexts = _pick(whole["contexts"], whole["contexts"]["feature"] == index)
-        effects = _pick(whole["effects"], whole["effects"]["up_feature"] == index)
-        place = {key: i for i, key in enumerate(zip(contexts["seq"].tolist(), contexts["pos"].tolist(), strict=True))}
-        keys = zip(effects["seq"].tolist(), effects["pos"].tolist(), strict=True)
-        effects["context"] = np.asarray([place[key] for key in keys], np.int64)
-        tokens, told = (
-            _pick(whole[kind], whole[kind]["feature"] == index) if kind in whole else empty
-            for kind in ("logits", "next")
+    features = np.asarray(sorted(set(wanted) & set(shard.features)), np.int32)
+    found = {
+        kind: rows.groups(table["up_feature" if kind == "effects" else "feature"], features)
+        for kind, table in whole.items()
+    }
+    for i, index in enumerate(features.tolist()):
+        own = {kind: rows.pick(whole[kind], of_kind[i]) for kind, of_kind in found.items()}
+        contexts, effects = own["contexts"], own["effects"]
+        context = rows.match(*([table[name] for name in ("seq", "pos")] for table in (effects, contexts)))
+        assert (context >= 0).all()  # an effect is of an ablation
+        effects["context"] = context
+        yield FeatureAblations(
+            FeatureId(shard.site, index), contexts, effects, own.get("logits", empty), own.get("next", empty)
         )
-        yield FeatureAblations(FeatureId(shard.site, index), contexts, effects, tokens, told)
-
-
-def _pick(columns: tables.Columns, mask: np.ndarray) -> tables.Columns:
-    return {name: column[mask] for name, column in columns.items()}

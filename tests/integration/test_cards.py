@@ -14,7 +14,7 @@ from support.commands import Result, contents, tsv
 from support.tokenizers_of import pretend
 
 from circuitcli.core.tokens import visible
-from circuitcli.stages import cards
+from circuitcli.results import cards
 from circuitcli.stages.stage import Job
 
 Circuit = Callable[..., Result]
@@ -64,7 +64,7 @@ def test_cards_by_a_second_route(job: Job, plain_model: Any, plain_saes: Any):
     silent = "0.resid_post.0" if "0.resid_post.0" not in chosen else "0.resid_post.1"
     targets = {down for _, down in effects} - chosen
     asked = [*sorted(chosen), sorted(targets)[0], silent]
-    found = {card.feature.id: card for card in cards.cards(job, cards.named(job, asked))}
+    found = {card.feature.id: card for card in cards.cards(job.results(), job.results().named(asked))}
     assert set(found) == set(asked)
     kl, logits = defaultdict(list), defaultdict(list)
     for row in rows(job.run.root, "ablations/contexts-*.parquet"):

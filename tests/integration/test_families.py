@@ -16,6 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
+from circuitcli.results.dictionaries import entries_of
 from circuitcli.stages import ablate, cache_acts, effects, fetch_saes
 from circuitcli.store import acts, tables
 
@@ -63,7 +64,7 @@ def test_stages(start: Callable[..., Any], tmp_path: Path, family: str, with_bos
     assert len(tables.read(job.run.path("effects/effects.parquet"))["n"])
     hf = plain(model, family)
     site = Site(2, "resid_post")
-    [entry] = [e for e in fetch_saes.entries_of(job.run) if e.at == site]
+    [entry] = [e for e in entries_of(job.run) if e.at == site]
     sae = fetch_saes.load_sae(job, entry, job.model)
     dense = torch.zeros(*tokens.shape, D_SAE)
     for path in sorted(job.run.path("acts/2.resid_post").iterdir()):
@@ -90,7 +91,7 @@ def test_centring_is_for_models_whose_norms_drop_the_mean(
     path.write_text(json.dumps(config))
     job = start(tmp_path / "run", {"model": str(model), "saes": {"release": str(tmp_path / "saes"), "sites": "auto"}})
     fetch_saes.run(job)
-    [entry] = fetch_saes.entries_of(job.run)
+    [entry] = entries_of(job.run)
     loaded = job.model
     sae = fetch_saes.load_sae(job, entry, loaded)
     bridge = TransformerBridge.boot_transformers(str(model), device="cpu", dtype=torch.float32)

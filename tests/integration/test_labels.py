@@ -12,13 +12,12 @@ from support.commands import Result, contents
 from support.neuronpedia import LoopbackNeuronpedia, Reply, answer
 
 from circuitcli.core.circuit import Circuit
+from circuitcli.results.circuit import build
+from circuitcli.results.reader import Reader
 from circuitcli.runtime.neuronpedia import client
-from circuitcli.settings import resolve
-from circuitcli.stages import graph, labels, run_all
+from circuitcli.stages import labels, run_all
 from circuitcli.stages.label_file import read_labels
-from circuitcli.stages.report import Silent
 from circuitcli.stages.spec import STAGES
-from circuitcli.stages.stage import Job
 from circuitcli.store.run import Run
 
 Command = Callable[..., Result]
@@ -191,7 +190,7 @@ def test_nodes_of_another_run_in_the_graph(start: Any, run: Path, service: Loopb
     job = replace(job, run=Run(run, STAGES.folders))
     service.add("tiny", "9-res", 4, answer(4, "from afar"))
     service.features |= {"/api/feature/tiny/9-res/5": answer(5, "never asked")}
-    here = graph.build(Job(Run(run, STAGES.folders), resolve(Run(run).settings()), Silent()), []).nodes[0]
+    here = build(Reader(Run(run, STAGES.folders)), []).nodes[0]
     page = "https://www.neuronpedia.org/tiny/9-res/4"
     afar = replace(here, id="9.resid_post.4", layer=9, feature=4, neuronpedia=page)
     unknown = replace(afar, id="9.resid_post.5", feature=5, neuronpedia="https://evil.org/tiny/9-res/5")

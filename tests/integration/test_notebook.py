@@ -19,7 +19,7 @@ from support.tokenizers_of import pretend
 import circuitcli.renderers
 from circuitcli.errors import InputError, UsageError
 from circuitcli.notebook import show
-from circuitcli.stages import cards
+from circuitcli.results import cards
 
 HOSTILE = [
     *("[/b]", "</script>", "\"'", "</iframe><script>alert(1)</script>", "שלום", "\u202eevil", "\u0000", "x" * 10_000),

@@ -10,9 +10,9 @@ from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordLevelTrainer, WordPieceTrainer
 from transformers import PreTrainedTokenizerFast
 
+from circuitcli.results import passages
+from circuitcli.results.reader import Reader
 from circuitcli.runtime.tokenizer import Tokenizer as OurTokenizer
-from circuitcli.stages import passages
-from circuitcli.stages.stage import Job
 from circuitcli.store import acts
 
 LINES = [
@@ -114,9 +114,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, texts: Sequence[str]) -> None:
     monkeypatch.setattr(OurTokenizer, "text", lambda self, token: texts[token % len(texts)])
     monkeypatch.setattr(OurTokenizer, "pieces", pieces)
 
-    def read(job: Job, sequences: Collection[int] | None = None) -> dict[int, list[str]]:
+    def read(reader: Reader, sequences: Collection[int] | None = None) -> dict[int, list[str]]:
         """As it is kept, but for halves of characters, which no file can hold."""
-        sample = acts.read_sample(job.run.path(acts.TOKENS))
+        sample = acts.read_sample(reader.run.path(acts.TOKENS))
         wanted = range(len(sample.lengths)) if sequences is None else sequences
         return {s: [texts[token % len(texts)] for token in sample.tokens[s, : sample.lengths[s]]] for s in wanted}
 

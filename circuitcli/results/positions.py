@@ -8,18 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from circuitcli.core import rows
 from circuitcli.core.circuit import TokenEffect
 from circuitcli.core.contexts import Firings
-from circuitcli.core.sites import FeatureId
+from circuitcli.core.sites import FeatureId, Site
 from circuitcli.errors import UsageError
-from circuitcli.stages import effects as effects_stage
-from circuitcli.stages import next_tokens, passages
-from circuitcli.stages.cards import labelled
-from circuitcli.stages.fetch_saes import entries_of
-from circuitcli.stages.graph import rows_of, token_effects
-from circuitcli.stages.next_tokens import FollowedToken, NextToken
-from circuitcli.stages.stage import Job
-from circuitcli.store import ablations, acts, tables
+from circuitcli.results import next_tokens, passages
+from circuitcli.results.labels import labelled
+from circuitcli.results.next_tokens import FollowedToken, NextToken
+from circuitcli.results.nodes import token_effects
+from circuitcli.results.reader import Reader
+from circuitcli.store import ablations, acts, reduced, tables
 
 # The strongest features of one site shown at one position, and as many of the ablated ones; activations of different
 # SAEs can't be compared.
@@ -73,36 +72,30 @@ class Prompt:
     positions: tuple[Position, ...]
 
 
-def require_prompts(job: Job) -> None:
+def require_prompts(reader: Reader) -> None:
     """Refuse a run that isn't on prompts.
 
     Raises:
         UsageError: It isn't.
     """
-    if job.settings.texts.source != "prompt":
+    if reader.settings.texts.source != "prompt":
         raise UsageError(
-            f"{job.run.root} isn't a run on prompts, so that there is no position to go through.",
+            f"{reader.run.root} isn't a run on prompts, so that there is no position to go through.",
             hint="Make one with `circuit run-all --prompt TEXT`, or see single features with --feature.",
         )
 
 
-def by_position(job: Job, features: Sequence[FeatureId] = (), per_site: int = PER_SITE) -> list[Prompt]:
+def by_position(reader: Reader, features: Sequence[FeatureId] = (), per_site: int = PER_SITE) -> list[Prompt]:
     """Every prompt, position by position; with `features` these alone, wherever they fire."""
-    kl = _kl(job)
-    found: dict[tuple[int, int], list[tuple[FeatureId, float]]] = defaultdict(list)
-    for site in (entry.at for entry in entries_of(job.run)):
-        asked = [feature.index for feature in features if feature.site == site]
-        ablated = [i for shard in ablations.stored(job.run) if shard.site == site for i in shard.features]
-        for shard in acts.shards(job.run, site):
-            firings = shard.where(np.isin(shard.feature, asked)) if features else shard
-            kept = _strongest(firings, ablated, len(asked) if features else per_site)
-            for seq, pos, index, value in zip(kept.seq, kept.pos, kept.feature, kept.value, strict=True):
-                found[int(seq), int(pos)].append((FeatureId(site, int(index)), float(value)))
-    effects = _effects(job, {feature for firing in found.values() for feature, _ in firing})
-    labels, said = labelled(job).labels, next_tokens.by_position(job)
-    followed = {(f, e.seq, e.pos): e.tokens for f, each in next_tokens.followed(job).items() for e in each}
+    found = _firing(reader, features, per_site)
+    named = list(dict.fromkeys(feature for firing in found.values() for feature, _, _ in firing))
+    effects = {
+        feature: token_effects(columns) for feature, columns in reader.of_features(reduced.LOGITS, named).items()
+    }
+    labels, said = labelled(reader.run).labels, next_tokens.by_position(reader)
+    followed = {(f, e.seq, e.pos): e.tokens for f, each in next_tokens.followed(reader, named).items() for e in each}
     prompts = []
-    for seq, pieces in sorted(passages.read(job).items()):
+    for seq, pieces in sorted(passages.read(reader).items()):
         positions = []
         for pos, token in enumerate(pieces):
             firing = [
@@ -110,18 +103,60 @@ def by_position(job: Job, features: Sequence[FeatureId] = (), per_site: int = PE
                     str(f),
                     labels.get(str(f)),
                     value,
-                    kl.get((f, seq, pos), kl.get((f, seq, WHOLE))),
+                    kl,
                     followed.get((f, seq, pos), followed.get((f, seq, WHOLE), ())),
                     *effects[f],
                 )
-                for f, value in found[seq, pos]
+                for f, value, kl in found[seq, pos]
             ]
             positions.append(Position(pos, token, said[seq, pos], tuple(firing)))
         prompts.append(Prompt(seq, tuple(positions)))
     return prompts
 
 
-def _strongest(shard: Firings, ablated: Sequence[int], count: int) -> Firings:
+Fired = tuple[FeatureId, float, float | None]
+
+
+def _firing(reader: Reader, features: Sequence[FeatureId], per_site: int) -> dict[tuple[int, int], list[Fired]]:
+    """By sequence and position what fires there and is shown, with its activation and the KL of its ablation."""
+    found: dict[tuple[int, int], list[Fired]] = defaultdict(list)
+    for site in reader.widths:
+        asked = [feature.index for feature in features if feature.site == site]
+        contexts = _contexts(reader, site)
+        for shard in acts.shards(reader.run, site):
+            firings = shard.where(np.isin(shard.feature, asked)) if features else shard
+            kept = _strongest(firings, contexts["feature"], len(asked) if features else per_site)
+            kl = [None if np.isnan(nats) else nats for nats in _kl(contexts, kept).tolist()]
+            columns = (column.tolist() for column in (kept.seq, kept.pos, kept.feature, kept.value))
+            for seq, pos, index, value, nats in zip(*columns, kl, strict=True):
+                found[seq, pos].append((FeatureId(site, index), value, nats))
+    return found
+
+
+def _contexts(reader: Reader, site: Site) -> tables.Columns:
+    """Every ablation of a site's features: feature, seq, pos (−1: all) and kl."""
+    shards = [shard for shard in ablations.stored(reader.run) if shard.site == site]
+    names = [shard.names(("contexts",))["contexts"] for shard in shards]
+    parts = [tables.read(reader.run.verified("ablate", name)) for name in names]
+    none = {"kl": np.zeros(0, np.float32)}
+    return {
+        name: np.concatenate([none.get(name, np.zeros(0, np.int32)), *(part[name] for part in parts)])
+        for name in ("feature", "seq", "pos", "kl")
+    }
+
+
+def _kl(contexts: tables.Columns, firings: Firings) -> np.ndarray:
+    """The KL of the ablation of each of these firings: of the one at its position, else of the whole sequence's."""
+    known = [contexts[name] for name in ("feature", "seq", "pos")]
+    kl = np.append(contexts["kl"], np.float32(np.nan))  # at −1: there was none
+    here, whole = (
+        kl[rows.match([firings.feature, firings.seq, pos], known)] for pos in (firings.pos, firings.pos * 0 + WHOLE)
+    )
+    found: np.ndarray = np.where(np.isnan(here), whole, here)
+    return found
+
+
+def _strongest(shard: Firings, ablated: np.ndarray, count: int) -> Firings:
     """At each position the `count` strongest, and the `count` strongest of the ablated ones; the strongest first."""
     ordered = shard.where(np.lexsort((shard.feature, -shard.value, shard.pos, shard.seq)))
     among = np.isin(ordered.feature, ablated)
@@ -135,24 +170,3 @@ def _place(ordered: Firings) -> np.ndarray:
     starts = (np.diff(ordered.seq, prepend=-1) != 0) | (np.diff(ordered.pos, prepend=-1) != 0)
     first = np.maximum.accumulate(np.where(starts, np.arange(len(ordered)), 0))
     return np.arange(len(ordered)) - first
-
-
-def _kl(job: Job) -> dict[tuple[FeatureId, int, int], float]:
-    """KL of each ablation, by feature, sequence and edited position (−1: all)."""
-    found = {}
-    for shard in ablations.stored(job.run):
-        table = tables.read(job.run.verified("ablate", shard.names(("contexts",))["contexts"]))
-        for index, seq, pos, kl in zip(*(table[name] for name in ("feature", "seq", "pos", "kl")), strict=True):
-            if not np.isnan(kl):
-                found[FeatureId(shard.site, int(index)), int(seq), int(pos)] = float(kl)
-    return found
-
-
-Tokens = tuple[TokenEffect, ...]
-
-
-def _effects(job: Job, features: set[FeatureId]) -> dict[FeatureId, tuple[Tokens, Tokens]]:
-    """What each feature promotes and suppresses."""
-    table = tables.read(job.run.verified("effects", effects_stage.LOGITS))
-    rows = rows_of(table, sorted(features, key=lambda f: f.order))
-    return {feature: token_effects(columns) for feature, columns in rows.items()}

@@ -10,54 +10,53 @@ from circuitcli import interventions
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.merge import MEASURED, merge, require_same_effects, require_same_features
 from circuitcli.errors import InputError, UsageError
-from circuitcli.stages.fetch_saes import entries_of
-from circuitcli.stages.stage import Job
+from circuitcli.results.reader import Reader
 from circuitcli.store import circuits, files
 
 
-def identity(job: Job) -> dict[str, Any]:
+def identity(reader: Reader) -> dict[str, Any]:
     """What the run's features are features of, as a circuit's metadata has it."""
     saes = [
         {"layer": e.layer, "site": e.site, "source": e.source, "sha256": e.sha256, "neuronpedia": e.neuronpedia}
-        for e in entries_of(job.run)
+        for e in reader.saes
     ]
-    found = job.run.require("fetch-saes").inputs["model identity"]
-    return {"model": job.settings.model, "model_identity": found, "saes": saes}
+    found = reader.run.require("fetch-saes").inputs["model identity"]
+    return {"model": reader.settings.model, "model_identity": found, "saes": saes}
 
 
-def measured(job: Job) -> dict[str, Any]:
+def measured(reader: Reader) -> dict[str, Any]:
     """What the run's effects are, as a circuit's metadata has it: `core.merge.MEASURED`."""
-    settings = job.settings.ablate
+    settings = reader.settings.ablate
     unused = {"strength"} - set(interventions.options(settings.intervention, settings))
     return {what: getattr(settings, what) for what in MEASURED if what not in unused}
 
 
-def require_same(job: Job, circuit: Circuit, path: Path, *, effects: bool) -> None:
+def require_same(reader: Reader, circuit: Circuit, path: Path, *, effects: bool) -> None:
     """Refuse a file whose features, or also whose effects, aren't the run's.
 
     Raises:
         InputError: Of another model, or of another SAE at a site; or measured in another way.
     """
-    own = Circuit(identity(job) | measured(job), (), ())
+    own = Circuit(identity(reader) | measured(reader), (), ())
     try:
         require_same_features(circuit, own)
         if effects:
             require_same_effects(circuit, own)
     except InputError as error:
-        raise InputError(f"{path} doesn't go with {job.run.root}. {error.message}", hint=error.hint) from None
+        raise InputError(f"{path} doesn't go with {reader.run.root}. {error.message}", hint=error.hint) from None
 
 
-def read(job: Job) -> dict[Path, Circuit]:
+def read(reader: Reader) -> dict[Path, Circuit]:
     """The graphs that the run's own goes on from by their files, in the order in which they were named.
 
     Raises:
         InputError: One is missing or damaged.
         UsageError: One is the run's own graph.
     """
-    return {path: circuits.read(path) for path in _paths(job)}
+    return {path: circuits.read(path) for path in _paths(reader)}
 
 
-def earlier(job: Job) -> list[Circuit]:
+def earlier(reader: Reader) -> list[Circuit]:
     """The same, once they were found to be of the run's features, and measured as it measures.
 
     Raises:
@@ -65,15 +64,15 @@ def earlier(job: Job) -> list[Circuit]:
             another way.
         UsageError: One is the run's own graph.
     """
-    found = read(job)
+    found = read(reader)
     for path, circuit in found.items():
-        require_same(job, circuit, path, effects=True)
+        require_same(reader, circuit, path, effects=True)
     return list(found.values())
 
 
-def digests(job: Job) -> list[str]:
+def digests(reader: Reader) -> list[str]:
     """sha256 of each."""
-    return [files.digest(path) for path in _paths(job)]
+    return [files.digest(path) for path in _paths(reader)]
 
 
 def grown(first: list[Circuit], circuit: Circuit) -> Circuit:
@@ -84,17 +83,17 @@ def grown(first: list[Circuit], circuit: Circuit) -> Circuit:
     return whole or circuit
 
 
-def _paths(job: Job) -> list[Path]:
-    gone = next((name for name in job.settings.graph.extend if not os.path.exists(name)), None)
+def _paths(reader: Reader) -> list[Path]:
+    gone = next((name for name in reader.settings.graph.extend if not os.path.exists(name)), None)
     if gone is not None:
         raise InputError(
             f"The graph to extend isn't there: {gone}.",
-            hint=f"Say where it is with --extend, or take it out of graph.extend in {job.run.settings_path}.",
+            hint=f"Say where it is with --extend, or take it out of graph.extend in {reader.run.settings_path}.",
         )
-    paths = [circuits.locate(Path(name)) for name in job.settings.graph.extend]
-    own = job.run.path(circuits.CIRCUIT).resolve()
+    paths = [circuits.locate(Path(name)) for name in reader.settings.graph.extend]
+    own = reader.run.path(circuits.CIRCUIT).resolve()
     if own in (path.resolve() for path in paths):
         raise UsageError(
-            f"{job.run.root} can't extend its own graph.", hint="Name an earlier run's circuit.json with --extend."
+            f"{reader.run.root} can't extend its own graph.", hint="Name an earlier run's circuit.json with --extend."
         )
     return paths

@@ -1,0 +1,33 @@
+"""The dictionaries of a run, as `saes/saes.json` has them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from circuitcli.errors import InputError
+from circuitcli.saes import SaeEntry
+from circuitcli.store.run import Run
+
+SAES = "saes/saes.json"
+
+_STAGE = "fetch-saes"
+_RECORDED = TypeAdapter(
+    dict[Literal["saes"], Annotated[list[SaeEntry], Field(min_length=1)]], config=ConfigDict(extra="forbid")
+)
+
+
+def entries_of(run: Run) -> list[SaeEntry]:
+    """The SAEs that a run recorded, in the model's order.
+
+    Raises:
+        InputError: They aren't as this version records them.
+    """
+    path = run.verified(_STAGE, SAES)
+    try:
+        return _RECORDED.validate_json(path.read_bytes())["saes"]
+    except ValidationError:
+        raise InputError(
+            f"{path} isn't as this version of circuit writes it.", hint=f"Run `circuit {_STAGE} --force` on this run."
+        ) from None

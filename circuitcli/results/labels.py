@@ -1,0 +1,111 @@
+"""What features are called, as a run keeps it: what was found, and what people wrote.
+
+`graph/labels.json` has the labels that its graph was drawn with, `graph/edits.json` the labels and groups of nodes that
+somebody edited.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+
+from pydantic import TypeAdapter, ValidationError
+
+from circuitcli.core.circuit import Circuit
+from circuitcli.core.strict import Mismatch, read
+from circuitcli.errors import InputError
+from circuitcli.runtime.neuronpedia import Explained
+from circuitcli.store import circuits, files
+from circuitcli.store.run import Run
+
+SAVED = "graph/labels.json"
+EDITS = "graph/edits.json"
+# Where labels are from that are from nowhere.
+NONE = "none"
+_MEND = "Mend it, or delete it and load your edits again."
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What features are called.
+
+    Attributes:
+        source: `neuronpedia`, or the file.
+        labels: By feature, `layer.site.index`.
+        explained: All that Neuronpedia says of them.
+        failure: Why some are missing, if the service failed.
+    """
+
+    source: str
+    labels: dict[str, str] = field(default_factory=dict)
+    explained: dict[str, Explained] = field(default_factory=dict)
+    failure: str | None = None
+
+    def put_on(self, circuit: Circuit) -> Circuit:
+        """The same circuit with labels on the nodes that have none."""
+        nodes = (replace(node, label=node.label or self.labels.get(node.id)) for node in circuit.nodes)
+        return replace(circuit, nodes=tuple(nodes))
+
+
+def saved(run: Run) -> Labels:
+    """The labels that the run's graph was drawn with; none if it wasn't drawn yet, or without.
+
+    Raises:
+        InputError: They aren't as they were written.
+    """
+    record = run.record("graph")
+    if record is None or SAVED not in record.files:
+        return Labels(NONE)
+    path = run.verified("graph", SAVED)
+    try:
+        return _SAVED.validate_json(path.read_bytes())
+    except ValidationError:
+        raise InputError(f"{path} isn't as this version of circuit writes it.", hint="Run `circuit graph`.") from None
+
+
+_SAVED = TypeAdapter(Labels)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a person wrote on one node."""
+
+    label: str | None = None
+    group: str | None = None
+
+
+Edits = dict[str, Edit]
+
+
+def edits(run: Run) -> Edits:
+    """What people wrote, as the run keeps it, by the id of the node.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    path = run.path(EDITS)
+    try:
+        if not path.exists():
+            return {}
+        nodes = json.loads(files.content(path, circuits.MAX_BYTES, hint=_MEND))["nodes"]
+        return {name: read(Edit, value, name) for name, value in nodes.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, Mismatch):
+        raise InputError(f"{path} is damaged.", hint=_MEND) from None
+
+
+def applied(circuit: Circuit, found: Edits) -> Circuit:
+    """The circuit with what people wrote on its nodes; an edit without a label, or a group, leaves the node's own."""
+    nodes = [
+        replace(node, label=found[node.id].label or node.label, group=found[node.id].group or node.group)
+        if node.id in found
+        else node
+        for node in circuit.nodes
+    ]
+    return replace(circuit, nodes=tuple(nodes))
+
+
+def labelled(run: Run) -> Labels:
+    """What the run's features are called: as people wrote it, else as it was found when the graph was drawn."""
+    found = saved(run)
+    typed = {name: edit.label for name, edit in edits(run).items() if edit.label}
+    return replace(found, labels=found.labels | typed)

@@ -1,0 +1,7 @@
+"""Results."""
+
+from circuitcli.results.reader import Reader
+
+
+class Results(Reader):
+    """Later."""
