@@ -3,17 +3,24 @@
 import importlib
 import json
 import re
+import statistics
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import SMALL
 from support.brute import Brute, rows
 from support.commands import Result
 
 from circuitcli import plugins
+from circuitcli.stages import run_all
+from circuitcli.stages.spec import STAGES, StageSpec
+from circuitcli.stages.stage import Job
+from circuitcli.store.run import Run
 from circuitcli.texts import TextRequest, TextSource
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -43,7 +50,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_an_example_for_each_plug_point_but_saes() -> None:
-    assert [point for point, _ in EXAMPLES] == ["interventions", "renderers", "texts"]
+    assert [point for point, _ in EXAMPLES] == ["interventions", "renderers", "texts", "stages"]
 
 
 def test_the_intervention_and_the_format(
@@ -74,3 +81,26 @@ def test_the_source_of_text() -> None:
     request = TextRequest(values=("3", "5"), column="auto")
     assert list(source.documents(request)) == ["1 2 3", "1 2 3 4 5"]
     assert source.identity(request) != source.identity(TextRequest(values=("35",), column="auto"))
+
+
+def test_the_stage(start: Callable[..., Job], tmp_path: Path) -> None:
+    [spec] = re.findall(
+        r"^```python\n(StageSpec\(.*?\))\n^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    stages = STAGES.plus(eval(spec, {"StageSpec": StageSpec}))
+    job = start(tmp_path / "run", SMALL)
+    job = replace(job, run=Run(job.run.root, stages.folders), stages=stages)
+    assert run_all.run(job, lambda outcome: None)[-1].status == "done"
+    firing = {name(row): row["density"] for row in rows(job.run.root, "acts/features.parquet")}
+    matter = {name(row): row["kl_mean"] for row in rows(job.run.root, "effects/features.parquet")}
+    half = statistics.median(firing[one] for one in matter)
+    wanted = {one: kl for one, kl in matter.items() if firing[one] < half}
+    found = json.loads((job.run.root / "rare" / "rare.json").read_text())
+    assert 0 < len(wanted) < len(matter)
+    assert dict(found) == wanted
+    assert [kl for _, kl in found] == sorted(wanted.values(), reverse=True)
+    assert run_all.run(job, lambda outcome: None)[-1].status == "skipped"
+
+
+def name(row: dict[str, Any]) -> str:
+    return f"{row['layer']}.{row['site']}.{row['feature']}"
