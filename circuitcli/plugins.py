@@ -5,8 +5,10 @@ A file `name.py` (underscores become hyphens in the name that people type) holds
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import pkgutil
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from circuitcli.errors import UsageError, nearest
@@ -14,8 +16,15 @@ from circuitcli.errors import UsageError, nearest
 
 def names(folder: str) -> list[str]:
     """The names of the plug-ins in a folder of this package, without importing any of them."""
-    path = importlib.import_module(f"circuitcli.{folder}").__path__
+    path = getattr(sys.modules.get(f"circuitcli.{folder}"), "__path__", None) or _place(folder)
     return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+
+
+def _place(folder: str) -> Sequence[str]:
+    """Where a folder of this package is, without importing it: what its protocol needs may take time."""
+    found = importlib.util.find_spec(f"circuitcli.{folder}")
+    assert found is not None
+    return found.submodule_search_locations or ()
 
 
 def check(folder: str, name: str) -> None:
@@ -26,8 +35,9 @@ def check(folder: str, name: str) -> None:
     """
     known = names(folder)
     if name not in known:
-        word = {"renderers": "format"}.get(folder, folder.removesuffix("s"))
-        raise UsageError(f"Unknown {word} `{name}`.", hint=nearest(name, known, what=f"{word}s"))
+        word = {"renderers": "format", "texts": "text source"}.get(folder, folder.removesuffix("s"))
+        shown = name if len(name) <= 80 else f"{name[:79]}…"
+        raise UsageError(f"Unknown {word} `{shown}`.", hint=nearest(name, known, what=f"{word}s"))
 
 
 def load(folder: str, name: str) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from circuitcli import plugins
 from circuitcli.errors import UsageError, nearest
 from circuitcli.settings.table import Setting, table
 from circuitcli.settings.tree import Settings
@@ -105,6 +106,7 @@ def _checked(tree: Layers) -> Settings:
     except ValidationError as error:
         raise _usage_error(error.errors()) from None
     _check_texts(settings)
+    _check_names(settings)
     return settings
 
 
@@ -123,6 +125,15 @@ def _check_texts(settings: Settings) -> None:
             if isinstance(text, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in text):
                 wanted = "text without NUL characters" if "\0" in text else "UTF-8, as settings.toml is"
                 raise UsageError(f"{_named(row)} can't be {_SHORT.repr(text)}: it should be {wanted}.", hint=row.help)
+
+
+def _check_names(settings: Settings) -> None:
+    """Refuse names that no plug-in has."""
+    for row in table():
+        value = row.of(settings)
+        for name in value if isinstance(value, tuple) else (value,):
+            if row.plugins is not None:
+                plugins.check(row.plugins, name)
 
 
 class _Short(reprlib.Repr):

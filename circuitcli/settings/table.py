@@ -10,7 +10,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from circuitcli.settings.tree import Flag, Settings
+from circuitcli import plugins
+from circuitcli.settings.tree import Flag, PlugIns, Settings
 
 # What people type for a truth.
 _TRUTHS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
@@ -26,6 +27,7 @@ class Setting:
     repeats: bool
     default: Any
 
+    plugins: str | None = None  # the folder of plug-ins whose names its values are
     words: tuple[type, ...] = ()  # what else than text its flag's words may mean: truths or whole numbers
 
     @property
@@ -74,8 +76,17 @@ def _collect(tree: type, prefix: str, rows: list[Setting]) -> None:
             continue
         kind, *marks = get_args(hints[item.name])
         flag = next(mark for mark in marks if isinstance(mark, Flag))
+        folder = next((mark.folder for mark in marks if isinstance(mark, PlugIns)), None)
+        flag = flag if folder is None else _naming(flag, plugins.names(folder))
         repeats = get_origin(kind) is tuple or any(get_origin(part) is tuple for part in get_args(kind))
         plain = kind if kind in (bool, int, float) else str
         parts = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(kind)]
         words = tuple(part for part in parts if part in (bool, int))
-        rows.append(Setting(f"{prefix}{item.name}", flag, plain, repeats, item.default, words))
+        rows.append(Setting(f"{prefix}{item.name}", flag, plain, repeats, item.default, folder, words))
+
+
+def _naming(flag: Flag, names: list[str]) -> Flag:
+    """A flag that says the names that there are: one after another where it explains, as a choice where it is typed."""
+    listed = f"{', '.join(names[:-1])} or {names[-1]}"
+    metavar = flag.metavar and flag.metavar.replace("{names}", "|".join(names))
+    return flag._replace(help=flag.help.replace("{names}", listed), metavar=metavar)

@@ -17,6 +17,12 @@ class Flag(NamedTuple):
     late: bool = False
 
 
+class PlugIns(NamedTuple):
+    """The values of a setting are names in this folder of plug-ins. Its flag says them for `{names}`."""
+
+    folder: str
+
+
 # Counts and indices are int32 on disk.
 MOST = 2**31 - 1
 
@@ -103,9 +109,9 @@ class Texts:
     """[texts]: which text the model reads. Of prompt, file and dataset at most one."""
 
     __pydantic_config__ = _TABLE
-    source: Annotated[
-        Literal["demo", "prompt", "file", "dataset"], Flag(None, "Where text comes from; follows from the three below.")
-    ] = "demo"
+    source: Annotated[str, PlugIns("texts"), Flag(None, "Where text comes from; follows from the three below.")] = (
+        "demo"
+    )
     prompt: Annotated[tuple[str, ...], Flag("--prompt", "Text to read (repeat for several).", "TEXT")] = ()
     file: Annotated[
         str,
@@ -190,11 +196,12 @@ class Ablate:
     __pydantic_config__ = _TABLE
     intervention: Annotated[
         str,
+        PlugIns("interventions"),
         Flag(
             "--intervention",
             "What replaces an activation. zero: 0. mean: the feature's mean. resample: what it is at a random other "
             "position of the text. steer: a multiple of its maximum.",
-            "zero|mean|resample|steer",
+            "{names}",
         ),
     ] = "zero"
     strength: Annotated[
@@ -240,9 +247,8 @@ class Graph:
     max_edges: Annotated[int, Range(ge=1), Flag("--max-edges", "Edges drawn at most, the largest first.")] = 100
     formats: Annotated[
         tuple[str, ...],
-        Flag(
-            "--format", "A format to draw: html, svg, png, dot, json, csv, graphml or neuronpedia (repeat).", "FORMAT"
-        ),
+        PlugIns("renderers"),
+        Flag("--format", "A format to draw: {names} (repeat).", "FORMAT"),
     ] = ("html", "svg", "json", "dot")
     extend: Annotated[
         tuple[str, ...],

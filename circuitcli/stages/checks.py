@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from circuitcli import interventions, plugins
+from circuitcli import interventions
 from circuitcli.core.sites import parse_layers, parse_pin, parse_site
 from circuitcli.errors import UsageError
 from circuitcli.runtime.device_name import check_device_name
@@ -13,7 +13,7 @@ _ANY_DEPTH = 10_000
 
 
 def check(settings: Settings) -> None:
-    """Refuse unknown sites, formats, interventions and devices, what is no slice or pin, and settings for nothing.
+    """Refuse unknown sites and devices, what is no slice or pin, and settings for nothing.
 
     Raises:
         UsageError: With the nearest known name.
@@ -21,9 +21,6 @@ def check(settings: Settings) -> None:
     check_device_name(settings.runtime.device)
     for site in settings.saes.sites if settings.saes.sites != "auto" else ():
         parse_site(site)
-    for name in settings.graph.formats:
-        plugins.check("renderers", name)
-    plugins.check("interventions", settings.ablate.intervention)
     _check_strength(settings.ablate)
     for pin in settings.features.pinned:
         parse_pin(pin)

@@ -33,7 +33,7 @@ def source_of(job: Job) -> tuple[TextSource, TextRequest]:
     """Where the text comes from, and which is asked for."""
     texts = job.settings.texts
     values = {"demo": (), "prompt": texts.prompt, "file": (texts.file,), "dataset": (texts.dataset,)}
-    return plugins.load("texts", texts.source), TextRequest(values[texts.source], texts.column)
+    return plugins.load("texts", texts.source), TextRequest(values.get(texts.source, ()), texts.column)
 
 
 def read_sample(job: Job, entries: Sequence[SaeEntry], say: Say) -> Sample:

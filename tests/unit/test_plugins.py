@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import circuitcli
 from circuitcli import plugins
 from circuitcli.errors import UsageError
+from circuitcli.settings import Settings, nest, resolve, table
 
 PLUG_POINTS = {
     "saes": {"demo", "local"},
@@ -107,3 +109,38 @@ def test_a_new_file_is_a_new_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert plugins.load("things", "two-words") == "found"
     with pytest.raises(UsageError, match="Unknown thing `two_words`"):
         plugins.load("things", "two_words")
+
+
+@pytest.fixture
+def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder outside the package whose files are interventions, formats and text sources too."""
+    for folder in ("interventions", "renderers", "texts"):
+        module = importlib.import_module(f"circuitcli.{folder}")
+        monkeypatch.setattr(module, "__path__", [*module.__path__, str(tmp_path)])
+    importlib.invalidate_caches()
+    table.cache_clear()
+    yield tmp_path
+    table.cache_clear()
+
+
+@pytest.mark.parametrize("key", ["ablate.intervention", "graph.formats", "texts.source"])
+def test_settings_ask_which_plug_ins_there_are(key: str, more: Path):
+    def named(name: str) -> Settings:
+        return resolve(nest({"model": "gpt2", key: [name] if key == "graph.formats" else name}))
+
+    with pytest.raises(UsageError, match=r"Unknown .* `of-mine`") as error:
+        named("of-mine")
+    assert "Known " in error.value.hint
+    (more / "of_mine.py").write_text("raise RuntimeError")  # no plug-in is imported to know its name
+    importlib.invalidate_caches()
+    table.cache_clear()
+    row = next(row for row in table() if row.key == key)
+    assert row.of(named("of-mine")) == (("of-mine",) if row.repeats else "of-mine")
+    said = {"ablate.intervention": row.flag.metavar, "graph.formats": row.flag.help}
+    assert "of-mine" in said.get(key, "of-mine")
+
+
+def test_a_long_name_that_no_plug_in_has_fits_a_line():
+    with pytest.raises(UsageError) as error:
+        plugins.check("renderers", "x" * 9999)
+    assert error.value.message == f"Unknown format `{'x' * 79}…`."
