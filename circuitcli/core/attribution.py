@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitcli.core.model import Edit, Model
+from circuitcli.core.edits import watching
+from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
+from circuitcli.core.sites import Site
 
 # Values that are held at once: logits, and the directions of features.
 _VALUES = 2**24
@@ -39,19 +41,20 @@ def estimates(
         firing: Sequence (a row of `tokens`), position, feature and activation of each firing, on the same device.
     """
     seq, pos, feature, activation = firing
+    seen: dict[Site, Tensor] = {}
     with torch.enable_grad():
-        zero = torch.zeros(*tokens.shape, sae.d_in, dtype=torch.float32, device=tokens.device, requires_grad=True)
-        run = model.run(tokens, [sae.site], final=True, edit=Edit(sae.site, zero))
+        run = model.run(tokens, [], final=True, edits=watching([sae.site], seen))
         assert run.final is not None
         if not run.final.requires_grad:
             return None
         towards = _towards(model, run.final.detach(), read)
         if towards is None:
             return None
-        (gradient,) = torch.autograd.grad(run.final, zero, towards)
+        x = seen[sae.site]
+        gradient = torch.autograd.grad(run.final, x, towards)[0].float()
     if not bool(gradient.isfinite().all()):
         return None
-    x, size = run.sites[sae.site].detach(), max(1, _VALUES // sae.d_in)
+    x, size = x.detach(), max(1, _VALUES // sae.d_in)
     found = []
     for part in torch.arange(len(seq), device=tokens.device).split(size):
         at = seq[part], pos[part]

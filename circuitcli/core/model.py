@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuitcli.core.edits import Edits
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site
 
@@ -18,7 +19,10 @@ Activations = dict[Site, Float[Tensor, "b t _"]]  # z is d_z wide, all others d_
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What is added to the activations of one site: δ, zero where nothing changes."""
+    """What is added to the activations of one site: δ, zero where nothing changes.
+
+    One feature's is of rank one and known beforehand, so that a pass can resume from it; others are `Edits`.
+    """
 
     site: Site
     delta: Float[Tensor, "b t d"]
@@ -95,15 +99,21 @@ class Model(Protocol):
         read: Sequence[Site],
         *,
         final: bool = False,
-        edit: Edit | None = None,
+        edits: Edits | None = None,
         keep: int | None = None,
         until: int | None = None,
     ) -> Pass:
-        """One pass over whole sequences, edited by a hook if there is an edit.
+        """One pass over whole sequences, edited by hooks at any number of sites; see `core.edits`.
 
-        It stops after the last block that the sites read need (see `core.sites.last_block`), or after the block
+        An edited site is given its activations in the model's dtype, and is read as its edit leaves it. Gradients pass,
+        of what edits bring in: the model's own parameters have none.
+
+        The pass stops after the last block that the sites read need (see `core.sites.last_block`), or after the block
         `until`, unless `final` asks for the stream after the last one. Keys and values of the blocks from `keep` on
         stay, for `resume` at places.
+
+        Raises:
+            ValueError: An edit of resid_mid in a parallel block, which has none.
         """
         ...
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitcli.core.model import Edit, Model
+from circuitcli.core.edits import adding
+from circuitcli.core.model import Model
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
@@ -58,7 +59,7 @@ def ablate_one(
     change = sae.frame(x[0]).sigma * (replacement - a) * sae.w_dec[feature]
     delta = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
     delta[0, places] = (change - change.mean(-1, keepdim=True) if sae.centre else change)[places]
-    ablated = model.run(tokens, downstream, final=True, edit=Edit(site, delta))
+    ablated = model.run(tokens, downstream, final=True, edits=adding(site, delta))
     seen = {s: torch.stack([p.sites[s][0, read] for p in (clean, ablated)]) for s in downstream}
     assert clean.final is not None and ablated.final is not None
     logits = [model.logits(p.final[0])[read] for p in (clean, ablated) if p.final is not None]

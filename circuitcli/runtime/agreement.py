@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuitcli.core.edits import adding
 from circuitcli.core.model import Edit, Model, Pass, Places
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import SITES, Site
@@ -153,7 +154,7 @@ def _check_edits(model: Model, expected: Reference, clean: Pass, layer: int, nam
         x = clean.sites[site]
         delta = torch.linspace(-1, 1, x.shape[-1], device=x.device, dtype=x.dtype) * x.float().std().to(x.dtype)
         edit = Edit(site, delta.expand_as(x))
-        whole = model.run(expected.tokens, [], final=True, edit=edit).final
+        whole = model.run(expected.tokens, [], final=True, edits=adding(site, edit.delta)).final
         resumed = model.resume(clean, clean.sites, edit, [], final=True).final
         assert whole is not None
         assert resumed is not None

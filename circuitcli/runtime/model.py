@@ -7,7 +7,7 @@ the arguments that the model itself gave them on the clean pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
+from circuitcli.core.edits import Edits
 from circuitcli.core.model import Activations, Edit, Pass, Places
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site, last_block
@@ -30,6 +31,7 @@ from circuitcli.runtime.calls import Calls, recorder
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import Runtime, out_of_memory
 from circuitcli.runtime.head import Head
+from circuitcli.runtime.hooks import hooks as hooks_of
 from circuitcli.runtime.unfit import unfit
 from circuitcli.runtime.verdicts import Verdicts
 
@@ -70,11 +72,14 @@ class BridgeModel:
         read: Sequence[Site],
         *,
         final: bool = False,
-        edit: Edit | None = None,
+        edits: Edits | None = None,
         keep: int | None = None,
         until: int | None = None,
     ) -> Pass:
         """One pass over whole sequences; see `core.model.Model.run`."""
+        edits = edits or {}
+        if self._shape.parallel and any(site.name == "resid_mid" for site in edits):
+            raise ValueError("a parallel block has no resid_mid to edit")
         sites: Activations = {}
         calls = Calls({}, Kept(self._shape.n_layers if keep is None else keep), tokens.shape[1])
         ends: list[Tensor] = []
@@ -89,11 +94,11 @@ class BridgeModel:
                 hooks.enter_context(_handle(block.register_forward_pre_hook(recorder(calls, layer), with_kwargs=True)))
             stops = [*self._bridge.blocks, self._bridge.ln_final]
             hooks.enter_context(_handle(stops[last + 1].register_forward_pre_hook(stop, prepend=True)))
-            hooks.enter_context(self._bridge.hooks(fwd_hooks=_edits(edit) + _readers(sites, read)))
+            hooks.enter_context(self._bridge.hooks(fwd_hooks=hooks_of(edits, read, sites)))
             hooks.enter_context(using(calls.kept))
             with suppress(_Stop):
                 self._bridge(tokens, return_type="logits", use_cache=False)
-        _note_end(sites, read, last, ends[0])
+        _note_end(sites, read, last, ends[0], edits)
         return Pass(sites, ends[0] if final else None, calls, calls.kept.nbytes)
 
     def bases(self, site: Site) -> tuple[Site, ...]:
@@ -126,14 +131,14 @@ class BridgeModel:
         if last < site.layer:  # nothing behind the site is asked for
             return Pass(sites, None, clean.calls)
         keys = None if places is None else Behind(clean.calls.kept, places.seq)
-        with self._bridge.hooks(fwd_hooks=_readers(sites, read)), using(keys):
+        with self._bridge.hooks(fwd_hooks=hooks_of({}, read, sites)), using(keys):
             if site.name == "resid_pre":
                 x = self._block(site.layer, base[site] + delta, clean.calls, places)
             else:
                 x = self._rest_of_block(site, base, delta, sites, read)
             for layer in range(site.layer + 1, last + 1):
                 x = self._block(layer, x, clean.calls, places)
-        _note_end(sites, read, last, x)
+        _note_end(sites, read, last, x, {})
         return Pass(sites, x if final else None, clean.calls)
 
     def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
@@ -281,32 +286,11 @@ def _refusing(name: str) -> Iterator[None]:
         ) from error
 
 
-def _readers(sites: Activations, read: Sequence[Site]) -> list[tuple[str, Callable[..., None]]]:
-    def reader(site: Site) -> Callable[..., None]:
-        def note(value: Tensor, hook: Any) -> None:
-            sites[site] = value.flatten(2)
-
-        return note
-
-    return [(site.hook, reader(site)) for site in read]
-
-
-def _note_end(sites: Activations, read: Sequence[Site], last: int, x: Tensor) -> None:
+def _note_end(sites: Activations, read: Sequence[Site], last: int, x: Tensor, edits: Edits) -> None:
     """The stream behind the last block that ran is the next one's input, which its hook is never shown."""
-    if Site(last + 1, "resid_pre") in read:
-        sites[Site(last + 1, "resid_pre")] = x
-
-
-def _edits(edit: Edit | None) -> list[tuple[str, Callable[..., Tensor]]]:
-    """An edit as a hook. At resid_mid it is made on attn_out, so that the skip path sees it as well."""
-    if edit is None:
-        return []
-    site = Site(edit.site.layer, "attn_out") if edit.site.name == "resid_mid" else edit.site
-
-    def add(value: Tensor, hook: Any) -> Tensor:
-        return value + edit.delta.to(value.dtype).reshape(value.shape)
-
-    return [(site.hook, add)]
+    site = Site(last + 1, "resid_pre")
+    if site in read:
+        sites[site] = edits[site](x).to(x.dtype) if site in edits else x
 
 
 @contextmanager

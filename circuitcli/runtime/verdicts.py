@@ -50,6 +50,6 @@ class Verdicts:
 def _readers() -> str:
     """What identifies the code that reads models: a verdict is on what it does."""
     digest = hashlib.sha256()
-    for name in ("agreement", "attention", "calls", "head", "model", "weights"):
+    for name in ("agreement", "attention", "calls", "head", "hooks", "model", "weights"):
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return digest.hexdigest()

@@ -12,6 +12,7 @@ from support.families import D_MODEL, FAMILIES, LAYERS, VOCAB, WINDOW, Hf, plain
 from support.tiny import load_model
 from torch import Tensor
 
+from circuitcli.core.edits import adding
 from circuitcli.core.model import Edit, Pass, Places
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site
@@ -91,7 +92,7 @@ def test_fast_path_plain_path_and_transformers_agree_on_an_edit(
     read = all_sites(model, site)
     clean = model.run(tokens, sorted({site, *model.bases(site)}, key=lambda s: s.order), final=True)
     edit = random_edit(model, site, clean, torch.arange(len(tokens)))
-    slow = model.run(tokens, read, final=True, edit=edit)
+    slow = model.run(tokens, read, final=True, edits=adding(site, edit.delta))
     fast = model.resume(clean, {b: clean.sites[b] for b in model.bases(site)}, edit, read, final=True)
     theirs, logits = hf.run(tokens, read, edit)
     beside = {Site(EDITED, "mlp_out")} if model.shape.parallel and name in ("z", "attn_out") else set()
@@ -219,9 +220,9 @@ def test_half_precision_runs_and_sae_arithmetic_stays_float32(
     clean = model.run(tokens, sorted({site, down, *model.bases(site)}, key=lambda s: s.order), final=True)
     edit = random_edit(model, site, clean, torch.arange(len(tokens)))
     edit = Edit(site, edit.delta.float())
-    slow = model.run(tokens, [down], final=True, edit=edit)
+    slow = model.run(tokens, [down], final=True, edits=adding(site, edit.delta))
     fast = model.resume(clean, clean.sites, edit, [down], final=True)
-    exact = models[family][0].run(tokens, [down], final=True, edit=edit)
+    exact = models[family][0].run(tokens, [down], final=True, edits=adding(site, edit.delta))
     assert clean.sites[down].dtype == device.DTYPES[dtype]
     for ours in (slow, fast):
         assert_close(ours.sites[down], exact.sites[down], down, 0.05)

@@ -12,8 +12,9 @@ from support import tiny
 from support.engine import Result, ablated, clean_of, rows
 
 from circuitcli.core.ablation import Rows
-from circuitcli.core.model import Edit
+from circuitcli.core.edits import Change, adding
 from circuitcli.core.reference import ablate_one
+from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site
 
 pytestmark = pytest.mark.seams
@@ -56,10 +57,53 @@ def test_law_1_splicing_an_sae_with_its_error_changes_no_logits(
     logits = bridge.logits(clean.final[:, -1])
 
     def spliced(value: torch.Tensor) -> torch.Tensor:
-        return bridge.logits(bridge.run(sequences[0], [], final=True, edit=Edit(site, value - x)).final[:, -1])
+        return bridge.logits(bridge.run(sequences[0], [], final=True, edits=adding(site, value - x)).final[:, -1])
 
     assert (spliced(reconstructed + (x - reconstructed)) - logits).abs().max() <= 1e-5
     assert (spliced(reconstructed) - logits).abs().max() > 1e-2  # the SAE alone does change them
+
+
+def test_law_1_splicing_all_saes_at_once_with_their_errors_changes_no_logits(
+    bridge: Any, saes: Any, sequences: Text
+) -> None:
+    """Each encodes the stream as it is by then: without the errors that isn't the clean one."""
+
+    def spliced(*, errors: bool) -> torch.Tensor:
+        def splice(sae: Sae) -> Change:
+            def change(x: torch.Tensor) -> torch.Tensor:
+                kept = sae.decode(sae.encode(x), x)
+                return kept + (x - kept) if errors else kept
+
+            return change
+
+        edits = {site: splice(sae) for site, sae in saes.items()}
+        return bridge.logits(bridge.run(sequences[0], [], final=True, edits=edits).final[:, -1])
+
+    logits = bridge.logits(bridge.run(sequences[0], [], final=True).final[:, -1])
+    assert len(saes) > 10
+    assert (spliced(errors=True) - logits).abs().max() <= 2e-5
+    assert (spliced(errors=False) - logits).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("site", EDITED, ids=str)
+def test_the_gradient_of_an_activation_is_that_of_the_stream_along_its_direction(
+    bridge: Any, saes: Any, sequences: Text, site: Site
+) -> None:
+    """∂m/∂a_j = σ·W_dec[j]·∂m/∂x, with an SAE spliced in by an edit, its error kept."""
+    sae, noted = saes[site], {}
+
+    def splice(x: torch.Tensor) -> torch.Tensor:
+        a = sae.encode(x)
+        noted["error"], noted["a"] = (x - sae.decode(a, x)).detach(), a.detach().requires_grad_()
+        noted["x"] = sae.decode(noted["a"], x) + noted["error"]
+        return noted["x"]
+
+    final = bridge.run(sequences[0], [], final=True, edits={site: splice}).final
+    metric = bridge.logits(final[:, -1]).log_softmax(-1)[:, 5].sum()
+    along, stream = torch.autograd.grad(metric, [noted["a"], noted["x"]])
+    expected = stream @ sae.w_dec.T * sae.frame(noted["x"].detach()).sigma
+    torch.testing.assert_close(along, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert along.abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("site", EDITED, ids=str)

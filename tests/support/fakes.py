@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuitcli.core.edits import Edits, adding
 from circuitcli.core.model import Edit, Pass, Places
 from circuitcli.core.sae import Sae
 from circuitcli.core.shape import BlockSizes, ModelShape
@@ -58,11 +59,11 @@ class LinearModel:
         read: Sequence[Site],
         *,
         final: bool = False,
-        edit: Edit | None = None,
+        edits: Edits | None = None,
         keep: int | None = None,
         until: int | None = None,
     ) -> Pass:
-        return self._from(self.embedding[tokens], read, edit)
+        return self._from(self.embedding[tokens], read, edits or {})
 
     def bases(self, site: Site) -> tuple[Site, ...]:
         return (Site(0, "resid_pre"),)
@@ -77,7 +78,7 @@ class LinearModel:
         final: bool = False,
         places: Places | None = None,
     ) -> Pass:
-        return self._from(base[Site(0, "resid_pre")], read, edit, clean.calls, places)
+        return self._from(base[Site(0, "resid_pre")], read, adding(edit.site, edit.delta), clean.calls, places)
 
     def z_offset(self, layer: int) -> Tensor:
         return torch.zeros(D)
@@ -86,13 +87,13 @@ class LinearModel:
         return final @ self.u
 
     def _from(
-        self, x: Tensor, read: Sequence[Site], edit: Edit | None, values: Any = None, places: Places | None = None
+        self, x: Tensor, read: Sequence[Site], edits: Edits, values: Any = None, places: Places | None = None
     ) -> Pass:
         sites: dict[Site, Tensor] = {}
         kept: list[Tensor] = []
 
         def at(site: Site, value: Tensor) -> Tensor:
-            sites[site] = value + edit.delta if edit is not None and edit.site == site else value
+            sites[site] = edits[site](value) if site in edits else value
             return sites[site]
 
         def attend(layer: int, own: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Its sites are read and edited by forward hooks on transformers' own modules; Tra
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,14 +113,35 @@ class Hf:
         finally:
             handle.remove()
 
-    def run(self, tokens: Tensor, read: list[Site], edit: Edit | None = None) -> tuple[dict[Site, Tensor], Tensor]:
-        """Activations of sites, and logits."""
+    @contextmanager
+    def edited(self, site: Site, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Puts `change` of the site's tensor in its place; of resid_mid by what attention adds to the block's input."""
+        before: list[Tensor] = []
+
+        def added(attn_out: Tensor) -> Tensor:
+            return attn_out + change(before[-1] + attn_out) - (before[-1] + attn_out)
+
+        with ExitStack() as hooks:
+            if site.name == "resid_mid":
+                hooks.enter_context(self.hooked(Site(site.layer, "resid_pre"), before.append))
+            hooks.enter_context(self.hooked(site, added if site.name == "resid_mid" else change, edited=True))
+            yield
+
+    def run(
+        self, tokens: Tensor, read: list[Site], edits: Edit | Mapping[Site, Callable[[Tensor], Tensor]] | None = None
+    ) -> tuple[dict[Site, Tensor], Tensor]:
+        """Activations of sites, an edited one's as it is then, and logits."""
         found: dict[Site, Tensor] = {}
         with ExitStack() as hooks:
-            if edit is not None:
-                hooks.enter_context(self.hooked(edit.site, lambda x: x + edit.delta, edited=True))
-            for site in read:
-                hooks.enter_context(self.hooked(site, lambda x, site=site: found.__setitem__(site, x.clone())))
+            if isinstance(edits, Edit):
+                delta = edits.delta
+                hooks.enter_context(self.hooked(edits.site, lambda x: x + delta, edited=True))
+                edits = {}
+            for site in sorted({*(edits or {}), *read}, key=lambda s: s.order):  # attn_out before resid_mid changes it
+                if edits and site in edits:
+                    hooks.enter_context(self.edited(site, edits[site]))
+                if site in read:
+                    hooks.enter_context(self.hooked(site, lambda x, site=site: found.__setitem__(site, x.clone())))
             logits = self.model(tokens, use_cache=False).logits
         return found, logits
 

@@ -14,9 +14,9 @@ from support import smol, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from circuitcli.core import examination, reconstruction
+from circuitcli.core.edits import adding
 from circuitcli.core.examination import Bench
 from circuitcli.core.fit import Fit
-from circuitcli.core.model import Edit
 from circuitcli.core.readings import Reading
 from circuitcli.core.reconstruction import Arm, Text
 from circuitcli.core.sites import Site
@@ -72,8 +72,8 @@ def test_a_reading_in_two_steps_is_one_by_whole_passes(bridge, saes, text, name)
         delta = saes[site].decode(saes[site].encode(x), x) - x
         delta[:, 0] = 0
         before, after, without = (
-            bridge.logits(bridge.run(tokens, [], final=True, edit=edit).final[0]).double().log_softmax(-1)
-            for edit in (None, Edit(site, delta), Edit(site, -x * (torch.arange(length) >= 1)[None, :, None]))
+            bridge.logits(bridge.run(tokens, [], final=True, edits=edits).final[0]).double().log_softmax(-1)
+            for edits in (None, adding(site, delta), adding(site, -x * (torch.arange(length) >= 1)[None, :, None]))
         )
         kl += (before.exp() * (before - after)).sum(-1)[1:].tolist()
         zero += (before.exp() * (before - without)).sum(-1)[1:].tolist()
