@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from circuitcli.runtime.hub import Hub
     from circuitcli.runtime.tokenizer import Tokenizer
 
+# Files that are named when something is amiss with many.
+_NAMED = 6
 _LIBRARIES = ("torch", "transformer_lens", "transformers", "numpy", "pyarrow")
 
 
@@ -293,9 +295,15 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
         wrong = _amiss(job, name, record)
         if not wrong and again is None:
             return None
-        if wrong and spec.remade:
-            job.report.say(f"{name}: made again, because of what isn't as it was recorded: {', '.join(wrong)}.")
-        elif not wrong:
+        if wrong:
+            what = (
+                "made again, because of what isn't as it was recorded"
+                if spec.remade
+                else "going on with what is missing"
+            )
+            more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+            job.report.say(f"{name}: {what}: {', '.join(wrong[:_NAMED])}{more}.")
+        else:
             job.report.say(f"{name}: {again}.")
     if plan and not _same(plan, inputs):
         _changed(job, name, records.changes({**defaults(), **plan.inputs}, {**defaults(), **inputs}))

@@ -50,6 +50,16 @@ def test_sizes_of_dear_files_are_looked_at(damage: Callable[[Path], None], patte
 
 
 @pytest.mark.parametrize("pattern", COSTLY)
+def test_dear_files_that_are_missing_are_named_and_made_again(pattern: str, circuit: Circuit, run: Path):
+    before, path = tables_of(run), first(run, pattern)
+    path.unlink()
+    done = circuit("run-all", "--run", run)
+    assert done.code == 0, done.err
+    assert f"{COSTLY[pattern]}: going on with what is missing: {path.relative_to(run)}." in done.err
+    assert tables_of(run) == before
+
+
+@pytest.mark.parametrize("pattern", COSTLY)
 def test_hashes_are_looked_at_when_asked(pattern: str, circuit: Circuit, run: Path):
     assert circuit("run-all", "--run", run, "--verify").err.count("already done") == 5
     path = first(run, pattern)
