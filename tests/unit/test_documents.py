@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,18 @@ def test_what_is_typed_can_be_typed(page: Path):
         assert name in COMMANDS, line
         unknown = {word for word in words if word.startswith("--")} - FLAGS[name] - {"--help"}
         assert not unknown, line
+
+
+def test_every_release_is_in_one_row():
+    rows = re.findall(r"^\| (`gpt2-small-[^|]*) \|", read("docs/saes.md"), flags=re.MULTILINE)
+    patterns = [
+        re.sub("SITE|KIND|N(?=-)", "[a-z0-9-]+", name) for row in rows for name in re.findall(r"`([^`]+)`", row)
+    ]
+    known = tomllib.loads(read("circuitcli/saes/releases.toml"))
+    for name in known:
+        assert len([one for one in patterns if re.fullmatch(one, name)]) == 1, name
+    for one in patterns:
+        assert any(re.fullmatch(one, name) for name in known), one
 
 
 def test_exit_codes_are_the_codes():
