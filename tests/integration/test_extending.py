@@ -1,6 +1,7 @@
 """docs/extending.md: its examples are files that the tool takes as they stand there."""
 
 import importlib
+import itertools
 import json
 import re
 import statistics
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from conftest import SMALL
 from support.brute import Brute, rows
 from support.commands import Result
@@ -21,7 +23,7 @@ from circuitcli.stages import run_all
 from circuitcli.stages.spec import STAGES, StageSpec
 from circuitcli.stages.stage import Job
 from circuitcli.store.run import Run
-from circuitcli.texts import TextRequest, TextSource
+from circuitcli.texts import TextSource
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 EXAMPLES = {
@@ -75,12 +77,22 @@ def test_the_intervention_and_the_format(
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_the_source_of_text() -> None:
-    source = plugins.load("texts", "numbers")
-    assert isinstance(source, TextSource)
-    request = TextRequest(values=("3", "5"), column="auto")
-    assert list(source.documents(request)) == ["1 2 3", "1 2 3 4 5"]
-    assert source.identity(request) != source.identity(TextRequest(values=("35",), column="auto"))
+def test_the_source_of_text(circuit: Callable[..., Result], profile: Path, tmp_path: Path) -> None:
+    assert isinstance(plugins.load("texts", "numbers"), TextSource)
+    settings = tomllib.loads(profile.read_text())
+    del settings["texts"]["file"]
+    settings["texts"]["source"] = "numbers"
+    profile.write_text(tomli_w.dumps(settings))
+    run = tmp_path / "run"
+    for command in ("fetch-saes", "cache-acts"):
+        result = circuit(command, "--profile", profile, "--run", run)
+        assert result.code == 0, result.err
+    read = [list(group) for _, group in itertools.groupby(rows(run, "acts/texts.parquet"), key=lambda row: row["seq"])]
+    assert read
+    for sequence in read:
+        numbers = "".join(row["text"] for row in sequence[1:]).split()[1:-1]
+        assert numbers
+        assert [int(one) for one in numbers] == list(range(int(numbers[0]), int(numbers[-1]) + 1))
 
 
 def test_the_stage(start: Callable[..., Job], tmp_path: Path) -> None:
