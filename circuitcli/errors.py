@@ -24,6 +24,7 @@ class CircuitError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.add_note(hint)  # of a traceback, where the line behind the error is what to do
 
 
 class UsageError(CircuitError):

@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING
 
 from circuitcli import plugins
 from circuitcli.core.tokens import running, visible
-from circuitcli.errors import CircuitError, InputError
 
 if TYPE_CHECKING:
     from circuitcli.core.circuit import Circuit, Context, Edge
     from circuitcli.renderers import Renderer
     from circuitcli.results.cards import Card
-    from circuitcli.stages.stage import Job
 
 # What the frame of the page may do: to save edits, and to open Neuronpedia.
 _ALLOWED = "allow-scripts allow-downloads allow-popups"
@@ -61,38 +59,21 @@ def show(run: str | PathLike[str], *features: str, height: int = 720) -> Shown:
     Raises:
         CircuitError: There is no such run, stage or feature; a note on it says what to do.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other libraries, some when they are imported; the notebook's own stay
-            return _shown(Path(run), features, height)
-    except CircuitError as error:
-        error.add_note(error.hint)
-        raise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other libraries, some when they are imported; the notebook's own stay
+        return _shown(Path(run), features, height)
 
 
 def _shown(path: Path, features: Sequence[str], height: int) -> Shown:
+    from circuitcli.api import recorded
     from circuitcli.results import circuit
     from circuitcli.results.cards import cards, foremost
 
-    job = _job(path)
+    job = recorded(path)
     job.parent("effects")
     results = job.results()
     chosen = results.named(features) if features else foremost(results, _CARDS)
     return Shown(job.run.title, circuit.of_run(results), tuple(cards(results, chosen)), height)
-
-
-def _job(path: Path) -> Job:
-    """The run as it is; nothing of it is changed."""
-    from circuitcli.settings import resolve
-    from circuitcli.stages.report import Silent
-    from circuitcli.stages.spec import STAGES
-    from circuitcli.stages.stage import Job
-    from circuitcli.store.run import Run
-
-    run = Run(path, STAGES.folders)
-    if not run.settings_path.is_file():
-        raise InputError(f"There is no run at {path}.", hint="Name the folder of a run.")
-    return Job(run, resolve(run.settings()), Silent())
 
 
 def _frame(circuit: Circuit, height: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.errors import InputError, UsageError
-from circuitcli.settings import Layers, Settings, resolve, to_dict
+from circuitcli.settings import Layers, resolve
 from circuitcli.stages.spec import STAGES
 
 if TYPE_CHECKING:
@@ -72,34 +72,17 @@ def work(request: Request, body: Callable[[Job, Terminal], None], *, writes: boo
 
     hush()
     from circuitcli.stages.checks import check
-    from circuitcli.stages.stage import Job
-    from circuitcli.store.run import Run
+    from circuitcli.stages.opened import opened
 
     terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
-    profile = read_profile(request.profile)
-    check(resolve(profile, request.flags))
-    run = (
-        Run(request.run, STAGES.folders)
-        if request.run is not None
-        else _unnamed(request, resolve(profile, request.flags))
-    )
-    with run.locked(terminal.say):
-        settings = resolve(run.settings(), profile, request.flags)
-        check(settings)
-        body(Job(run, settings, terminal, request.force, request.verify), terminal)
-        if writes:  # a done stage saves no settings, though its flags may say how to draw
-            run.save_settings(to_dict(settings))
-
-
-def _unnamed(request: Request, settings: Settings) -> Run:
-    from circuitcli.stages.run_all import default_name
-    from circuitcli.store.run import Run
-
-    if request.command != "run-all":
+    layers = (read_profile(request.profile), request.flags)
+    if request.run is None and request.command != "run-all":
+        check(resolve(*layers))  # what is wrong with them is told first
         raise UsageError(
             f"`circuit {request.command}` needs a run.", hint="Name its folder: --run DIR, or CIRCUIT_RUN."
         )
-    return Run(Path("runs") / default_name(settings), STAGES.folders)
+    with opened(request.run, layers, terminal, force=request.force, verify=request.verify, writes=writes) as job:
+        body(job, terminal)
 
 
 def document(job: Job, outcomes: Sequence[Outcome]) -> dict[str, Any]:

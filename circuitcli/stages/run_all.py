@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 from circuitcli.results import growth
 from circuitcli.results.dictionaries import entries_of
 from circuitcli.runtime.clock import process_seconds
-from circuitcli.settings import Settings, to_dict
 from circuitcli.stages import ablate, cache_acts, labels
 from circuitcli.stages.stage import Job, Outcome
-from circuitcli.store import records
 
 if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
@@ -75,12 +73,3 @@ def dry_run(job: Job) -> tuple[Preview | None, Estimate | None]:
         found = preview.of_settings(job)
         return found, found.ablate
     return None, ablate.preview(job)
-
-
-def default_name(settings: Settings) -> str:
-    """The folder of a run without a name: its model, and eight digits of what decides its numbers."""
-    tree = to_dict(settings)
-    tree["runtime"] = {"dtype": settings.runtime.dtype}
-    del tree["graph"]["formats"]  # a graph gets one more: it is the same run
-    model = settings.model.rstrip("/").rpartition("/")[2]
-    return f"{model}-{records.fingerprint(tree)[:8]}"

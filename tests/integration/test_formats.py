@@ -11,7 +11,7 @@ from support.commands import Result, contents
 from circuitcli import plugins
 from circuitcli.errors import ResourceError
 from circuitcli.settings import Settings
-from circuitcli.stages.run_all import default_name
+from circuitcli.stages.opened import default_name
 
 Circuit = Callable[..., Result]
 ABOUT = {"plan.json", "stage.json"}

@@ -1,0 +1,37 @@
+"""Settings as keyword arguments of Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from circuitcli.errors import UsageError
+from circuitcli.settings.resolve import Layers
+from circuitcli.settings.table import table
+
+
+def keywords(named: Mapping[str, Any]) -> Layers:
+    """The partial tree that names and values make, as a profile would have it.
+
+    A name is a key or a table of a profile (`model`, `texts={"max_tokens": 50}`), a key with its table
+    (`{"texts.max_tokens": 50}`), or a key without it where no other table has one of that name (`max_tokens=50`). Names
+    that aren't known are left as they are, and refused by `resolve`.
+
+    Raises:
+        UsageError: A key without its table could be of several.
+    """
+    keys = [row.key for row in table()]
+    tree: Layers = {}
+    for name, value in named.items():
+        known = [key for key in keys if key.rpartition(".")[2] == name]
+        if len(known) > 1:
+            typed = " or ".join(f"`{head}={{'{name}': …}}`" for head in (key.rpartition(".")[0] for key in known))
+            raise UsageError(f"`{name}` could be several settings: {', '.join(known)}.", hint=f"Give {typed}.")
+        head, _, last = (known[0] if known else name).rpartition(".")
+        if head:
+            tree[head] = {**tree.get(head, {}), last: value}
+        elif isinstance(value, Mapping):
+            tree[name] = {**tree.get(name, {}), **value}
+        else:
+            tree[name] = value
+    return tree

@@ -1,0 +1,58 @@
+"""From layers of settings to a job on a run that this process alone writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from circuitcli.settings import Layers, Settings, resolve, to_dict
+from circuitcli.stages.checks import check
+from circuitcli.stages.report import Report
+from circuitcli.stages.spec import STAGES
+from circuitcli.stages.stage import Job
+from circuitcli.store import records
+from circuitcli.store.run import Run
+
+
+@contextmanager
+def opened(
+    path: Path | None,
+    layers: Sequence[Layers],
+    report: Report,
+    *,
+    force: bool = False,
+    verify: bool = False,
+    writes: bool = True,
+) -> Iterator[Job]:
+    """Resolve the settings over the run's own, lock the run, and, once the body ends, keep the settings.
+
+    Args:
+        path: The run's folder; None names it by its model and what decides its numbers.
+        layers: Later ones over earlier ones, all over the run's own settings.
+        report: What is told of the work.
+        force: See `Job`.
+        verify: See `Job`.
+        writes: Whether the settings are kept: a done stage keeps none, though they may say how to draw.
+
+    Raises:
+        UsageError: A setting is wrong, or something else than a run is at the path.
+    """
+    settings = resolve(*layers)
+    check(settings)
+    run = Run(Path("runs") / default_name(settings) if path is None else path, STAGES.folders)
+    with run.locked(report.say):
+        settings = resolve(run.settings(), *layers)
+        check(settings)
+        yield Job(run, settings, report, force, verify)
+        if writes:
+            run.save_settings(to_dict(settings))
+
+
+def default_name(settings: Settings) -> str:
+    """The folder of a run without a name: its model, and eight digits of what decides its numbers."""
+    tree = to_dict(settings)
+    tree["runtime"] = {"dtype": settings.runtime.dtype}
+    del tree["graph"]["formats"]  # a graph gets one more: it is the same run
+    model = settings.model.rstrip("/").rpartition("/")[2]
+    return f"{model}-{records.fingerprint(tree)[:8]}"

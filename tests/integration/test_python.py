@@ -1,0 +1,197 @@
+"""The public Python API: its page's examples run, and what it gives is what the files say, read by other means."""
+
+import inspect
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import SMALL
+from safetensors.numpy import load_file
+from support.brute import rows
+from support.commands import contents, environment
+
+import circuitcli
+from circuitcli.errors import InputError, UsageError
+from circuitcli.results.results import Results
+from circuitcli.settings import nest, resolve
+from circuitcli.settings.keywords import keywords
+
+PAGE = Path(__file__).parents[2] / "docs/python.md"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TOUR = re.compile(r"^<!-- tour -->$.*?^<!-- /tour -->$", re.MULTILINE | re.DOTALL)
+KEY = ("layer", "site", "feature")
+
+
+def same(frame: Any, expected: list[dict[str, Any]]) -> None:
+    """A DataFrame has these rows, among others columns too; NaN stands for null."""
+    assert len(frame) == len(expected) > 0
+    for name in expected[0]:
+        found = [None if value != value else value for value in frame[name].tolist()]
+        assert found == [None if row[name] != row[name] else row[name] for row in expected], name
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    blocks = BLOCK.findall(TOUR.sub("", PAGE.read_text(encoding="utf-8")))
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), found)
+    assert len(blocks) == 4
+    measured = rows(tmp_path / "demo", "effects/effects.parquet")
+    same(found["effects"], measured)
+    assert max(abs(row["effect_mean"]) for row in measured) == abs(found["largest"]["effect_mean"].iloc[0])
+    drawn = json.loads((tmp_path / "demo/graph/circuit.json").read_text())
+    assert found["strongest"][:2] == (drawn["edges"][0]["source"], drawn["edges"][0]["target"])
+    most = max(rows(tmp_path / "demo", "effects/features.parquet"), key=lambda row: row["kl_mean"])
+    assert found["card"].feature.id == ".".join(str(most[name]) for name in KEY)
+    tokens = [r for r in rows(tmp_path / "demo", "effects/logits.parquet") if all(r[n] == most[n] for n in KEY)]
+    assert found["promoted"] == [row["token"] for row in sorted(tokens, key=lambda r: r["rank"]) if row["rank"] > 0]
+
+
+def test_tables_are_those_of_the_files(finished: Path):
+    results = circuitcli.open_run(finished)
+    before = contents(finished)
+    same(results.effects(), rows(finished, "effects/effects.parquet"))
+    same(results.logits(), rows(finished, "effects/logits.parquet"))
+    contexts = rows(finished, "acts/contexts.parquet")
+    same(results.contexts(), contexts)
+    texts = {(row["seq"], row["pos"]): row["text"] for row in rows(finished, "acts/texts.parquet")}
+    assert results.contexts()["token"].tolist() == [texts[row["seq"], row["pos"]] for row in contexts]
+    totals = {tuple(row[n] for n in KEY): row for row in rows(finished, "effects/features.parquet")}
+    nothing = {"n": 0, "kl_mean": None, "out_abs_effect": None}
+    expected = [
+        {**row, **totals.get(tuple(row[n] for n in KEY), nothing)} for row in rows(finished, "acts/features.parquet")
+    ]
+    same(results.features(), expected)
+    assert {tuple(row) for row in results.features().query("n > 0")[list(KEY)].itertuples(index=False)} == set(totals)
+    [site] = [site for site in results.widths if site.layer == 0]
+    parts = [load_file(path) for path in (finished / f"acts/{site}").glob("*.safetensors")]
+    firings = {
+        tuple(row)
+        for part in parts
+        for row in zip(*(part[n].tolist() for n in ("seq", "pos", "feature", "value")), strict=True)
+    }
+    assert set(results.activations(*site).itertuples(index=False, name=None)) == firings
+    assert contents(finished) == before
+
+
+def test_planned_is_what_the_present_settings_lead_to(finished: Path):
+    results = circuitcli.open_run(finished)
+    planned = set(json.loads((finished / "ablations/stage.json").read_text())["facts"]["features"])
+    frame = results.features()
+    named = {f"{row.layer}.{row.site}.{row.feature}" for row in frame[frame["planned"]].itertuples()}
+    assert named == planned == set(map(str, results.planned))
+    results.planned = results.planned[:1]
+    [up] = results.planned
+    effects = results.effects()
+    ours = (
+        (effects["up_layer"] == up.site.layer)
+        & (effects["up_site"] == up.site.name)
+        & (effects["up_feature"] == up.index)
+    )
+    assert effects["planned"].tolist() == ours.tolist()
+    assert 0 < ours.sum() < len(effects)
+
+
+def test_a_frame_is_the_callers(finished: Path):
+    results = circuitcli.open_run(finished)
+    mine = results.effects()
+    mine["effect_mean"] = 0.0
+    assert np.abs(results.effects()["effect_mean"]).sum() > 0
+
+
+def test_the_graph_is_circuit_json(finished: Path):
+    drawn = json.loads((finished / "graph/circuit.json").read_text())
+    graph = circuitcli.open_run(finished).graph()
+    assert list(graph.nodes) == [node["id"] for node in drawn["nodes"]]
+    effects = {(edge["source"], edge["target"]): edge["effect_mean"] for edge in drawn["edges"]}
+    assert {(source, target): effect for source, target, effect in graph.edges(data="effect_mean")} == effects != {}
+    assert graph.nodes[drawn["nodes"][0]["id"]]["kl_mean"] == drawn["nodes"][0]["kl_mean"]
+    assert {**graph.graph, "created": ""} == {**drawn["metadata"], "created": ""}
+
+
+def test_what_is_wrong_says_what_to_do(finished: Path, tmp_path: Path):
+    results = circuitcli.open_run(finished)
+    with pytest.raises(UsageError, match="at no SAE") as wrong:
+        results.feature("9:9")
+    assert wrong.value.__notes__ == [wrong.value.hint]
+    with pytest.raises(UsageError, match=r"no dictionary at 9\.z"):
+        results.activations(9, "z")
+    with pytest.raises(InputError, match="There is no run"):
+        circuitcli.open_run(tmp_path / "none")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        circuitcli.nothing  # noqa: B018
+
+
+def test_a_run_that_keeps_no_text_is_read_with_a_tokenizer_or_not_at_all(finished: Path, tmp_path: Path):
+    """As runs of the first version are."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    record = json.loads((run / "acts/stage.json").read_text())
+    del record["files"]["acts/texts.parquet"]
+    (run / "acts/stage.json").write_text(json.dumps(record))
+    found = circuitcli.open_run(run)
+    assert found.contexts()["token"].tolist() == circuitcli.open_run(finished).contexts()["token"].tolist()
+    with pytest.raises(InputError, match="keeps no text"):
+        Results(found.run).contexts()
+
+
+def test_run_does_what_run_all_does(finished: Path, tmp_path: Path):
+    """A finished run stays as it is; anything asked for anew is done."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = contents(run)
+    assert len(circuitcli.run(run=run).effects()) == len(rows(run, "effects/effects.parquet"))
+    assert contents(run) == before
+    found = circuitcli.run({"graph": {"max_edges": 3}}, run=run, formats=["json"])
+    assert found.settings.graph.max_edges == 3
+    assert found.graph().number_of_edges() == len(json.loads((run / "graph/circuit.json").read_text())["edges"]) == 3
+    with pytest.raises(UsageError, match="Unknown setting `modle`"):
+        circuitcli.run(modle="demo", run=run)
+
+
+def test_settings_as_keyword_arguments():
+    given = {"model": "gpt2", "prompt": ["a"], "texts": {"max_tokens": 9}, "contexts.view": 2, "layers": "4:6"}
+    tree = nest(
+        {"model": "gpt2", "texts.prompt": ["a"], "texts.max_tokens": 9, "contexts.view": 2, "saes.layers": "4:6"}
+    )
+    assert keywords(given) == tree
+    assert resolve(keywords(given)).texts.source == "prompt"
+    with pytest.raises(UsageError, match=r"texts\.num_sequences, contexts\.num_sequences") as several:
+        keywords({"num_sequences": 5})
+    assert "`texts={'num_sequences': …}`" in several.value.hint
+    assert keywords(SMALL) == SMALL
+
+
+LIGHT = """
+import sys, circuitcli
+heavy = ("torch", "transformers", "transformer_lens", "huggingface_hub", "pandas", "networkx", "rich", "numpy")
+print([name for name in sys.modules if name.startswith("circuitcli.") or name in heavy])
+results = circuitcli.open_run(sys.argv[1])
+results.feature(str(results.planned[0]))
+print([name for name in heavy if name in sys.modules])
+results.effects(), results.graph()
+print([name for name in heavy if name in sys.modules])
+"""
+
+
+def test_what_is_imported_when(finished: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, str(finished)], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["[]", "['numpy']", "['pandas', 'networkx', 'numpy']"]
+
+
+def test_every_method_says_its_columns_and_units():
+    methods = {n: f for n, f in vars(Results).items() if inspect.isfunction(f) and not n.startswith("_")}
+    assert set(methods) == {"effects", "logits", "features", "contexts", "activations", "graph", "feature"}
+    run = {"run": circuitcli.run, "open_run": circuitcli.open_run}
+    assert all(function.__doc__ and "Raises:" in function.__doc__ for function in {**methods, **run}.values())
+    for name in ("effects", "logits", "features", "contexts", "activations"):
+        assert "Columns:" in str(methods[name].__doc__)
+        assert re.search(r"SAE units|nats", str(methods[name].__doc__))
