@@ -9,7 +9,7 @@ from circuitcli.cli.console import Terminal
 from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
 from circuitcli.core.circuit import Context, Edge, TokenEffect
-from circuitcli.core.tokens import running, visible
+from circuitcli.core.tokens import ELLIPSIS, running, visible
 from circuitcli.results import next_tokens, summaries
 from circuitcli.results.next_tokens import Followed, NextToken
 from circuitcli.results.reader import Reader
@@ -80,8 +80,9 @@ def answers(results: Reader, terminal: Terminal) -> None:
 
 
 def _end(text: str) -> str:
-    """The last characters of a prompt, its spaces as they are."""
-    return visible(text[-_TAIL:], 2 * _TAIL).replace("␣", " ").strip()
+    """The last characters of a prompt behind `…`, its spaces as they are."""
+    shown = text if len(text) <= _TAIL else ELLIPSIS + text[1 - _TAIL :]
+    return visible(shown, 2 * _TAIL).replace("␣", " ").strip()
 
 
 def said_text(tokens: tuple[NextToken, ...]) -> str:

@@ -3,16 +3,19 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from circuitcli.cli import cut, layout
+from circuitcli.cli import cut, layout, tables
 from circuitcli.cli.console import printable
 from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
+from circuitcli.results import next_tokens
+from circuitcli.results.next_tokens import Answer, NextToken
 
 HOSTILE = (
     "",
@@ -122,6 +125,16 @@ def test_a_token_with_a_comma_keeps_its_number():
     record = "\n".join(shown(columns, rows, 22))
     assert ", +4.35 (+0.0009)" in record
     assert "}, +2.00" in record
+
+
+def test_the_end_of_a_prompt_has_a_mark_where_more_stands_before_it(monkeypatch: pytest.MonkeyPatch):
+    prompts = ("In the beginning, God created the heavens and the", "exactly twenty-four here", "short")
+    answers = [Answer(seq, text, (NextToken(" earth", 1, 0.5),)) for seq, text in enumerate(prompts)]
+    monkeypatch.setattr(next_tokens, "answers", lambda results: answers)
+    terminal = Mock()
+    tables.answers(Mock(), terminal)
+    ends = [row[1] for row in terminal.table.call_args.args[2]]
+    assert ends == ["…ted the heavens and the", "exactly twenty-four here", "short"]
 
 
 def test_firing_tokens_stay_and_stand_below_one_another():
