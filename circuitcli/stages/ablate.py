@@ -81,6 +81,7 @@ class _Ablations:
     def named(self) -> dict[int, list[FeatureId]]:
         """The features of the layers where they don't follow from effects: the pinned, and the first layer's."""
         self._require_firing(self.pins)
+        self._require_replacements(self.start.features[:1])
         by_layer: dict[int, list[FeatureId]] = {}
         for pin in self.pins:
             by_layer.setdefault(pin.site.layer, []).append(pin)
@@ -183,6 +184,13 @@ class _Ablations:
                     f"The pinned feature {pin} fires at 0 of the {tokens} positions of the sample.",
                     hint="Pin another feature, or give text in which it fires: more --num-sequences, or --text.",
                 )
+
+    def _require_replacements(self, features: Sequence[FeatureId]) -> None:
+        """Try the intervention: a text that it can't work with is refused before anything is written."""
+        from circuitcli.stages.shard import replacements
+
+        for feature in features:
+            replacements(self.inputs, feature.site, self._contexts(feature.site, [feature.index])[feature.index])
 
     def _fires(self, feature: FeatureId) -> bool:
         return bool(self.inputs.statistics[feature.site]["n_active"][feature.index])

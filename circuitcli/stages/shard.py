@@ -87,24 +87,13 @@ class ShardWork:
         )
 
     def _rows(self) -> ablation.Rows:
-        settings = self.settings.ablate
-        replacement = interventions.make(settings.intervention, settings).replacements(self._contexts())
         return ablation.Rows(
             feature=torch.as_tensor(self.firings.feature).long(),
             seq=torch.as_tensor(self.firings.seq).long(),
             pos=torch.as_tensor(self.firings.pos).long(),
-            replacement=torch.as_tensor(np.array(replacement, np.float32)),
+            replacement=replacements(self.inputs, self.shard.site, self.firings),
             slot=torch.as_tensor(np.searchsorted(self.shard.features, self.firings.feature)).long(),
         )
-
-    def _contexts(self) -> interventions.Contexts:
-        """What an intervention may go by. Donors are drawn for one that asks for them."""
-        site, rows, inputs, seed = self.shard.site, self.firings, self.inputs, self.settings.seed
-        statistics = {name: column[rows.feature] for name, column in inputs.statistics[site].items()}
-        return interventions.Contexts(
-            site, rows.feature, rows.seq, rows.pos, rows.value, statistics, seed,
-            draw=lambda: donors(site, rows, inputs.firings(site), inputs.sample.counted, seed),
-        )  # fmt: skip
 
     def _context_rows(self, here: Firings, result: ablation.Ablated) -> tables.Columns:
         """A row for each ablation; its KL is the sum over all positions at which it was read."""
@@ -156,6 +145,22 @@ class ShardWork:
                 "effect_mean": mean[kept].astype(np.float32),
                 "prob_effect_mean": prob_mean[kept].astype(np.float32),
             }
+
+
+def replacements(inputs: Inputs, site: Site, contexts: Firings) -> Tensor:
+    """What the run's intervention puts in place of each activation. Donors are drawn for one that asks for them.
+
+    Raises:
+        InputError: There is none, and the intervention needs one.
+    """
+    settings, seed = inputs.job.settings.ablate, inputs.job.settings.seed
+    statistics = {name: column[contexts.feature] for name, column in inputs.statistics[site].items()}
+    at = interventions.Contexts(
+        site, contexts.feature, contexts.seq, contexts.pos, contexts.value, statistics, seed,
+        draw=lambda: donors(site, contexts, inputs.firings(site), inputs.sample.counted, seed),
+    )  # fmt: skip
+    found = interventions.make(settings.intervention, settings).replacements(at)
+    return torch.as_tensor(np.array(found, np.float32))
 
 
 def effect_columns(site: Site, here: Firings, result: ablation.Ablated) -> Iterator[tables.Columns]:

@@ -151,3 +151,16 @@ def test_graphs_steered_by_other_strengths_are_other_quantities(circuit: Circuit
     assert circuit("effects", "--run", run).code == 0
     circuit("graph", "--run", run, "--extend", paths[0]).refused(3, "different ways", "strength 1.5 and 2.0")
     assert circuit("graph", "--run", run, "--extend", paths[1]).code == 0
+
+
+def test_a_text_without_donors_is_refused_before_anything_is_written(
+    circuit: Circuit, profile: Path, tmp_path: Path
+) -> None:
+    """Of a whole sequence a donor is in another one; the run then goes on with another intervention, unforced."""
+    args = ["run-all", "--profile", profile, "--run", tmp_path / "run", "--positions", "all"]
+    args += ["--num-sequences", "1", "--max-tokens", "6"]
+    result = circuit(*args, "--intervention", "resample")
+    result.refused(3, "sequence 0: no other activation", "more text")
+    circuit("ablate", "--run", tmp_path / "run", "--dry-run").refused(3, "sequence 0: no other activation")
+    assert not (tmp_path / "run" / "ablations").exists()
+    assert circuit(*args, "--intervention", "zero").code == 0
