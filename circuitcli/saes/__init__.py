@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from circuitcli import plugins
@@ -14,6 +14,7 @@ from circuitcli.saes._files import Files, digest
 from circuitcli.saes._locate import CONFIG, Located
 
 if TYPE_CHECKING:
+    from circuitcli.core.model import Model
     from circuitcli.core.sae import Sae
     from circuitcli.runtime.hub import Hub
 
@@ -214,3 +215,10 @@ def load(recorded: SaeEntry, hub: Hub) -> Sae:
             hint="Run `circuit fetch-saes --force` on this run.",
         )
     return sae(files)
+
+
+def fitted(loaded: Sae, recorded: SaeEntry, model: Model) -> Sae:
+    """An SAE that was loaded, told how this model differs from the one that it was trained on."""
+    if recorded.fold_value_biases and recorded.site == "z":
+        return replace(loaded, centre=recorded.centre, offset=model.z_offset(recorded.layer))
+    return replace(loaded, centre=recorded.centre)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
     from circuitcli.stages.inputs import Inputs
     from circuitcli.stages.start import Start
+    from circuitcli.stages.task import ShardTask
 
 NAME = "ablate"
 
@@ -170,14 +171,14 @@ class _Ablations:
 
     def _engine(self) -> str:
         """How the ablations were computed: now, or when all of them were."""
-        if "model" not in vars(self.inputs) and self.before is not None and "engine" in self.before.facts:
+        if "model" not in vars(self.inputs.passes) and self.before is not None and "engine" in self.before.facts:
             return str(self.before.facts["engine"])
         from circuitcli.runtime.engine import engine
 
-        return engine(self.inputs.model)
+        return engine(self.inputs.passes.model)
 
     def _require_firing(self, pins: Sequence[FeatureId]) -> None:
-        tokens = int(self.inputs.sample.counted.sum())
+        tokens = int(self.inputs.passes.sample.counted.sum())
         for pin in pins:
             if not self._fires(pin):
                 raise InputError(
@@ -187,10 +188,8 @@ class _Ablations:
 
     def _require_replacements(self, features: Sequence[FeatureId]) -> None:
         """Try the intervention: a text that it can't work with is refused before anything is written."""
-        from circuitcli.stages.shard import replacements
-
         for feature in features:
-            replacements(self.inputs, feature.site, self._contexts(feature.site, [feature.index])[feature.index])
+            self.inputs.replacements(feature.site, self._contexts(feature.site, [feature.index])[feature.index])
 
     def _fires(self, feature: FeatureId) -> bool:
         return bool(self.inputs.statistics[feature.site]["n_active"][feature.index])
@@ -218,7 +217,7 @@ class _Ablations:
 
     def _compute(self, what: str, shards: Sequence[Shard]) -> None:
         """Compute the shards that don't exist yet."""
-        from circuitcli.stages.shard import ShardWork
+        from circuitcli.stages.task import compute
 
         missing = [
             (shard, self._contexts(shard.site, shard.features))
@@ -230,8 +229,15 @@ class _Ablations:
             return
         with self.job.report.track(what, total, "contexts") as done:
             for shard, contexts in missing:
-                parts = ShardWork(self.inputs, self.todo, shard, contexts).compute(done)
+                parts = compute(
+                    self._task(shard.site, contexts), self.inputs.sources, done=done, say=self.job.report.say
+                )
                 self.todo.files.update(ablations.write(self.job.run, shard, parts))
+
+    def _task(self, site: Site, contexts: dict[int, Firings]) -> ShardTask:
+        self.todo.planned_batch(self.inputs.batch_size)
+        plan = self.todo.plan
+        return self.inputs.task(site, contexts, batch_size=plan.batch_size, threads=plan.threads)
 
     def _contexts(self, site: Site, features: Sequence[int]) -> dict[int, Firings]:
         """The contexts at which each feature is ablated."""

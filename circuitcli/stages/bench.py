@@ -109,7 +109,7 @@ def _sequences(trial: Times, most: int) -> int:
 
 
 def _timings(work: Workload, times: Times, difference: Difference) -> Timings:
-    n, model = len(work.rows), work.model
+    n, model = len(work.ablations), work.model
     gemm = work.gemm_flops
     ratios = {
         "plain_over_raw": times.ratio("plain", "raw") * 0.5,
@@ -133,7 +133,7 @@ def _timings(work: Workload, times: Times, difference: Difference) -> Timings:
         sequences=len(work.lengths),
         contexts=work.contexts,
         ablations=n,
-        batch_size=work.batch,
+        batch_size=work.ablations.batch_size,
         mean_l0=len(work.acts[work.site].value) / float((work.lengths - 1).sum()),
         budget=times.clock.budget,
         seconds=times.clock.spent,

@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from circuitcli.core import ablation, flops, selection
+from circuitcli.core import flops, selection
 from circuitcli.core.contexts import Firings
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
-from circuitcli.stages.inputs import CLEAN_BYTES, Inputs
-from circuitcli.stages.shard import LOGIT_TOKENS, effect_columns
+from circuitcli.stages.assembly import Ablations, effect_columns
+from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.passes import CLEAN_BYTES
+from circuitcli.stages.task import LOGIT_TOKENS
 from circuitcli.store import tables
 from circuitcli.store.ablations import SHARD_FEATURES
 
@@ -41,7 +43,7 @@ _HINT = (
 
 
 @dataclass(frozen=True)
-class Ablations:
+class Counts:
     """How many ablations there are at each site, and of how many features; `exact` if not at most."""
 
     features: Mapping[Site, int]
@@ -57,7 +59,7 @@ class Named:
     contexts: Mapping[Site, Sequence[int]]
 
 
-def count(inputs: Inputs, named: Mapping[int, Named], *, exact: bool) -> Ablations:
+def count(inputs: Inputs, named: Mapping[int, Named], *, exact: bool) -> Counts:
     """All ablations: of layers whose features are named as they are, of the others as many as may follow.
 
     Each feature of the layer before leads to `branching` at each site, together to `max_features` at most.
@@ -84,12 +86,12 @@ def count(inputs: Inputs, named: Mapping[int, Named], *, exact: bool) -> Ablatio
             features[site] = min(each, left, inputs.widths[site])
             contexts[site] = features[site] * most
             left -= features[site]
-    return Ablations(features, contexts, exact)
+    return Counts(features, contexts, exact)
 
 
 def most_contexts(inputs: Inputs) -> int:
     """How often a feature is ablated at most: `seq_cap` times, or as often as the text has places for it."""
-    sample, whole = inputs.sample, inputs.job.settings.ablate.positions == "all"
+    sample, whole = inputs.passes.sample, inputs.job.settings.ablate.positions == "all"
     return min(inputs.job.settings.features.seq_cap, len(sample.lengths) if whole else int(sample.counted.sum()))
 
 
@@ -148,19 +150,20 @@ class _Trial:
     change_bytes: float  # of each of them
 
 
-def estimate(inputs: Inputs, planned: Ablations) -> Estimate | None:
+def estimate(inputs: Inputs, planned: Counts) -> Estimate | None:
     """What the planned ablations take; None if there are none, or nothing fires where they would be."""
-    tried = next((site for site, count in planned.contexts.items() if count and len(inputs.firings(site))), None)
+    passes = inputs.passes
+    tried = next((site for site, count in planned.contexts.items() if count and len(passes.firings(site))), None)
     if tried is None:
         return None
     trial = _trial(inputs, tried)
     ablations, features = sum(planned.contexts.values()), sum(planned.features.values())
-    positions = [len(block) * int(inputs.sample.lengths[block].max()) for block in inputs.blocks]
-    passes = sum(positions) / positions[trial.block]  # in passes over the trial's block
-    kept = min(int(passes * trial.clean_bytes), inputs.job.runtime.room(CLEAN_BYTES))
-    again = 1 if passes * trial.clean_bytes <= kept else len(planned.contexts)
+    positions = [len(block) * int(passes.sample.lengths[block].max()) for block in passes.blocks]
+    blocks = sum(positions) / positions[trial.block]  # in those of the trial's size
+    kept = min(int(blocks * trial.clean_bytes), inputs.job.runtime.room(CLEAN_BYTES))
+    again = 1 if blocks * trial.clean_bytes <= kept else len(planned.contexts)
     own = _operations(inputs, trial.site)
-    seconds = again * passes * trial.clean_seconds + trial.row_seconds * sum(
+    seconds = again * blocks * trial.clean_seconds + trial.row_seconds * sum(
         count * _operations(inputs, site) / own for site, count in planned.contexts.items()
     )
     rows = round(ablations * trial.changes)
@@ -179,20 +182,21 @@ def estimate(inputs: Inputs, planned: Ablations) -> Estimate | None:
     )
 
 
-def _more(inputs: Inputs, trial: _Trial, planned: Ablations) -> int:
+def _more(inputs: Inputs, trial: _Trial, planned: Counts) -> int:
     """Bytes that come on top of the trial's: SAEs of wider layers, a batch, a shard's effects, and what torch takes."""
     settings = inputs.job.settings
     widest = max(_sae_bytes(inputs, site) for site in planned.contexts)
     batch = min(inputs.batch_size, max(planned.contexts.values())) * inputs.row_bytes
     contexts = min(max(planned.contexts.values()), SHARD_FEATURES * settings.features.seq_cap)
     effects = round(contexts * trial.changes) * _EFFECT_BYTES
-    sums = SHARD_FEATURES * 4 * 8 * inputs.model.shape.d_vocab if settings.ablate.logits else 0  # two, and their copies
+    d_vocab = inputs.passes.model.shape.d_vocab if settings.ablate.logits else 0
+    sums = SHARD_FEATURES * 4 * 8 * d_vocab  # two, and their copies
     return max(0, widest - _sae_bytes(inputs, trial.site)) + batch + effects + sums + _OVERHEAD
 
 
 def _sae_bytes(inputs: Inputs, site: Site) -> int:
     """Encoders of the sites behind one."""
-    shape = inputs.model.shape
+    shape = inputs.passes.model.shape
     return sum(
         4 * shape.width(s.name) * inputs.widths[s] for s in selection.downstream(site, list(inputs.widths), shape)
     )
@@ -200,7 +204,8 @@ def _sae_bytes(inputs: Inputs, site: Site) -> int:
 
 def _operations(inputs: Inputs, site: Site) -> float:
     """Floating-point operations of one ablation at a site, the same constant factors left out at all of them."""
-    model, shape, logits = inputs.model, inputs.model.shape, inputs.job.settings.ablate.logits
+    model, logits = inputs.passes.model, inputs.job.settings.ablate.logits
+    shape = model.shape
     downstream = selection.downstream(site, list(inputs.widths), shape)
     last = shape.n_layers - 1 if logits else last_block(downstream)
     encoders = sum(flops.encode(shape.width(down.name), inputs.widths[down]) for down in downstream)
@@ -211,51 +216,46 @@ def _operations(inputs: Inputs, site: Site) -> float:
 
 def _trial(inputs: Inputs, site: Site) -> _Trial:
     """A few ablations at a site, in the first block of sequences in which it fires, timed once all is warm."""
-    logits, device = inputs.job.settings.ablate.logits, inputs.job.runtime.device
-    with inputs.job.report.track("Estimating", 0, ""):
-        one = torch.as_tensor(inputs.sample.tokens[:1], device=device).long()
-        inputs.model.run(one, [site], final=logits)  # whatever is slow the first time only
-        block = int(inputs.block_of(inputs.firings(site).seq).min())
+    job, passes = inputs.job, inputs.passes
+    logits, runtime, firings = job.settings.ablate.logits, job.runtime, passes.firings(site)
+    with job.report.track("Estimating", 0, ""):
+        one = torch.as_tensor(passes.sample.tokens[:1], device=runtime.device).long()
+        passes.model.run(one, [site], final=logits)  # whatever is slow the first time only
+        block = int(passes.block_of(firings.seq).min())
         started = time.perf_counter()
-        clean = inputs.clean(block, logits=logits)
+        clean = passes.clean(block, logits)
         clean_seconds = time.perf_counter() - started
-        firings = _few(inputs.firings(site), inputs.blocks[block], whole=inputs.job.settings.ablate.positions == "all")
-        feature, seq, pos = (torch.as_tensor(part).long() for part in (firings.feature, firings.seq, firings.pos))
-        rows = ablation.Rows(feature, seq, pos, torch.zeros(len(feature)), torch.zeros_like(feature))
-        downstream = selection.downstream(site, list(inputs.widths), inputs.model.shape)
-        sums = TokenSums(1, inputs.model.shape.d_vocab, device) if logits else None
-        saes = inputs.saes([site, *downstream])
-        for read in (site, *downstream):
+        few = _few(firings, passes.blocks[block], whole=job.settings.ablate.positions == "all")
+        trial = Ablations(
+            site=site,
+            contexts=few,
+            replacement=np.zeros(len(few), np.float32),
+            slot=np.zeros(len(few), np.int64),
+            horizon=inputs.horizon,
+            batch_size=min(len(few), inputs.batch_size),
+            threads=runtime.threads,
+        )
+        baseline = replace(passes.baseline, clean=lambda block, logits: clean)  # kept or not, it is here
+        sums = TokenSums(1, passes.model.shape.d_vocab, runtime.device) if logits else None
+        reads = [site, *baseline.downstream(site)]
+        passes.saes(reads)
+        for read in reads:
             clean.acts[read]  # once for all ablations: no part of what one takes
-
-        def ablate(part: slice) -> ablation.Ablated:
-            return ablation.ablate(
-                inputs.model, saes, site, rows[part], clean, downstream, horizon=inputs.horizon, sums=sums
-            )
-
-        def all_rows() -> list[tables.Columns]:
-            runtime, report = inputs.job.runtime, inputs.job.report
-            size = min(len(rows), inputs.batch_size)
-            done = runtime.batches(len(rows), size, lambda part: (part, ablate(part)), say=report.say)
-            return [columns for part, result in done for columns in effect_columns(site, _part(firings, part), result)]
-
         started = time.perf_counter()
-        parts = all_rows()  # as numbers on the host, so that a device has finished
+        made = trial.made(baseline, sums, say=job.report.say)
+        # As numbers on the host, so that a device has finished.
+        parts = [columns for here, result in made for columns in effect_columns(site, here, result)]
         seconds = time.perf_counter() - started
     changes, size = tables.size("ablations/effects", parts)
     return _Trial(
         site=site,
         block=block,
-        row_seconds=seconds / len(rows),
+        row_seconds=seconds / len(few),
         clean_seconds=clean_seconds,
         clean_bytes=clean.run.nbytes,
-        changes=changes / len(rows),
+        changes=changes / len(few),
         change_bytes=size / max(changes, 1),
     )
-
-
-def _part(firings: Firings, part: slice) -> Firings:
-    return firings.where(np.arange(len(firings))[part])
 
 
 def _few(firings: Firings, sequences: np.ndarray, *, whole: bool) -> Firings:

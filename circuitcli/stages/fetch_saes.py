@@ -12,7 +12,7 @@ from circuitcli.core.sites import SITES, Site, check_sites, parse_layers, requir
 from circuitcli.errors import InputError
 from circuitcli.results.dictionaries import SAES, entries_of
 from circuitcli.runtime.checkpoint import unchanged
-from circuitcli.saes import Offer, SaeEntry, SaeSource, entry, load, offers, provider_of, still_there
+from circuitcli.saes import Offer, SaeEntry, SaeSource, entry, fitted, load, offers, provider_of, still_there
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import files
 
@@ -159,12 +159,8 @@ def known_releases() -> list[Offer]:
 
 
 def load_sae(job: Job, recorded: SaeEntry, model: Model, *, decoder: bool = True) -> Sae:
-    """The SAE of an entry on the run's device, told how this model differs from the one that it was trained on.
+    """The SAE of an entry on the run's device, fitted to this model.
 
     Without `decoder` that stays where its file is mapped, for single rows of it.
     """
-    sae = load(recorded, job.hub)
-    sae = replace(sae, centre=recorded.centre)
-    if recorded.fold_value_biases and recorded.site == "z":
-        sae = replace(sae, offset=model.z_offset(recorded.layer))
-    return sae.to(job.runtime.device, decoder=decoder)
+    return fitted(load(recorded, job.hub), recorded, model).to(job.runtime.device, decoder=decoder)

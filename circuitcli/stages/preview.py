@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 
 from circuitcli.core import flops
 from circuitcli.core.contexts import Firings
+from circuitcli.core.model import Model
+from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site, last_block, resolve_pins
 from circuitcli.errors import InputError
+from circuitcli.runtime.device import Runtime
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import start as starting
 from circuitcli.stages.cache_acts import firings_in
 from circuitcli.stages.doctor import Unrecorded
 from circuitcli.stages.estimate import Estimate, Named, count, estimate, most_contexts
-from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.fetch_saes import load_sae
+from circuitcli.stages.inputs import Inputs, model_of
+from circuitcli.stages.passes import Passes
 from circuitcli.stages.sequences import Say, hushed, read_sample
 from circuitcli.stages.stage import Job
 
@@ -44,29 +48,37 @@ class Preview:
         )
 
 
-@dataclass
-class _Unread(Inputs):
-    """A run before its activations are cached: what fires is computed, in the first block of sequences."""
+class _Unread(Passes):
+    """Sequences before their activations are cached: what fires is computed, in the first block of them."""
 
-    chosen: list[SaeEntry] = field(default_factory=list)
-    say: Say = hushed
-    seconds: dict[Site, float] = field(default_factory=dict)  # that caching a token of a site took, the model with it
+    def __init__(self, job: Job, entries: Sequence[SaeEntry], say: Say) -> None:
+        super().__init__(entries)
+        self._job, self._say = job, say
+        self._firings: dict[Site, Firings] = {}
+        self.seconds: dict[Site, float] = {}  # that caching a token of a site took, the model with it
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._job.runtime
 
     @cached_property
-    def entries(self) -> list[SaeEntry]:
-        return self.chosen
+    def model(self) -> Model:
+        return model_of(self._job, self.sample)
+
+    def load(self, entry: SaeEntry) -> Sae:
+        return load_sae(self._job, entry, self.model, decoder=False)
 
     @cached_property
     def sample(self) -> Sample:
-        return self.whole.first(self.job.settings.texts.num_sequences)
+        return self.whole.first(self._job.settings.texts.num_sequences)
 
     @cached_property
     def whole(self) -> Sample:
         """All sequences, those for contexts alone among them."""
-        return read_sample(self.job, self.entries, self.say)
+        return read_sample(self._job, self.entries, self._say)
 
-    @cached_property
-    def next_tokens(self) -> np.ndarray | None:
+    @property
+    def next_tokens(self) -> None:
         return None  # the few that are followed take nothing
 
     def firings(self, site: Site) -> Firings:
@@ -83,13 +95,25 @@ class _Unread(Inputs):
         return self._firings[site]
 
 
+@dataclass
+class _Unrecorded(Inputs):
+    """What ablations of a run will read, before it is there."""
+
+    unread: _Unread
+
+    @property
+    def passes(self) -> _Unread:
+        return self.unread
+
+
 def preview(job: Job, entries: Sequence[SaeEntry], say: Say = hushed) -> Preview | None:
     """What cache-acts and ablate would take with these SAEs; None where nothing fires in the first sequences.
 
     `say` is told what is to be known of the text.
     """
-    inputs = _Unread(job, chosen=list(entries), say=say)
-    settings, widths = job.settings, inputs.widths
+    unread = _Unread(job, entries, say)
+    inputs = _Unrecorded(job, unread)
+    settings, widths = job.settings, unread.widths
     first = min(widths, key=lambda site: site.order)
     named: dict[int, Named] = {}
     pins = resolve_pins(settings.features.pinned, widths)
@@ -103,22 +127,22 @@ def preview(job: Job, entries: Sequence[SaeEntry], say: Say = hushed) -> Preview
     ablations = estimate(inputs, count(inputs, named, exact=False))
     if ablations is None:
         return None
-    inputs.firings(first)  # and with it what they took
-    lengths = inputs.whole.lengths
+    unread.firings(first)  # and with it what they took
+    lengths = unread.whole.lengths
     tokens = int(lengths.sum())
-    return Preview(len(lengths), tokens, tokens * _token_seconds(inputs, first), ablations)
+    return Preview(len(lengths), tokens, tokens * _token_seconds(unread, first), ablations)
 
 
-def _token_seconds(inputs: _Unread, site: Site) -> float:
+def _token_seconds(unread: _Unread, site: Site) -> float:
     """Of one token at all sites, from what it took at one."""
-    model, shape = inputs.model, inputs.model.shape
-    block = flops.block(model.sizes, shape, inputs.sample.tokens.shape[1] / 2)
+    model, shape = unread.model, unread.model.shape
+    block = flops.block(model.sizes, shape, unread.sample.tokens.shape[1] / 2)
 
     def operations(sites: Sequence[Site]) -> float:
-        encoders = sum(flops.encode(shape.width(s.name), inputs.widths[s]) for s in sites)
+        encoders = sum(flops.encode(shape.width(s.name), unread.widths[s]) for s in sites)
         return (last_block(sites) + 1) * block + encoders
 
-    return inputs.seconds[site] * operations(list(inputs.widths)) / operations([site])
+    return unread.seconds[site] * operations(list(unread.widths)) / operations([site])
 
 
 def of_settings(job: Job) -> Preview:

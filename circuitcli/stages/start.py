@@ -77,7 +77,7 @@ def choose(inputs: Inputs, layer: int) -> Start:
     known = {site: sizes for site, sizes in estimated.items() if sizes is not None}
     by_gradient = len(known) == len(sites)
     if not by_gradient:
-        known = {site: inputs.firings(site).value for site in sites}
+        known = {site: inputs.passes.firings(site).value for site in sites}
     score = {
         feature: value for site in sites for feature, value in _scores(inputs, site, known[site], total=total).items()
     }
@@ -102,21 +102,21 @@ def _target(inputs: Inputs) -> str:
 
 
 def _estimates(inputs: Inputs, site: Site) -> np.ndarray | None:
-    """E of each firing of a site, in the order of `inputs.firings`; None where there is no gradient."""
-    job, firings = inputs.job, inputs.firings(site)
-    tokens, lengths = inputs.sample.tokens, inputs.sample.lengths
+    """E of each firing of a site, in the order of `Passes.firings`; None where there is no gradient."""
+    job, passes = inputs.job, inputs.passes
+    firings, tokens, lengths = passes.firings(site), passes.sample.tokens, passes.sample.lengths
     found = np.zeros(len(firings), np.float64)
     size = max(1, _POSITIONS // tokens.shape[1])
 
     def estimate(part: slice) -> tuple[slice, np.ndarray | None]:
         here = slice(*np.searchsorted(firings.seq, [part.start, part.stop]).tolist())
         width = int(lengths[part].max())
-        firing = _on(firings.where(np.arange(here.start, here.stop)), part.start, inputs)
+        firing = _on(firings.where(np.arange(here.start, here.stop)), part.start, passes.model.device)
         read = _read(lengths[part], width, ends=next_tokens.on_prompts(job.settings))
-        text = torch.as_tensor(tokens[part, :width]).long().to(inputs.model.device)
+        text = torch.as_tensor(tokens[part, :width]).long().to(passes.model.device)
         try:
             values = attribution.estimates(
-                inputs.model, inputs.saes([site])[site], text, torch.as_tensor(read, device=text.device), firing
+                passes.model, passes.saes([site])[site], text, torch.as_tensor(read, device=text.device), firing
             )
         except RuntimeError as error:  # a step of the model without a derivative
             if out_of_memory(error):
@@ -133,8 +133,7 @@ def _estimates(inputs: Inputs, site: Site) -> np.ndarray | None:
     return found
 
 
-def _on(firings: Firings, first: int, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    device = inputs.model.device
+def _on(firings: Firings, first: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     seq, pos, feature = (torch.as_tensor(c).long().to(device) for c in (firings.seq, firings.pos, firings.feature))
     return seq - first, pos, feature, torch.as_tensor(firings.value).to(device)
 
@@ -147,12 +146,13 @@ def _read(lengths: np.ndarray, width: int, *, ends: bool) -> np.ndarray:
 
 def _scores(inputs: Inputs, site: Site, sizes: np.ndarray, *, total: bool) -> dict[FeatureId, float]:
     """The largest |e| of each feature, or its total, over its contexts."""
-    firings = inputs.firings(site)
+    firings = inputs.passes.firings(site)
     feature: np.ndarray = firings.feature.astype(np.int64)
     effect: np.ndarray = sizes.astype(np.float64)
     if inputs.job.settings.ablate.positions == "all":
-        keys, place = np.unique(feature * len(inputs.sample.lengths) + firings.seq, return_inverse=True)
-        feature = keys // len(inputs.sample.lengths)
+        sequences = len(inputs.passes.sample.lengths)
+        keys, place = np.unique(feature * sequences + firings.seq, return_inverse=True)
+        feature = keys // sequences
         effect = np.bincount(place, weights=effect)
     score = np.zeros(inputs.widths[site])
     (np.add if total else np.maximum).at(score, feature, np.abs(effect))

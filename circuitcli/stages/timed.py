@@ -5,7 +5,8 @@ clean passes are counted in.
 
     plain        one clean and one ablated full pass of the model with its SAEs and all logits, by hooks, for one
                  (feature, context): `core.reference`
-    engine       all ablations by `core.ablation` without logits; with logits: KL and sums of the effects on tokens too
+    engine       all ablations as a run makes them (`assembly`), without logits; with logits: KL and sums of the effects
+                 on tokens too
     clean        the clean passes of either
     raw          one bare pass of transformers over one sequence
     cache        cache-acts: one pass up to the last site, and what each SAE makes of it
@@ -14,22 +15,25 @@ clean passes are counted in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
 
+import numpy as np
 import torch
 
 from circuitcli.core import flops
-from circuitcli.core.ablation import Ablated, Clean, Rows, ablate, read_clean
+from circuitcli.core.ablation import Ablated, Clean, read_clean
 from circuitcli.core.active import Active
+from circuitcli.core.contexts import Firings
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.reference import Plain, ablate_one
 from circuitcli.core.selection import downstream
 from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import InputError
 from circuitcli.runtime.device import Runtime
+from circuitcli.stages.assembly import Ablations, Baseline
 from circuitcli.stages.subject import Subject
 from circuitcli.stages.workload import batch_size
 
@@ -67,9 +71,8 @@ class Workload:
         self.width = int(self.lengths.max())
         self.downstream = downstream(self.site, list(subject.saes), self.model.shape)
         self.acts = self._cached()
-        self.rows = self._rows()
-        self.contexts = len(torch.unique(self.rows.seq * self.width + self.rows.pos))
-        self.batch = batch_size(self.model, runtime, self.width, 0)
+        self.ablations = self._ablations()
+        self.contexts = len(np.unique(self.ablations.contexts.seq * self.width + self.ablations.contexts.pos))
 
     @cached_property
     def ways(self) -> dict[str, Callable[[], object]]:
@@ -92,7 +95,7 @@ class Workload:
     @cached_property
     def sampled(self) -> list[int]:
         """The rows that are ablated the plain way as well, spread over all."""
-        return _spread(0, len(self.rows) - 1, _SAMPLED)
+        return _spread(0, len(self.ablations) - 1, _SAMPLED)
 
     @property
     def gemm_flops(self) -> float:
@@ -112,8 +115,8 @@ class Workload:
             found[site] = Active(place[active.place], active.feature, active.value, active.d_sae)
         return found
 
-    def _rows(self) -> Rows:
-        """Features that fire, some at each of some positions of each sequence, spread over it."""
+    def _ablations(self) -> Ablations:
+        """Features that fire, some at each of some positions of each sequence, spread over it, ablated to 0."""
         active = self.acts[self.site]
         contexts, features = PLACES if self.model.resumes_at_places else WHOLE
         place, feature = active.place.cpu(), active.feature.cpu()
@@ -121,14 +124,23 @@ class Workload:
         for seq, length in enumerate(self.lengths.tolist()):
             for pos in _spread(1, length - 1, contexts):
                 here = feature[place == seq * self.width + pos].tolist()
-                chosen += [(here[k], seq, pos) for k in _spread(0, len(here) - 1, features)]
+                chosen += [(seq, pos, here[k]) for k in _spread(0, len(here) - 1, features)]
         if not chosen:
             raise InputError(
                 f"Nothing fires at {self.site} in the text.",
                 hint="Give other SAEs or text, or look at `circuit doctor`.",
             )
-        feature, seq, pos = torch.tensor(chosen).T
-        return Rows(feature, seq, pos, torch.zeros(len(chosen)), torch.arange(len(chosen)) % SLOTS)
+        seq, pos, index = np.asarray(chosen, np.int64).T
+        zeros = np.zeros(len(chosen), np.float32)
+        return Ablations(
+            site=self.site,
+            contexts=Firings(seq, pos, index, zeros),
+            replacement=zeros,
+            slot=np.arange(len(chosen)) % SLOTS,
+            horizon=0,
+            batch_size=batch_size(self.model, self.runtime, self.width, 0),
+            threads=self.runtime.threads,
+        )
 
     def _clean(self, *, logits: bool) -> Clean:
         return read_clean(self.model, [self.site], self.subject.tokens, self.lengths, self.acts, logits=logits)
@@ -136,15 +148,21 @@ class Workload:
     def _engine(self, *, logits: bool) -> list[Ablated]:
         """All ablations, with the clean passes that they need."""
         clean = self._clean(logits=logits)
-        sums = TokenSums(SLOTS, self.model.shape.d_vocab, self.model.device) if logits else None
-        return [self._ablate(clean, self.rows[part], sums) for part in _slices(len(self.rows), self.batch)]
+        return self._made(self.ablations, clean, self._sums(SLOTS) if logits else None)
 
-    def _ablate(self, clean: Clean, rows: Rows, sums: TokenSums | None) -> Ablated:
-        return ablate(self.model, self.subject.saes, self.site, rows, clean, self.downstream, sums=sums)
+    def _made(self, ablations: Ablations, clean: Clean, sums: TokenSums | None) -> list[Ablated]:
+        """Some of the ablations, from one clean pass of all sequences."""
+        sites, saes = [self.site, *self.downstream], self.subject.saes
+        baseline = Baseline(self.runtime, self.model, sites, lambda _: saes, np.zeros_like, lambda *_: clean)
+        return [result for _, result in ablations.made(baseline, sums)]
+
+    def _sums(self, slots: int) -> TokenSums:
+        return TokenSums(slots, self.model.shape.d_vocab, self.model.device)
 
     def _plain(self, row: int) -> Plain:
         """One ablation, the plain way."""
-        feature, seq, pos = (int(part[row]) for part in (self.rows.feature, self.rows.seq, self.rows.pos))
+        at = self.ablations.contexts
+        feature, seq, pos = (int(part[row]) for part in (at.feature, at.seq, at.pos))
         sequence = self.subject.tokens[seq, : int(self.lengths[seq])]
         return ablate_one(self.model, self.subject.saes, self.site, feature, sequence, pos, 0.0, self.downstream)
 
@@ -162,19 +180,19 @@ class Workload:
         """Clean passes, blocks behind the edits, encoders, and logits of rows and contexts."""
         model, shape = self.model, self.model.shape
         last = shape.n_layers - 1 if logits else last_block([self.site, *self.downstream])
-        keys = float(self.rows.pos.float().mean()) + 1
+        keys = float(self.ablations.contexts.pos.mean()) + 1
         row = flops.resumed(self.site, last, model.sizes, shape, keys) + sum(map(self._encoder, self.downstream))
         clean = (last + 1) * flops.block(model.sizes, shape, (self.width + 1) / 2) * int(self.lengths.sum())
-        tokens = (len(self.rows) + self.contexts) * flops.unembed(shape) if logits else 0.0
-        return len(self.rows) * row + clean + tokens
+        tokens = (len(self.ablations) + self.contexts) * flops.unembed(shape) if logits else 0.0
+        return len(self.ablations) * row + clean + tokens
 
     def difference(self, go_on: Callable[[], bool]) -> Difference:
         """The engine against the plain way, at sampled rows: at one of them, and at more while it may `go_on`."""
         clean, found = self._clean(logits=True), Difference()
         for row in self.sampled:
-            sums = TokenSums(1, self.model.shape.d_vocab, self.model.device)
-            one = self.rows[row : row + 1]
-            result = self._ablate(clean, Rows(one.feature, one.seq, one.pos, one.replacement, one.slot * 0), sums)
+            sums = self._sums(1)
+            one = replace(self.ablations.where(np.asarray([row])), slot=np.zeros(1, np.int64))
+            [result] = self._made(one, clean, sums)
             self._compare(result, sums, self._plain(row), found)
             if not go_on():
                 break
@@ -201,7 +219,3 @@ def _spread(first: int, last: int, count: int) -> list[int]:
         return []
     numbers: list[int] = torch.linspace(first, last, min(count, last - first + 1)).round().long().unique().tolist()
     return numbers
-
-
-def _slices(total: int, size: int) -> Sequence[slice]:
-    return [slice(start, min(start + size, total)) for start in range(0, total, size)]

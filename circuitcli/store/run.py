@@ -172,7 +172,7 @@ class Run:
         path = files.inside(self.root, name)
         entry = record.files.get(name)
         if entry is None or not path.is_file():
-            raise InputError(f"{path} is missing.", hint=f"Run `circuit {stage} --force` on this run.")
+            raise missing(path, stage)
         if name not in self._verified:
             self.verify(stage, name, entry)
             self._verified.add(name)
@@ -213,6 +213,11 @@ class Run:
     def free_disk(self) -> int:
         """Bytes free on the run's disk."""
         return shutil.disk_usage(self.root).free
+
+
+def missing(path: Path, stage: str) -> InputError:
+    """A file of a finished stage isn't there."""
+    return InputError(f"{path} is missing.", hint=f"Run `circuit {stage} --force` on this run.")
 
 
 def _content(root: Path) -> Iterator[Path]:

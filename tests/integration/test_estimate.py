@@ -13,8 +13,8 @@ from support.commands import Result, contents, tsv
 
 from circuitcli.core.contexts import Firings
 from circuitcli.core.sites import Site
-from circuitcli.stages import estimate, inputs
-from circuitcli.stages.inputs import Inputs
+from circuitcli.stages import estimate, passes
+from circuitcli.stages.sources import Stored
 from circuitcli.stages.workload import blocks
 from circuitcli.store.run import Run
 
@@ -131,14 +131,14 @@ def test_nothing_fires_in_the_first_block_of_sequences(
     circuit: Circuit, cached: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The trial is made where something does."""
-    original = Inputs.firings
+    original = Stored.firings
 
-    def later(run: Inputs, site: Site) -> Firings:
+    def later(run: Stored, site: Site) -> Firings:
         found = original(run, site)
         return found.where(np.flatnonzero(~np.isin(found.seq, run.blocks[0])))
 
-    monkeypatch.setattr(inputs, "CLEAN_SEQUENCES", 4)
-    monkeypatch.setattr(Inputs, "firings", later)
+    monkeypatch.setattr(passes, "CLEAN_SEQUENCES", 4)
+    monkeypatch.setattr(Stored, "firings", later)
     found = circuit("ablate", "--run", cached, *pins(cached), "--dry-run", "--json").document["ablate"]
     assert found["exact"]
     assert found["rows"] > found["ablations"] > 0

@@ -14,7 +14,7 @@ from support.brute import Brute, rows
 from support.commands import Result, tables_of
 
 from circuitcli import interventions
-from circuitcli.stages import shard
+from circuitcli.stages import inputs
 from circuitcli.store.ablations import write
 
 Circuit = Callable[..., Result]
@@ -106,7 +106,7 @@ def test_only_who_asks_has_donors_drawn(
     def never(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(shard, "donors", never)
+    monkeypatch.setattr(inputs, "donors", never)
     args = ["run-all", "--profile", profile, "--run"]
     for name in ("zero", "mean", "steer"):
         assert circuit(*args, tmp_path / name, "--intervention", name).code == 0

@@ -10,7 +10,7 @@ from support.brute import rows
 
 from circuitcli.core.sites import SITES
 from circuitcli.runtime.device import Runtime
-from circuitcli.stages import ablate, cache_acts, inputs
+from circuitcli.stages import ablate, cache_acts, passes
 from circuitcli.stages.stage import Job
 
 UP, DOWN = ("up_layer", "up_site", "up_feature"), ("down_layer", "down_site", "down_feature")
@@ -51,7 +51,7 @@ def test_law_4_batch_size_and_shard_size_change_nothing(
     ]
     monkeypatch.setattr(cache_acts, "SHARD_SEQUENCES", sequences)
     monkeypatch.setattr(ablate, "SHARD_FEATURES", features)
-    monkeypatch.setattr(inputs, "CLEAN_SEQUENCES", 5)
+    monkeypatch.setattr(passes, "CLEAN_SEQUENCES", 5)
     # No room: clean passes are thrown away and made again, and SAEs are read one at a time.
     monkeypatch.setattr(Runtime, "room", lambda *_: 0)
     runtime = {"device": "cpu", "batch_size": batch}

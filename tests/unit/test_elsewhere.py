@@ -19,8 +19,8 @@ from circuitcli.core.contexts import Firings
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
+from circuitcli.stages.assembly import effect_columns
 from circuitcli.stages.cache_acts import firings_in
-from circuitcli.stages.shard import effect_columns
 
 UP, MID, LAST = Site(0, "mlp_out"), Site(1, "attn_out"), Site(1, "resid_post")
 SAES = {site: linear_sae(site, seed) for seed, site in enumerate((UP, MID, LAST))}

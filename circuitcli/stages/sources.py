@@ -1,0 +1,186 @@
+"""Where a process has what ablations read: found by content, where it was recorded or wherever else it is told to look.
+
+files of a run       by sha256: at their path in one of the folders, else by their name anywhere below
+SAEs, a model        by what identifies their files: where they were recorded, else anywhere below the folders
+those of a hub       at their commit, in the hub's cache or from the hub
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int
+
+from circuitcli.core.contexts import Firings
+from circuitcli.core.model import Model
+from circuitcli.core.sae import Sae
+from circuitcli.core.sampling import Sample
+from circuitcli.core.sites import Site
+from circuitcli.errors import InputError
+from circuitcli.runtime import checkpoint, device
+from circuitcli.runtime.configuration import CONFIG
+from circuitcli.runtime.device import Runtime
+from circuitcli.saes import SaeEntry, fitted, load, still_there
+from circuitcli.stages.assembly import Baseline
+from circuitcli.stages.contents import Content, Contents
+from circuitcli.stages.passes import Passes
+from circuitcli.store import acts, files, tables
+
+if TYPE_CHECKING:
+    from circuitcli.runtime.hub import Hub
+
+
+class Sources:
+    """What this machine has. What was opened for one task is kept for the next of the same contents."""
+
+    def __init__(self, folders: Sequence[Path] = (), device_name: str = "auto") -> None:
+        """Nothing is looked for yet.
+
+        Args:
+            folders: Where to look, beside where things were recorded.
+            device_name: Where to compute.
+        """
+        self._folders, self._device_name = folders, device_name
+        self._opened: Stored | None = None
+
+    def baseline(self, contents: Contents) -> Baseline:
+        """What ablations start from.
+
+        Raises:
+            InputError: Something isn't here.
+        """
+        return self.opened(contents).baseline
+
+    def opened(self, contents: Contents) -> Stored:
+        """The same, as it was read."""
+        if self._opened is None or self._opened.contents != contents:
+            self._opened = None  # two models may be too much
+            self._opened = Stored(contents, self)
+        return self._opened
+
+    @cached_property
+    def _hub(self) -> Hub:
+        from circuitcli.runtime.hub import Hub
+
+        return Hub()
+
+    def runtime(self, contents: Contents) -> Runtime:
+        """The device."""
+        return device.make(self._device_name, contents.dtype, None, 0)
+
+    def model(self, contents: Contents) -> Model:
+        """The model.
+
+        Raises:
+            InputError: It isn't here.
+        """
+        from circuitcli.runtime import model
+
+        beside = (str(path.parent) for path in self._below(CONFIG))
+        name = next((n for n in (contents.model, *beside) if checkpoint.unchanged(n, contents.identity)), None)
+        if name is None:
+            raise _missing(f"The model {contents.model}", contents.identity)
+        found = checkpoint.find(name, contents.identity, self._hub)
+        self._hub.fetch(found.files)
+        return model.load(found, self.opened(contents).runtime)
+
+    def sae(self, contents: Contents, entry: SaeEntry) -> Sae:
+        """An SAE, its decoder where its file is mapped.
+
+        Raises:
+            InputError: It isn't here.
+        """
+        opened = self.opened(contents)
+        return fitted(load(self._there(entry), self._hub), entry, opened.model).to(opened.runtime.device, decoder=False)
+
+    def _there(self, entry: SaeEntry) -> SaeEntry:
+        """The entry with the paths that its files have here."""
+        if still_there(entry):
+            return entry
+        for weights in self._below(Path(entry.source).name):
+            config = None if entry.config is None else str(weights.parent / Path(entry.config).name)
+            moved = replace(entry, source=str(weights), config=config)
+            if still_there(moved):
+                return moved
+        raise _missing(f"The SAE at {entry.at}, {entry.source}", entry.sha256)
+
+    def file(self, content: Content) -> Path:
+        """The path of a file here.
+
+        Raises:
+            InputError: It isn't here.
+        """
+        there = (path for folder in self._folders if (path := folder / content.name).is_file())
+        sized = (path for path in self._below("*") if path.stat().st_size == content.bytes)
+        named = self._below(Path(content.name).name)  # records of old say no sizes
+        for path in chain(there, sized, named):
+            if content.bytes in (None, path.stat().st_size) and files.digest(path) == content.sha256:
+                return path
+        raise _missing(content.name, content.sha256)
+
+    def _below(self, pattern: str) -> Iterator[Path]:
+        """Files of such a name anywhere in the folders."""
+        for folder in self._folders:
+            yield from (path for path in sorted(folder.rglob(pattern)) if path.is_file())
+
+
+class Stored(Passes):
+    """Sequences and what fires in them, from files of a run."""
+
+    def __init__(self, contents: Contents, sources: Sources) -> None:
+        super().__init__(contents.saes)
+        self.contents, self._sources = contents, sources
+        self._firings: dict[Site, Firings] = {}
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The device."""
+        return self._sources.runtime(self.contents)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model."""
+        return self._sources.model(self.contents)
+
+    def load(self, entry: SaeEntry) -> Sae:
+        """An SAE."""
+        return self._sources.sae(self.contents, entry)
+
+    @cached_property
+    def sample(self) -> Sample:
+        """The sequences that count."""
+        return acts.read_sample(self._sources.file(self.contents.sample)).first(self.contents.sequences)
+
+    def firings(self, site: Site) -> Firings:
+        """All that fires at a site in the sequences that count, in order of sequence and position."""
+        if site not in self._firings:
+            shards = self.contents.firings[site]
+            whole = Firings.concat([acts.read_firings(self._sources.file(shard)) for shard in shards])
+            whole = whole.where(whole.seq < len(self.sample.lengths))
+            self._firings[site] = whole.where(np.lexsort((whole.feature, whole.pos, whole.seq)))
+        return self._firings[site]
+
+    @cached_property
+    def next_tokens(self) -> Int[np.ndarray, "n t k"] | None:
+        """The likeliest next tokens, in a run on prompts."""
+        if self.contents.next_tokens is None:
+            return None
+        table = tables.read(self._sources.file(self.contents.next_tokens), ["seq", "pos", "rank", "token_id"])
+        found = np.zeros((*self.sample.tokens.shape, int(table["rank"].max())), np.int64)
+        counted = table["seq"] < len(found)
+        seq, pos, rank, token = (table[name][counted] for name in ("seq", "pos", "rank", "token_id"))
+        found[seq, pos, rank - 1] = token
+        return found
+
+
+def _missing(what: str, digest: str) -> InputError:
+    return InputError(
+        f"{what} isn't here as it was recorded ({digest[:12]}…).",
+        hint="Put it where it was, or name a folder that holds it.",
+    )

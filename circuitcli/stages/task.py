@@ -1,0 +1,152 @@
+"""The unit of work: the ablations of one shard, as a value that any process computes to the same tables.
+
+A task says all that decides its tables: what is read, by content, which features are ablated at which contexts, what
+they become, and in which batches. It knows no run, no settings and nobody to report to: who plans shards, writes them
+and shows progress is somebody else, and may be on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from circuitcli.core.ablation import Ablated
+from circuitcli.core.contexts import Firings
+from circuitcli.core.effects import extreme_tokens
+from circuitcli.core.next_token import TokenSums
+from circuitcli.errors import InputError
+from circuitcli.stages.assembly import Ablations, Baseline, Say, as_numpy, effect_columns, unsaid
+from circuitcli.stages.contents import Contents
+from circuitcli.store import tables
+
+# Tokens kept of each feature's logit effects, at either end.
+LOGIT_TOKENS = 256
+
+
+@runtime_checkable
+class Sources(Protocol):
+    """Where a process has models, SAEs and files."""
+
+    def baseline(self, contents: Contents) -> Baseline:
+        """What has this content, wherever it lies; what was loaded for one task serves the next.
+
+        Raises:
+            InputError: Something isn't there.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ShardTask:
+    """The ablations of one shard.
+
+    Attributes:
+        contents: What they read.
+        features: The shard's, ascending; `ablations.slot` counts these.
+        ablations: The ablations.
+        logits: Whether the next token is measured too.
+    """
+
+    contents: Contents
+    features: tuple[int, ...]
+    ablations: Ablations
+    logits: bool
+
+
+def _uncounted(done: int) -> None:
+    pass
+
+
+def compute(
+    task: ShardTask, sources: Sources, *, done: Callable[[int], None] = _uncounted, say: Say = unsaid
+) -> dict[str, list[tables.Columns]]:
+    """The tables of a task, each in parts, by kind: `effects`, `contexts`, and with the next token `logits`, of prompts
+    `next`. What batches give stays on the device until all are done.
+
+    Args:
+        task: What to compute.
+        sources: Where its contents are.
+        done: Told how many more ablations are made.
+        say: Told of batches that had to be smaller.
+
+    Raises:
+        InputError: Something isn't there, or logits aren't finite.
+        ResourceError: A single ablation doesn't fit into memory.
+    """
+    baseline = sources.baseline(task.contents)
+    sums = None
+    if task.logits:
+        sums = TokenSums(len(task.features), baseline.model.shape.d_vocab, baseline.runtime.device)
+    results: list[tuple[Firings, Ablated]] = []
+    for here, result in task.ablations.made(baseline, sums, say=say):
+        results.append((here, result))
+        done(len(here))
+    shard = _Tables(task)
+    parts: dict[str, list[tables.Columns]] = {
+        "effects": [part for here, result in results for part in effect_columns(task.ablations.site, here, result)],
+        "contexts": [shard.context_rows(here, result) for here, result in results],
+    }
+    if sums is not None:
+        parts["logits"] = list(shard.logit_rows(sums))
+        if task.contents.next_tokens is not None:
+            parts["next"] = [part for here, result in results for part in shard.next_rows(here, result)]
+    return parts
+
+
+class _Tables:
+    """The columns of a task's tables but for effects."""
+
+    def __init__(self, task: ShardTask) -> None:
+        self.task, self.site = task, task.ablations.site
+        self.at = {"layer": self.site.layer, "site": self.site.name}
+
+    def context_rows(self, here: Firings, result: Ablated) -> tables.Columns:
+        """A row for each ablation; its KL is the sum over all positions at which it was read."""
+        kl = np.full(len(here), np.nan, np.float32)
+        if result.kl is not None:
+            kl = np.bincount(result.row.numpy(), as_numpy(result.kl), minlength=len(here)).astype(np.float32)
+            self._require_finite(kl, here)
+        return self.at | {"feature": here.feature, "seq": here.seq, "pos": here.pos, "activation": here.value, "kl": kl}
+
+    def _require_finite(self, kl: np.ndarray, here: Firings) -> None:
+        beyond = np.flatnonzero(~np.isfinite(kl))
+        if len(beyond):
+            at = f"{self.site}.{here.feature[beyond[0]]} in sequence {here.seq[beyond[0]]}"
+            raise InputError(
+                f"The model's logits are no longer numbers where {at} is ablated.",
+                hint="Cache and ablate in --dtype float32: float16 ends at 65,504.",
+            )
+
+    def next_rows(self, here: Firings, result: Ablated) -> Iterator[tables.Columns]:
+        """What each ablation did to the likeliest next tokens at each position where it was read."""
+        if result.followed is None:
+            return
+        ids, logprob, prob = (as_numpy(column) for column in result.followed)
+        count, k = ids.shape
+        row, read = (np.repeat(column[result.told].numpy(), k) for column in (result.row, result.pos))
+        yield self.at | {
+            "feature": here.feature[row],
+            "seq": here.seq[row],
+            "pos": here.pos[row],
+            "down_pos": read.astype(np.int32),
+            "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), count),
+            "token_id": ids.reshape(-1).astype(np.int32),
+            "effect": logprob.reshape(-1),
+            "prob_effect": prob.reshape(-1),
+        }
+
+    def logit_rows(self, sums: TokenSums) -> Iterator[tables.Columns]:
+        """Each feature's mean effects on the tokens that it changes the most."""
+        counts = np.bincount(self.task.ablations.slot, minlength=len(self.task.features)).tolist()
+        for index, count, *totals in zip(self.task.features, counts, sums.logprob, sums.prob, strict=True):
+            mean, prob_mean = (as_numpy(total) / max(count, 1) for total in totals)
+            kept = extreme_tokens(mean, LOGIT_TOKENS)
+            yield self.at | {
+                "feature": np.full(len(kept), index, np.int32),
+                "token_id": kept.astype(np.int32),
+                "effect_mean": mean[kept].astype(np.float32),
+                "prob_effect_mean": prob_mean[kept].astype(np.float32),
+            }

@@ -1,0 +1,162 @@
+"""A shard is a task that any process computes, from the same contents wherever they lie, to the same bytes."""
+
+import pickle  # noqa: TID251 as whoever sends a task to another process does
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.commands import Result, environment
+
+from circuitcli.errors import InputError
+from circuitcli.runtime import shapes
+from circuitcli.stages import ablate, cache_acts, estimate, fetch_saes, task
+from circuitcli.stages.assembly import Ablations
+from circuitcli.stages.sources import Sources
+from circuitcli.stages.spec import STAGES
+from circuitcli.stages.task import ShardTask, compute
+from circuitcli.store import ablations
+from circuitcli.store.run import Run
+
+Circuit = Callable[..., Result]
+TESTS = Path(__file__).parents[1]
+CASES: dict[str, dict[str, Any]] = {
+    "one position": {},
+    "every position, resampled": {"ablate": {"positions": "all", "intervention": "resample"}},
+    "onward in prompts": {
+        "texts": {"prompt": ["the light of earth was upon", "night and the day"], "file": ""},
+        "ablate": {"positions": "onward", "intervention": "mean"},
+    },
+}
+
+
+@dataclass
+class Elsewhere:
+    """What a run computed, and what it read, none of it where it was."""
+
+    tasks: list[ShardTask]
+    run: Path
+    moved: Path
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def elsewhere(
+    request: Any, start: Any, tiny_model: Path, tiny_saes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Elsewhere:
+    """A run of a model and SAEs of its own, all of which then move; the files of activations get other names."""
+    root, moved = tmp_path_factory.mktemp("origin"), tmp_path_factory.mktemp("moved")
+    model, saes = (shutil.copytree(path, root / path.name) for path in (tiny_model, tiny_saes))
+    job = start(root / "run", {**CASES[request.param], "model": str(model), "saes": {"release": str(saes)}})
+    found: list[ShardTask] = []
+
+    def noted(one: ShardTask, *args: Any, **more: Any) -> Any:
+        found.append(one)
+        return compute(one, *args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "compute", noted)
+        for stage in (fetch_saes, cache_acts, ablate):
+            stage.run(job)
+    shutil.copytree(model, moved / "deep" / "one")
+    shutil.copytree(saes, moved / "deep" / "other")
+    (moved / "acts").mkdir()
+    for i, path in enumerate(path for path in sorted((root / "run" / "acts").rglob("*")) if path.is_file()):
+        shutil.copy(path, moved / "acts" / str(i))
+    run = Path(shutil.move(root / "run", tmp_path_factory.mktemp("kept")))
+    shutil.rmtree(root)
+    return Elsewhere(found, run, moved)
+
+
+def shards_of(run: Path) -> list[ablations.Shard]:
+    plan = Run(run, STAGES.folders).plan("ablate")
+    assert plan is not None
+    return ablations.shards(plan.shards)
+
+
+def test_a_fresh_process_without_the_run_writes_the_same_bytes(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    by_content = {(one.ablations.site, one.features): one for one in elsewhere.tasks}
+    shards = shards_of(elsewhere.run)
+    assert len(shards) == len(by_content) == len(elsewhere.tasks) > 1
+    tasks, out, away = (tmp_path / name for name in ("tasks", "out", "cwd"))
+    for folder in (tasks, away):
+        folder.mkdir()
+    for shard in shards:
+        (tasks / shard.digest).write_bytes(pickle.dumps(by_content[shard.site, shard.features]))
+    done = subprocess.run(
+        [sys.executable, "-m", "support.worker", tasks, out, elsewhere.moved],
+        cwd=away,
+        env=environment(PYTHONPATH=f"{TESTS.parent}:{TESTS}"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    stored = {path.name: path.read_bytes() for path in elsewhere.run.glob("ablations/*.parquet")}
+    made = {f"{path.stem}-{path.parent.name}.parquet": path.read_bytes() for path in out.rglob("*.parquet")}
+    assert made.keys() == stored.keys()
+    assert [name for name in made if made[name] != stored[name]] == []
+
+
+def test_a_task_holds_plain_values_of_its_shard_alone(elsewhere: Elsewhere) -> None:
+    """Nothing of the coordinator travels along: no model, tensor or file; a few bytes for each ablation."""
+
+    def values(part: Any) -> set[type]:
+        if is_dataclass(part):
+            return set().union(*(values(getattr(part, field.name)) for field in fields(part)))
+        if isinstance(part, dict):
+            return set().union(*map(values, part), *map(values, part.values()), set())
+        return set().union(*map(values, part), set()) if isinstance(part, list | tuple) else {type(part)}
+
+    for one in elsewhere.tasks:
+        assert values(one) <= {str, int, float, bool, type(None), np.ndarray}
+        assert len(pickle.dumps(one)) < 20_000 + 64 * len(one.ablations)
+
+
+def test_what_isnt_here_is_named(elsewhere: Elsewhere, tmp_path: Path) -> None:
+    one = elsewhere.tasks[0]
+    with pytest.raises(InputError, match=r"The model .*/model isn't here"):
+        compute(one, Sources([tmp_path], "cpu"))
+    shutil.copytree(elsewhere.moved / "deep" / "one", tmp_path / "model")
+    with pytest.raises(InputError, match=r"acts/tokens.safetensors isn't here"):
+        compute(one, Sources([tmp_path], "cpu"))
+    shutil.copytree(elsewhere.moved / "acts", tmp_path / "acts")
+    with pytest.raises(InputError, match=rf"The SAE at {one.ablations.site}, .* isn't here"):
+        compute(one, Sources([tmp_path], "cpu"))
+    shutil.copytree(elsewhere.moved / "deep" / "other", tmp_path / "saes")
+    compute(one, Sources([tmp_path], "cpu"))
+    # Another file under a name that fits is not what was recorded.
+    [path] = (tmp_path / "saes").glob(f"{one.ablations.site}/sae_weights.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=rf"The SAE at {one.ablations.site}, .* isn't here"):
+        compute(one, Sources([tmp_path], "cpu"))
+
+
+@pytest.mark.parametrize("who", ["ablate", "estimate", "bench"])
+def test_all_ablations_are_made_in_one_place(
+    circuit: Circuit, run: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    class Reached(Exception):
+        pass
+
+    def reached(*_: Any, **__: Any) -> Any:
+        raise Reached
+
+    monkeypatch.setattr(Ablations, "made", reached)
+    if who == "ablate":
+        monkeypatch.setattr(estimate, "estimate", lambda *_: None)
+    sizes = {"n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 99, "n_positions": 32}
+    monkeypatch.setitem(shapes.SHAPES, "small", ("GPT2Config", sizes))
+    commands = {
+        "ablate": ("ablate", "--run", run, "--force"),
+        "estimate": ("ablate", "--run", run, "--force", "--dry-run"),
+        "bench": ("bench", "--shape", "small", "--d-sae", "64", "--tokens", "8", "--budget", "1"),
+    }
+    with pytest.raises(Reached):
+        circuit(*commands[who])
