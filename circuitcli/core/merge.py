@@ -1,4 +1,4 @@
-"""Graphs that grow: two circuits of one model become one.
+"""Merging two circuits of one model into one, as --extend does.
 
 Nodes are one where their feature is, of one SAE at one site; edges are one where both ends are. What the result holds
 follows from sets of measurements, not from the order in which graphs were joined:

@@ -14,7 +14,7 @@ from circuitcli.core import rows
 from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Edge, share_drawn
 from circuitcli.core.sites import parse_feature
 from circuitcli.core.tokens import visible
-from circuitcli.results import edges, growth, labels, next_tokens, nodes
+from circuitcli.results import edges, extend, labels, next_tokens, nodes
 from circuitcli.results.reader import Reader
 from circuitcli.store import reduced
 
@@ -38,12 +38,12 @@ def build(reader: Reader, earlier: list[Circuit]) -> Circuit:
     drawn = [replace(edge, run=run, created=created) for edge in drawn]
     features = sorted({parse_feature(name) for e in drawn for name in (e.source, e.target)}, key=lambda f: f.order)
     own = Circuit(_metadata(reader, drawn, measured), tuple(nodes.nodes(reader, features)), tuple(drawn))
-    return growth.grown(earlier, own)
+    return extend.extended(earlier, own)
 
 
 def of_run(reader: Reader) -> Circuit:
     """The circuit as it was last drawn, with what people wrote on it and the labels that were found for it then."""
-    found = labels.applied(build(reader, growth.earlier(reader)), labels.edits(reader.run))
+    found = labels.applied(build(reader, extend.earlier(reader)), labels.edits(reader.run))
     return labels.saved(reader.run).put_on(found)
 
 
@@ -62,11 +62,11 @@ def _metadata(reader: Reader, drawn: Sequence[Edge], measured: np.ndarray) -> di
     about = {"run": name, "fingerprint": reader.run.require("ablate").fingerprint, "created": created}
     return {
         "schema_version": SCHEMA_VERSION,
-        **growth.identity(reader),
+        **extend.identity(reader),
         **facts,
         "layers": sorted({site.layer for site in sites}),
         "sites": sorted({site.name for site in sites}),
-        **growth.measured(reader),
+        **extend.measured(reader),
         "min_effect": settings.graph.min_effect,
         "share_drawn": share_drawn(drawn, total),
         "run": name,

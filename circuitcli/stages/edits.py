@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from circuitcli.results import labels
-from circuitcli.results.growth import require_same
+from circuitcli.results.extend import require_same
 from circuitcli.results.labels import EDITS, Edit, Edits
 from circuitcli.stages.stage import Job
 from circuitcli.store import circuits, files

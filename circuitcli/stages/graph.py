@@ -6,7 +6,7 @@ from pathlib import Path
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.errors import InputError
-from circuitcli.results import growth
+from circuitcli.results import extend
 from circuitcli.results.circuit import build
 from circuitcli.results.labels import SAVED, Edits, applied
 from circuitcli.stages import edits as written
@@ -23,9 +23,9 @@ _EDITED = "graph/circuit.edited.json"
 def run(job: Job, edited: Path | None = None) -> Outcome:
     """Draw the circuit in every chosen format, with the labels and groups of an edited circuit.json if one is given."""
     job.parents(NAME)  # a stage that is missing is told before graphs and labels that can't be read
-    edits, earlier, source = written.edits(job, edited), growth.earlier(job.results()), labelling.check(job)
+    edits, earlier, source = written.edits(job, edited), extend.earlier(job.results()), labelling.check(job)
     inputs = {
-        "extended": growth.digests(job.results()),
+        "extended": extend.digests(job.results()),
         "edits": written.document(edits),
         **labelling.inputs(source),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from circuitcli.results import growth
+from circuitcli.results import extend
 from circuitcli.results.dictionaries import entries_of
 from circuitcli.runtime.clock import process_seconds
 from circuitcli.stages import ablate, cache_acts, labels
@@ -31,12 +31,12 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
     if named and (job.force or any(job.run.record(spec.name) is None for spec in stages)):
         job.runtime  # noqa: B018 -- asks for the device
     cache_acts.text_identity(job)
-    growth.read(job.results())
+    extend.read(job.results())
     labels.check(job)
     outcomes = []
     for spec in stages:
         if spec.name == cache_acts.NAME:
-            growth.earlier(job.results())  # again, as the run has recorded its model and SAEs by now
+            extend.earlier(job.results())  # again, as the run has recorded its model and SAEs by now
             labels.check(job)
             if job.force or job.run.record(spec.name) is None:
                 _announce(job)

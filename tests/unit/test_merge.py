@@ -1,4 +1,4 @@
-"""Graphs that grow: laws over random circuits, and one case by hand."""
+"""Merged circuits: laws over random circuits, and one case by hand."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Graphs that grow: the earlier graphs that a run's graph goes on from (`graph.extend`)."""
+"""Extending graphs: the earlier ones that a run's graph goes on from (`graph.extend`)."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def digests(reader: Reader) -> list[str]:
     return [files.digest(path) for path in _paths(reader)]
 
 
-def grown(first: list[Circuit], circuit: Circuit) -> Circuit:
-    """A circuit, added to the earlier ones."""
+def extended(first: list[Circuit], circuit: Circuit) -> Circuit:
+    """The earlier circuits, if any, with one more added."""
     whole: Circuit | None = None
     for part in (*first, circuit):
         whole = part if whole is None else merge(whole, part)

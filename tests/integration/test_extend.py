@@ -1,4 +1,4 @@
-"""Graphs that grow, that people edit, and that are compared, from the command line."""
+"""Graphs that are extended, that people edit, and that are compared, from the command line."""
 
 import json
 import re
