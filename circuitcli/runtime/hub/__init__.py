@@ -5,7 +5,7 @@ one. The hash is also the file's name among the blobs of the cache. A download g
 that a later try goes on where this one stopped; only what has the hub's size and hash becomes a blob. huggingface_hub
 itself starts from nothing again since 2.0. Addresses, tokens, locks, the cache's layout and the errors are its own.
 
-Imports go down: client → download → {asking, cache} → errors.
+Imports go down: client → download → {cache, retry} → errors.
 """
 
 from huggingface_hub.errors import StrictDataclassError as Malformed

@@ -15,10 +15,10 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it comes by a lazy __getattr__
 
 from circuitcli.errors import HubError, UsageError, nearest
-from circuitcli.runtime.hub.asking import check_token, patiently
 from circuitcli.runtime.hub.cache import COMMIT, SHA256, Folder, check_room, writing
 from circuitcli.runtime.hub.download import place
 from circuitcli.runtime.hub.errors import NAMED, nonsense, offline, outage, translated
+from circuitcli.runtime.hub.retry import check_token, retried
 from circuitcli.runtime.remote import RemoteFile, stays_inside
 
 
@@ -109,7 +109,7 @@ class Hub:
         """What the hub says the repository holds; what is `here`, if anything, when it can't be reached."""
         what = f"{folder.repo} at the revision {revision}"
         try:
-            return patiently(lambda: self._listing(folder, revision), once=bool(here))
+            return retried(lambda: self._listing(folder, revision), once=bool(here))
         except HTTPError as error:
             if here and outage(error):
                 return here

@@ -19,9 +19,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # they come b
 )
 
 from circuitcli.errors import HubError
-from circuitcli.runtime.hub.asking import Broken, check_token, patiently
 from circuitcli.runtime.hub.cache import Folder
 from circuitcli.runtime.hub.errors import in_units, translated
+from circuitcli.runtime.hub.retry import Broken, check_token, retried
 from circuitcli.runtime.remote import RemoteFile
 
 Advance = Callable[[int], None]
@@ -51,7 +51,7 @@ def _complete(endpoint: str, file: RemoteFile, partial: Path, advance: Advance) 
     """Download what the partial file lacks; it is removed if it isn't what the hub said."""
     what = f"{file.path} of {file.repo}"
     try:
-        patiently(lambda: _receive(endpoint, file, partial, advance))
+        retried(lambda: _receive(endpoint, file, partial, advance))
     except HTTPError as error:
         raise translated(error, what) from None
     if partial.stat().st_size != file.size or _content(partial, sha256=file.sha256 is not None) != file.blob:

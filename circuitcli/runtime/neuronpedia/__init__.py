@@ -5,7 +5,7 @@ requests at a time and a second, tried again where that may help, each capped in
 the text of strangers: it is checked, cut, and kept as data.
 
 What is imported here asks nobody; `client.Neuronpedia` does.
-Imports go down: client → {cache, pace, service} → {answer, names}.
+Imports go down: client → {cache, rate_limit, service} → {answer, names}.
 """
 
 from circuitcli.runtime.neuronpedia.answer import Explained, Weight

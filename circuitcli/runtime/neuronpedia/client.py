@@ -16,12 +16,12 @@ from circuitcli.runtime.caches import user_cache
 from circuitcli.runtime.neuronpedia.answer import Explained
 from circuitcli.runtime.neuronpedia.cache import Cache
 from circuitcli.runtime.neuronpedia.names import Address
-from circuitcli.runtime.neuronpedia.pace import Pace, Stopped
+from circuitcli.runtime.neuronpedia.rate_limit import RateLimit, Stopped
 from circuitcli.runtime.neuronpedia.service import Service, Trouble
 
 PARALLEL, PER_SECOND = 4, 8.0
 WAITS_S = (1.0, 3.0, 9.0)  # before each further try of a request that failed
-PATIENCE_S = 30.0  # the longest wait that the service may ask for
+LONGEST_WAIT_S = 30.0  # the longest wait that the service may ask for
 FIRST_S, EACH_S = 60.0, 2.0  # for all answers: so much, and so much for each
 FAILURES = 3  # so many features may fail for reasons of their own before no more are asked for
 
@@ -82,12 +82,12 @@ class Neuronpedia:
         self, places: list[Address], advance: Callable[[int], None]
     ) -> tuple[dict[Address, Explained | None], str | None]:
         """What is answered, and why the service failed, if it did."""
-        pace = Pace(PER_SECOND)
+        limit = RateLimit(PER_SECOND)
         until = time.monotonic() + FIRST_S + EACH_S * len(places)
         answered: dict[Address, Explained | None] = {}
         troubles: list[Trouble] = []
         with self._service.client() as client, ThreadPoolExecutor(PARALLEL) as pool:
-            asked = {pool.submit(self._one, client, place, pace, until): place for place in places}
+            asked = {pool.submit(self._one, client, place, limit, until): place for place in places}
             try:
                 for future in as_completed(asked):
                     try:
@@ -96,14 +96,14 @@ class Neuronpedia:
                     except Trouble as trouble:
                         troubles.append(trouble)
                         if trouble.for_all or len(troubles) == FAILURES:
-                            _stop(pace, asked)
+                            _stop(limit, asked)
                     except (Stopped, CancelledError):
                         continue
             finally:
-                _stop(pace, asked)
+                _stop(limit, asked)
         return answered, troubles[0].reason if troubles else None
 
-    def _one(self, client: httpx2.Client, place: Address, pace: Pace, until: float) -> Explained | None:
+    def _one(self, client: httpx2.Client, place: Address, limit: RateLimit, until: float) -> Explained | None:
         """One feature, tried again where that may help.
 
         Raises:
@@ -112,7 +112,7 @@ class Neuronpedia:
         """
         waits: Iterator[float] = iter(WAITS_S)
         while True:
-            pace.turn()
+            limit.turn()
             if time.monotonic() > until:
                 raise Trouble("it is too slow", for_all=True)
             try:
@@ -121,15 +121,15 @@ class Neuronpedia:
                 return explained
             except Trouble as trouble:
                 pause = next(waits, None)
-                if pause is None or not trouble.again or (trouble.wait_s or 0) > PATIENCE_S:
+                if pause is None or not trouble.again or (trouble.wait_s or 0) > LONGEST_WAIT_S:
                     raise
                 if trouble.wait_s is not None:
-                    pace.hold(trouble.wait_s)
+                    limit.hold(trouble.wait_s)
                     pause = trouble.wait_s
-            pace.sleep(pause)
+            limit.sleep(pause)
 
 
-def _stop(pace: Pace, asked: Iterable[Future[Explained | None]]) -> None:
-    pace.stop()
+def _stop(limit: RateLimit, asked: Iterable[Future[Explained | None]]) -> None:
+    limit.stop()
     for future in asked:
         future.cancel()

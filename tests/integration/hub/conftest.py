@@ -8,14 +8,14 @@ from huggingface_hub import constants
 from support.hub import LoopbackHub
 from support.hub_client import FILES, REPO, TOKEN
 
-from circuitcli.runtime.hub import Hub, asking
+from circuitcli.runtime.hub import Hub, retry
 
 
 @pytest.fixture(autouse=True)
 def _online(monkeypatch: pytest.MonkeyPatch) -> None:
     """The suite is offline; these tests aren't. Nobody waits, and nobody's own token is used."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(asking, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(retry, "WAITS_S", (0.0, 0.0))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 
 

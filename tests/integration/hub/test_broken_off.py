@@ -24,7 +24,7 @@ from support.hub_client import (
 )
 
 from circuitcli.errors import HubError
-from circuitcli.runtime.hub import Hub, asking
+from circuitcli.runtime.hub import Hub, retry
 from circuitcli.runtime.remote import total
 
 pytestmark = pytest.mark.hub
@@ -35,7 +35,7 @@ def test_a_truncated_download_goes_on_where_it_stopped(
     server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     """Without further tries: the second call asks for the rest, and only that is sent."""
-    monkeypatch.setattr(asking, "WAITS_S", ())
+    monkeypatch.setattr(retry, "WAITS_S", ())
     stop = len(FILES[path]) // 3
     server.fail(path, truncate=stop)
     assert "broke off after" in refused(HubError, 4, lambda: get(client, path))
@@ -63,7 +63,7 @@ def test_a_broken_connection_goes_on_within_one_call(server: LoopbackHub, client
 def test_a_hub_that_sends_no_parts_sends_the_whole(
     server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "WAITS_S", ())
+    monkeypatch.setattr(retry, "WAITS_S", ())
     server.fail(LARGE, truncate=900_000)
     refused(HubError, 4, lambda: get(client, LARGE))
     server.ranges = False
@@ -86,7 +86,7 @@ def test_a_dropped_connection(server: LoopbackHub, client: Hub, where: str) -> N
 
 def test_a_hub_that_falls_silent(server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
-    monkeypatch.setattr(asking, "WAITS_S", ())
+    monkeypatch.setattr(retry, "WAITS_S", ())
     server.fail(LARGE, hold=5000)
     assert "broke off after 5 kB of 1 MB" in refused(HubError, 4, lambda: get(client, LARGE))
     assert get(client, LARGE) == [WEIGHTS]

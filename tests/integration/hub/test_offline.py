@@ -9,7 +9,7 @@ from support.hub import LoopbackHub
 from support.hub_client import FILES, LARGE, REPO, SMALL, get, nowhere, refused
 
 from circuitcli.errors import HubError
-from circuitcli.runtime.hub import Hub, asking
+from circuitcli.runtime.hub import Hub, retry
 
 pytestmark = pytest.mark.hub
 
@@ -54,7 +54,7 @@ def test_a_hub_out_of_reach_is_not_missed_when_the_cache_has_all(
     server: LoopbackHub, client: Hub, how: str | int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     get(client)
-    monkeypatch.setattr(asking.time, "sleep", lambda s: pytest.fail("waits"))
+    monkeypatch.setattr(retry.time, "sleep", lambda s: pytest.fail("waits"))
     if how == "gone":
         client = Hub(endpoint=nowhere(), cache=client._cache)
     elif how == "dropped":
@@ -79,7 +79,7 @@ def test_a_refusal_is_not_passed_over_when_the_cache_has_all(server: LoopbackHub
 
 
 def test_a_hub_out_of_reach(client: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking.time, "sleep", lambda s: pytest.fail("waits"))
+    monkeypatch.setattr(retry.time, "sleep", lambda s: pytest.fail("waits"))
     for path in (SMALL, LARGE):
         words = refused(HubError, 4, lambda path=path: get(Hub(endpoint=nowhere(), cache=client._cache), path))
         assert f"couldn't be reached for {REPO} at the revision main: no connection." in words

@@ -7,7 +7,7 @@ from support.hub import LoopbackHub
 from support.hub_client import LARGE, WEIGHTS, get, refused
 
 from circuitcli.errors import HubError
-from circuitcli.runtime.hub import Hub, asking
+from circuitcli.runtime.hub import Hub, retry
 
 pytestmark = pytest.mark.hub
 
@@ -39,8 +39,8 @@ def test_a_short_wait_is_waited(
     server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], waited: int
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(asking, "WAITS_S", (1.0,))
-    monkeypatch.setattr(asking.time, "sleep", pauses.append)
+    monkeypatch.setattr(retry, "WAITS_S", (1.0,))
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
     server.fail("/api/models/", status=429, headers=headers)
     assert get(client, LARGE) == [WEIGHTS]
     assert pauses == [waited]
@@ -59,8 +59,8 @@ def test_waits_grow_and_end(
     server: LoopbackHub, client: Hub, monkeypatch: pytest.MonkeyPatch, failure: dict[str, Any], waited: list[int]
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(asking, "WAITS_S", (1.0, 3.0, 9.0))
-    monkeypatch.setattr(asking.time, "sleep", pauses.append)
+    monkeypatch.setattr(retry, "WAITS_S", (1.0, 3.0, 9.0))
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
     server.fail("/cdn/", times=9, **failure)
     refused(HubError, 4, lambda: get(client, LARGE))
     assert pauses == waited

@@ -1,4 +1,4 @@
-"""How fast may be asked: a limit of starts a second, and a pause for all when the service asks for one."""
+"""A limit of requests that start in a second, and a pause for all when the service asks for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Stopped(Exception):
     """Nobody waits for the answer any more."""
 
 
-class Pace:
+class RateLimit:
     """Shared by all threads that ask."""
 
     def __init__(self, per_second: float) -> None:

@@ -1,4 +1,4 @@
-"""How often something is asked of the hub, and with which token."""
+"""Trying a request to the hub again where that may help, and refusing a token that can't be one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from circuitcli.runtime.hub.errors import LOG_IN, asked_wait, outage
 T = TypeVar("T")
 
 WAITS_S = (1.0, 3.0, 9.0)  # before each further try of a request that failed
-PATIENCE_S = 15.0  # the longest wait that the hub may ask for
+LONGEST_WAIT_S = 15.0  # the longest wait that the hub may ask for
 
 
 class Broken(HubError):
     """A download that ended too early."""
 
 
-def patiently(request: Callable[[], T], *, once: bool = False) -> T:
+def retried(request: Callable[[], T], *, once: bool = False) -> T:
     """Try again where that may help, and where the hub asks for no long wait.
 
     Raises:
@@ -52,7 +52,7 @@ def _pause(error: BaseException, wait_s: float | None) -> float | None:
     if not outage(error):
         return None
     asked = asked_wait(error.response)
-    return wait_s if asked is None else asked if asked <= PATIENCE_S else None
+    return wait_s if asked is None else asked if asked <= LONGEST_WAIT_S else None
 
 
 def check_token() -> None:
