@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuitcli.core.draws import PURPOSE_CONTEXTS, generator
+from circuitcli.core.seeding import PURPOSE_CONTEXTS, generator
 from circuitcli.core.sites import FeatureId
 
 Ints = Int[np.ndarray, " n"]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from circuitcli.core.contexts import Firings, by_feature
-from circuitcli.core.draws import PURPOSE_DONOR, generator
+from circuitcli.core.seeding import PURPOSE_DONOR, generator
 from circuitcli.core.sites import FeatureId, Site
 from circuitcli.errors import InputError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuitcli.core.draws import PURPOSE_BOOTSTRAP, generator
+from circuitcli.core.seeding import PURPOSE_BOOTSTRAP, generator
 from circuitcli.core.sites import FeatureId
 
 RESAMPLES = 1000

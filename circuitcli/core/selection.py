@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from circuitcli.core.draws import PURPOSE_THINNING, generator
+from circuitcli.core.seeding import PURPOSE_THINNING, generator
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import FeatureId, Site, is_upstream
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from circuitcli import plugins
-from circuitcli.core.draws import PURPOSE_INTERVENTION, generator
+from circuitcli.core.seeding import PURPOSE_INTERVENTION, generator
 from circuitcli.core.sites import FeatureId, Site
 
 

@@ -23,13 +23,13 @@ from circuitcli.runtime.device import Runtime
 from circuitcli.runtime.engine import slowness
 from circuitcli.saes import SaeEntry
 from circuitcli.stages.assembly import Ablations
+from circuitcli.stages.batching import batch_size, row_bytes
 from circuitcli.stages.contents import Content, Contents
 from circuitcli.stages.fetch_saes import load_sae
 from circuitcli.stages.passes import Passes
 from circuitcli.stages.sources import Sources
 from circuitcli.stages.stage import Job
 from circuitcli.stages.task import ShardTask
-from circuitcli.stages.workload import batch_size, row_bytes
 from circuitcli.store import acts, tables
 from circuitcli.store.run import missing
 

@@ -20,7 +20,7 @@ from circuitcli.core.sites import Site
 from circuitcli.runtime.device import Runtime
 from circuitcli.saes import SaeEntry
 from circuitcli.stages.assembly import Baseline
-from circuitcli.stages.workload import blocks
+from circuitcli.stages.batching import blocks
 
 # Sequences that are run clean together, once for all ablations in them, and their positions, padding too: a pass holds
 # attention scores of all heads.

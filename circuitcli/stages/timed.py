@@ -34,8 +34,8 @@ from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import InputError
 from circuitcli.runtime.device import Runtime
 from circuitcli.stages.assembly import Ablations, Baseline
+from circuitcli.stages.batching import batch_size
 from circuitcli.stages.subject import Subject
-from circuitcli.stages.workload import batch_size
 
 # Positions of a sequence at which features are ablated, and features at each; of a model whose engine computes whole
 # sequences again a few, which take as long. And sums of their effects on tokens.

@@ -14,8 +14,8 @@ from support.commands import Result, contents, tsv
 from circuitcli.core.contexts import Firings
 from circuitcli.core.sites import Site
 from circuitcli.stages import estimate, passes
+from circuitcli.stages.batching import blocks
 from circuitcli.stages.sources import Stored
-from circuitcli.stages.workload import blocks
 from circuitcli.store.run import Run
 
 Circuit = Callable[..., Result]

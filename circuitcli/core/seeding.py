@@ -1,4 +1,4 @@
-"""Random draws keyed by (seed, feature): adding or leaving out a feature changes no other feature's draw."""
+"""Random generators keyed by (seed, feature): adding or leaving out a feature changes no other feature's draw."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from circuitcli.core.draws import PURPOSE_BOOTSTRAP, PURPOSE_CONTEXTS, PURPOSE_THINNING, generator
 from circuitcli.core.effects import mean_effects
+from circuitcli.core.seeding import PURPOSE_BOOTSTRAP, PURPOSE_CONTEXTS, PURPOSE_THINNING, generator
 from circuitcli.core.selection import thin
 from circuitcli.core.sites import FeatureId, Site
 
