@@ -43,7 +43,7 @@ def build(reader: Reader, earlier: list[Circuit]) -> Circuit:
 
 def of_run(reader: Reader) -> Circuit:
     """The circuit as it was last drawn, with what people wrote on it and the labels that were found for it then."""
-    found = labels.applied(build(reader, extend.earlier(reader)), labels.edits(reader.run))
+    found = labels.applied(build(reader, extend.earlier(reader)), labels.kept_annotations(reader.run))
     return labels.saved(reader.run).put_on(found)
 
 

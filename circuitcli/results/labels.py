@@ -1,7 +1,7 @@
 """What features are called, as a run keeps it: what was found, and what people wrote.
 
-`graph/labels.json` has the labels that its graph was drawn with, `graph/edits.json` the labels and groups of nodes that
-somebody edited.
+`graph/labels.json` has the labels that its graph was drawn with, `graph/edits.json` the annotations: labels and groups
+that a person wrote on nodes. That file has the name that every version gave it, so that older runs keep theirs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from circuitcli.store import circuits, files
 from circuitcli.store.run import Run
 
 SAVED = "graph/labels.json"
-EDITS = "graph/edits.json"
+ANNOTATIONS = "graph/edits.json"
 # Where labels are from that are from nowhere.
 NONE = "none"
-_MEND = "Mend it, or delete it and load your edits again."
+_MEND = "Mend it, or delete it and load your labels and groups again."
 
 
 @dataclass(frozen=True)
@@ -67,34 +67,34 @@ _SAVED = TypeAdapter(Labels)
 
 
 @dataclass(frozen=True)
-class Edit:
+class Annotation:
     """What a person wrote on one node."""
 
     label: str | None = None
     group: str | None = None
 
 
-Edits = dict[str, Edit]
+Annotations = dict[str, Annotation]
 
 
-def edits(run: Run) -> Edits:
+def kept_annotations(run: Run) -> Annotations:
     """What people wrote, as the run keeps it, by the id of the node.
 
     Raises:
         InputError: It is damaged.
     """
-    path = run.path(EDITS)
+    path = run.path(ANNOTATIONS)
     try:
         if not path.exists():
             return {}
         nodes = json.loads(files.content(path, circuits.MAX_BYTES, hint=_MEND))["nodes"]
-        return {name: read(Edit, value, name) for name, value in nodes.items()}
+        return {name: read(Annotation, value, name) for name, value in nodes.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, Mismatch):
         raise InputError(f"{path} is damaged.", hint=_MEND) from None
 
 
-def applied(circuit: Circuit, found: Edits) -> Circuit:
-    """The circuit with what people wrote on its nodes; an edit without a label, or a group, leaves the node's own."""
+def applied(circuit: Circuit, found: Annotations) -> Circuit:
+    """The circuit with what people wrote on its nodes; where they wrote no label or group the node keeps its own."""
     nodes = [
         replace(node, label=found[node.id].label or node.label, group=found[node.id].group or node.group)
         if node.id in found
@@ -107,5 +107,5 @@ def applied(circuit: Circuit, found: Edits) -> Circuit:
 def labelled(run: Run) -> Labels:
     """What the run's features are called: as people wrote it, else as it was found when the graph was drawn."""
     found = saved(run)
-    typed = {name: edit.label for name, edit in edits(run).items() if edit.label}
+    typed = {name: one.label for name, one in kept_annotations(run).items() if one.label}
     return replace(found, labels=found.labels | typed)

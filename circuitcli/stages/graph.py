@@ -8,8 +8,8 @@ from circuitcli.core.circuit import Circuit
 from circuitcli.errors import InputError
 from circuitcli.results import extend
 from circuitcli.results.circuit import build
-from circuitcli.results.labels import SAVED, Edits, applied
-from circuitcli.stages import edits as written
+from circuitcli.results.labels import SAVED, Annotations, applied
+from circuitcli.stages import annotations as annotating
 from circuitcli.stages import formats as formatting
 from circuitcli.stages import labels as labelling
 from circuitcli.stages.formats import Formats
@@ -23,10 +23,11 @@ _EDITED = "graph/circuit.edited.json"
 def run(job: Job, edited: Path | None = None) -> Outcome:
     """Draw the circuit in every chosen format, with the labels and groups of an edited circuit.json if one is given."""
     job.parents(NAME)  # a stage that is missing is told before graphs and labels that can't be read
-    edits, earlier, source = written.edits(job, edited), extend.earlier(job.results()), labelling.check(job)
+    annotations, earlier = annotating.of_run(job, edited), extend.earlier(job.results())
+    source = labelling.check(job)
     inputs = {
         "extended": extend.digests(job.results()),
-        "edits": written.document(edits),
+        "edits": annotating.document(annotations),  # as older runs have recorded them
         **labelling.inputs(source),
     }
     if edited is None:
@@ -38,8 +39,8 @@ def run(job: Job, edited: Path | None = None) -> Outcome:
         if kept and labelling.intact(todo):
             _add(job, todo, formats, kept)
         else:
-            _draw(job, todo, edits, earlier, source, formats)
-        written.keep(job, edits)
+            _draw(job, todo, annotations, earlier, source, formats)
+        annotating.keep(job, annotations)
 
     return stage(job, NAME, inputs, work, again=relabel or formats.added)
 
@@ -70,10 +71,10 @@ def _add(job: Job, todo: Work, formats: Formats, kept: dict[str, list[str]]) -> 
 
 
 def _draw(
-    job: Job, todo: Work, edits: Edits, earlier: list[Circuit], source: labelling.Source, formats: Formats
+    job: Job, todo: Work, annotations: Annotations, earlier: list[Circuit], source: labelling.Source, formats: Formats
 ) -> None:
     """Make the circuit, and draw it in all formats, those that are there from before among them."""
-    circuit = applied(build(job.results(), earlier), edits)
+    circuit = applied(build(job.results(), earlier), annotations)
     labels = labelling.find(job, source, circuit.nodes)
     if labels is not None:
         circuit = labels.put_on(circuit)

@@ -232,7 +232,7 @@ def test_what_was_written_is_kept_and_can_be_taken_back(circuit: Circuit, run: P
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"nodes": 3}', '{"nodes": {"a": 3}}', '{"nodes": {"a": {"x": 1}}}', "[" * 9999]
 )
-def test_damaged_edits_are_told(text: str, circuit: Circuit, run: Path) -> None:
+def test_damaged_annotations_are_told(text: str, circuit: Circuit, run: Path) -> None:
     (run / "graph" / "edits.json").write_text(text)
     circuit("graph", "--run", run).refused(3, "edits.json is damaged")
 
