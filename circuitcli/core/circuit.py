@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-# The version of the document of circuit.json.
-SCHEMA_VERSION = 1
+from circuitcli.core.metadata import Metadata
 
 # What became of a node or an edge between two graphs.
 Change = Literal["gained", "lost", "changed"]
@@ -126,21 +125,16 @@ class Edge:
 
 @dataclass(frozen=True)
 class Circuit:
-    """Nodes, the drawn edges, and what the graph was made from.
+    """Nodes, the drawn edges, and what the graph was made from."""
 
-    `metadata` is what `renderers/circuit.schema.json` says: model, release, layers, sites, intervention, positions,
-    num_sequences, edges_measured, share_drawn (Σ|effect| of the drawn edges over Σ|effect| of all measured), created,
-    version, and more.
-    """
-
-    metadata: dict[str, Any]
+    metadata: Metadata
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The document of circuit.json: {metadata, nodes, edges}."""
         return {
-            "metadata": self.metadata,
+            "metadata": self.metadata.to_dict(),
             "nodes": [asdict(node) for node in self.nodes],
             "edges": [asdict(edge) for edge in self.edges],
         }

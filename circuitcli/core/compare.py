@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from circuitcli.core.circuit import Change, Circuit, Edge, Node
 from circuitcli.core.merge import measurements, require_same_features
+from circuitcli.core.metadata import DiffFacts
 
 Pair = tuple[Edge, Edge]
 
@@ -47,7 +48,7 @@ def compare(before: Circuit, after: Circuit) -> Difference:
     Raises:
         InputError: They are of different models, or of different SAEs at one site.
     """
-    require_same_features(before, after)
+    require_same_features(before.metadata, after.metadata)
     old, new = ({(edge.source, edge.target): edge for edge in circuit.edges} for circuit in (before, after))
     both = _largest(edge for ends, edge in new.items() if ends in old)
     pairs = [(old[edge.source, edge.target], edge) for edge in both]
@@ -103,9 +104,9 @@ def drawn(before: Circuit, after: Circuit, names: tuple[str, str]) -> Circuit:
         replace(_after(old.get((edge.source, edge.target)), edge), change=became.get((edge.source, edge.target)))
         for edge in after.edges
     ]
-    diff = {"before": names[0], "after": names[1], "same": found.same, "untold": len(found.untold)}
+    diff = DiffFacts(names[0], names[1], found.same, len(found.untold))
     return Circuit(
-        {**after.metadata, "diff": diff},
+        replace(after.metadata, diff=diff),
         (*nodes, *(replace(node, change="lost") for node in found.nodes_lost)),
         (*edges, *(replace(edge, change="lost") for edge in found.lost)),
     )

@@ -10,86 +10,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Edge, Node
-from circuitcli.core.strict import Count, Mismatch, Size, read
+from circuitcli.core.circuit import Circuit, Edge, Node
+from circuitcli.core.metadata import SCHEMA_VERSION, Metadata
+from circuitcli.core.strict import Mismatch, read
 from circuitcli.errors import InputError
 
 # Lists as long as these are still made without trouble.
 MAX_LAYER, MAX_POS = 2**15 - 1, 2**20 - 1
-
-
-@dataclass(frozen=True)
-class SaeFacts:
-    """One SAE that nodes are latents of."""
-
-    layer: Count
-    site: str
-    source: str
-    sha256: str
-    neuronpedia: str | None
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """One run that the graph was made from.
-
-    `fingerprint` is what decided its ablations, `created` when they were done; `abs_effect_measured` is Σ|effect| of
-    all that it measured; `start` says in words how the features that it started from were chosen.
-    """
-
-    run: str
-    fingerprint: str
-    created: str
-    release: str
-    num_sequences: Count
-    seed: Count
-    edges_measured: Count
-    abs_effect_measured: Size
-    start: str = ""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The two graphs of a difference, by name, and how many edges of both are as they were or can't be told."""
-
-    before: str
-    after: str
-    same: Count
-    untold: Count
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What a graph was made from; numbers that several runs don't agree on are None.
-
-    `start` says in words how the features that were ablated first were chosen, `prompts` are the texts of such runs,
-    and `answers` the likeliest next tokens at the end of each. `strength` is that of `steer`.
-    """
-
-    schema_version: Count
-    model: str
-    model_identity: str
-    release: str
-    layers: list[Count]
-    sites: list[str]
-    saes: list[SaeFacts]
-    intervention: str
-    positions: str
-    horizon: Count
-    num_sequences: Count | None
-    seed: Count | None
-    min_effect: Size
-    edges_measured: Count
-    share_drawn: Size
-    run: str
-    runs: list[RunFacts]
-    created: str
-    version: str
-    start: str = ""
-    prompts: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
-    diff: Compared | None = None
-    strength: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +41,7 @@ def parse(tree: Any, name: str) -> Circuit:
         found = read(_Document, tree, "circuit")
     except Mismatch as error:
         raise damaged(name, f"{error.place.removeprefix('circuit.')} {error.wanted}") from None
-    circuit = Circuit(tree["metadata"], found.nodes, found.edges)
+    circuit = Circuit(found.metadata, found.nodes, found.edges)
     _check_joints(circuit, name)
     return circuit
 

@@ -18,16 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import zip_longest
-from typing import Any
 
 from circuitcli.core.circuit import Circuit, Edge, Measurement, Node
+from circuitcli.core.metadata import MEASURED, Basis, Metadata, RunFacts
 from circuitcli.core.sites import SITES
 from circuitcli.errors import InputError
-
-# What makes effects one quantity, besides the model and its SAEs. Graphs have a strength where they were steered.
-MEASURED = ("intervention", "strength", "positions", "horizon")
 
 
 def merge(first: Circuit, second: Circuit) -> Circuit:
@@ -36,55 +33,54 @@ def merge(first: Circuit, second: Circuit) -> Circuit:
     Raises:
         InputError: They are of different models, of different SAEs at one site, or measured in different ways.
     """
-    require_same_features(first, second)
-    require_same_effects(first, second)
+    require_same_features(first.metadata, second.metadata)
+    require_same_effects(first.metadata, second.metadata)
     edges = _edges((*first.edges, *second.edges))
-    return Circuit(_metadata(first, second, edges), _nodes(first.nodes, second.nodes), edges)
+    return Circuit(_metadata(first.metadata, second.metadata, edges), _nodes(first.nodes, second.nodes), edges)
 
 
-def require_same_features(first: Circuit, second: Circuit) -> None:
+def require_same_features(a: Basis, b: Basis) -> None:
     """Refuse two circuits in which one name may stand for two features.
 
     Raises:
         InputError: Of different models, or of different SAEs at one site; or one of them is a difference.
     """
-    a, b = first.metadata, second.metadata
-    if a.get("diff") or b.get("diff"):
+    if a.diff or b.diff:
         raise InputError("One of the graphs is a difference.", hint="Name the graphs that it was made from.")
-    if a["model_identity"] != b["model_identity"]:
+    if a.model_identity != b.model_identity:
         raise InputError(
             f"The graphs are of different models: {_named(a)} and {_named(b)}.",
             hint="Only graphs of one model, at one revision, have features in common.",
         )
-    known = {(sae["layer"], sae["site"]): sae for sae in a["saes"]}
-    for sae in b["saes"]:
-        other = known.get((sae["layer"], sae["site"]), sae)
-        if other["sha256"] != sae["sha256"]:
+    known = {(sae.layer, sae.site): sae for sae in a.saes}
+    for sae in b.saes:
+        other = known.get((sae.layer, sae.site), sae)
+        if other.sha256 != sae.sha256:
             raise InputError(
-                f"The graphs have different SAEs at {sae['layer']}.{sae['site']}: {other['source']} "
-                f"({other['sha256'][:8]}) and {sae['source']} ({sae['sha256'][:8]}).",
+                f"The graphs have different SAEs at {sae.layer}.{sae.site}: {other.source} "
+                f"({other.sha256[:8]}) and {sae.source} ({sae.sha256[:8]}).",
                 hint="Their features have nothing to do with each other: use graphs with the same SAEs at a site.",
             )
 
 
-def require_same_effects(first: Circuit, second: Circuit) -> None:
+def require_same_effects(a: Basis, b: Basis) -> None:
     """Refuse two circuits whose effects are different quantities.
 
     Raises:
         InputError: They were measured by different interventions, or at different positions.
     """
     for what in MEASURED:
-        a, b = first.metadata.get(what), second.metadata.get(what)
-        if a != b:
+        one, other = getattr(a, what), getattr(b, what)
+        if one != other:
             raise InputError(
-                f"The graphs were measured in different ways: {what} {a} and {b}.",
+                f"The graphs were measured in different ways: {what} {one} and {other}.",
                 hint=f"Their effects can't stand in one graph: run both with the same --{what}. "
                 "`circuit diff` compares them.",
             )
 
 
-def _named(metadata: dict[str, Any]) -> str:
-    return f"{metadata['model']} ({metadata['model_identity'][:8]})"
+def _named(basis: Basis) -> str:
+    return f"{basis.model} ({basis.model_identity[:8]})"
 
 
 def measurements(edge: Edge) -> tuple[Measurement, ...]:
@@ -155,55 +151,47 @@ def _order(site: str) -> int:
     return SITES.index(site) if site in SITES else len(SITES)
 
 
-def _metadata(first: Circuit, second: Circuit, edges: Sequence[Edge]) -> dict[str, Any]:
-    a, b = first.metadata, second.metadata
-    runs = _runs((*a["runs"], *b["runs"]))
-    total = math.fsum(run["abs_effect_measured"] for run in runs)
+def _metadata(a: Metadata, b: Metadata, edges: Sequence[Edge]) -> Metadata:
+    runs = _runs((*a.runs, *b.runs))
+    total = math.fsum(run.abs_effect_measured for run in runs)
     drawn = math.fsum(abs(edge.effect_mean) for edge in edges)
-    saes = {(sae["layer"], _order(sae["site"]), sae["site"]): sae for sae in (*a["saes"], *b["saes"])}
+    saes = {(sae.layer, _order(sae.site), sae.site): sae for sae in (*a.saes, *b.saes)}
     prompts = {
-        prompt: answer
-        for graph in (a, b)
-        for prompt, answer in zip_longest(graph.get("prompts", ()), graph.get("answers", ()), fillvalue="")
+        prompt: answer for graph in (a, b) for prompt, answer in zip_longest(graph.prompts, graph.answers, fillvalue="")
     }
-    said = {
-        "start": "; ".join(sorted({run.get("start", "") for run in runs} - {""})),
-        "prompts": sorted(prompts),
-        "answers": [prompts[prompt] for prompt in sorted(prompts)],
-    }
-    return {
-        **{key: b[key] for key in ("schema_version", "model", "model_identity", *MEASURED) if key in b},
-        "release": ", ".join(sorted({run["release"] for run in runs})),
-        "layers": sorted({*a["layers"], *b["layers"]}),
-        "sites": sorted({*a["sites"], *b["sites"]}),
-        "saes": [saes[key] for key in sorted(saes)],
-        "num_sequences": _agreed(run["num_sequences"] for run in runs),
-        "seed": _agreed(run["seed"] for run in runs),
-        "min_effect": min(a["min_effect"], b["min_effect"]),
-        "edges_measured": sum(run["edges_measured"] for run in runs),
-        "share_drawn": min(1.0, drawn / total) if total else 0.0,
-        "run": b["run"],
-        "runs": runs,
-        "created": max(a["created"], b["created"]),
-        "version": b["version"],
-        **{key: value for key, value in said.items() if value},
-    }
+    return replace(  # the model, how effects were measured, the run and the version: the second's
+        b,
+        release=", ".join(sorted({run.release for run in runs})),
+        layers=tuple(sorted({*a.layers, *b.layers})),
+        sites=tuple(sorted({*a.sites, *b.sites})),
+        saes=tuple(saes[key] for key in sorted(saes)),
+        num_sequences=_agreed(run.num_sequences for run in runs),
+        seed=_agreed(run.seed for run in runs),
+        min_effect=min(a.min_effect, b.min_effect),
+        edges_measured=sum(run.edges_measured for run in runs),
+        share_drawn=min(1.0, drawn / total) if total else 0.0,
+        runs=runs,
+        created=max(a.created, b.created),
+        start="; ".join(sorted({run.start for run in runs} - {""})),
+        prompts=tuple(sorted(prompts)),
+        answers=tuple(prompts[prompt] for prompt in sorted(prompts)),
+    )
 
 
-def _runs(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _runs(runs: Iterable[RunFacts]) -> tuple[RunFacts, ...]:
     """Each run once: of one that measured the same when it was drawn twice, the later.
 
     Its fingerprint doesn't say which features it ablated: with other pins it measured other effects.
     """
-    latest: dict[tuple[str, str, int, float], dict[str, Any]] = {}
+    latest: dict[tuple[str, str, int, float], RunFacts] = {}
     for run in runs:
-        key = run["run"], run["fingerprint"], run["edges_measured"], run["abs_effect_measured"]
-        latest[key] = max(latest.get(key, run), run, key=_state)
-    return [latest[key] for key in sorted(latest, key=lambda key: (latest[key]["created"], key))]
+        key = run.run, run.fingerprint, run.edges_measured, run.abs_effect_measured
+        latest[key] = max(latest.get(key, run), run, key=_age_of_run)
+    return tuple(latest[key] for key in sorted(latest, key=lambda key: (latest[key].created, key)))
 
 
-def _state(run: dict[str, Any]) -> tuple[Any, ...]:
-    return (run["created"], *(run[key] for key in sorted(run)))
+def _age_of_run(run: RunFacts) -> tuple[object, ...]:
+    return (run.created, *astuple(run))
 
 
 def _agreed(numbers: Iterable[int]) -> int | None:

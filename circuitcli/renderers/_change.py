@@ -5,9 +5,8 @@ The colours are of Okabe and Ito's palette (2008); lost arrows are dashed as wel
 
 from __future__ import annotations
 
-from typing import Any
-
 from circuitcli.core.circuit import Change
+from circuitcli.core.metadata import DiffFacts
 
 COLORS: dict[Change, str] = {"gained": "#009e73", "lost": "#d55e00", "changed": "#0072b2"}
 UNCHANGED = "#bdbdbd"
@@ -30,13 +29,13 @@ def style(change: Change | None) -> str:
     return STYLES.get(change, "solid") if change else "solid"
 
 
-def title(diff: dict[str, Any]) -> str:
+def title(diff: DiffFacts) -> str:
     """One line: which graphs were compared."""
-    return f"From {diff['before']} to {diff['after']}: what changed"
+    return f"From {diff.before} to {diff.after}: what changed"
 
 
-def summary(diff: dict[str, Any], changes: list[Change | None]) -> str:
+def summary(diff: DiffFacts, changes: list[Change | None]) -> str:
     """One line: how many edges became what."""
     counts = [f"{changes.count(change):,} {change}" for change in COLORS]
-    untold = f", {diff['untold']:,} without intervals to tell" if diff["untold"] else ""
-    return f"Edges: {', '.join(counts)}, {diff['same']:,} as they were{untold}"
+    untold = f", {diff.untold:,} without intervals to tell" if diff.untold else ""
+    return f"Edges: {', '.join(counts)}, {diff.same:,} as they were{untold}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from circuitcli.core.circuit import Circuit
+from circuitcli.core.metadata import Metadata
 from circuitcli.renderers import _change
 from circuitcli.renderers._html import (
     BLUE_TINT,
@@ -40,51 +40,48 @@ def opacity(magnitude: float, largest: float) -> float:
 
 def title(circuit: Circuit) -> str:
     """One line: what the picture shows."""
-    if diff := circuit.metadata.get("diff"):
-        return _words(_change.title(diff))
-    return f"Feature circuit of {_words(circuit.metadata.get('model', 'a model'))}"
+    if diff := circuit.metadata.diff:
+        return words(_change.title(diff))
+    return f"Feature circuit of {words(circuit.metadata.model)}"
 
 
-def settings(metadata: dict[str, Any]) -> str:
+def settings(metadata: Metadata) -> str:
     """One line: the SAEs, how features were ablated and read, on what sample, when and with which version."""
     made = [
-        f"SAEs {_words(metadata.get('release', 'unknown'))} ({_list(metadata.get('sites'), 'site')}, "
-        f"{_list(metadata.get('layers'), 'layer')})",
-        f"{_words(metadata.get('intervention', 'unknown'))}{_strength(metadata.get('strength'))} ablation",
-        f"positions {_words(metadata.get('positions', 'unknown'))}{_horizon(metadata.get('horizon'))}",
-        _sequences(metadata.get("num_sequences")),
-        _words(metadata.get("created", ""))[:10],
-        f"circuit {_words(metadata.get('version', ''))}".strip(),
+        f"SAEs {words(metadata.release)} ({_list(metadata.sites, 'site')}, {_list(metadata.layers, 'layer')})",
+        f"{words(metadata.intervention)}{_strength(metadata.strength)} ablation",
+        f"positions {words(metadata.positions)}{_horizon(metadata.horizon)}",
+        _sequences(metadata.num_sequences),
+        words(metadata.created)[:10],
+        f"circuit {words(metadata.version)}".strip(),
     ]
     return " · ".join(part for part in made if part)
 
 
-def origin(metadata: dict[str, Any]) -> list[str]:
+def origin(metadata: Metadata) -> list[str]:
     """A line each: the prompts that were read and what the model says next, and how the start was chosen, if known."""
-    prompts = [
-        words(textwrap.shorten(str(prompt), PROMPT_LIMIT, placeholder=" …")) for prompt in metadata.get("prompts", ())
-    ]
+    prompts = [words(textwrap.shorten(prompt, PROMPT_LIMIT, placeholder=" …")) for prompt in metadata.prompts]
     many = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
-    answer = next((f" → {words(str(said))}" for said in metadata.get("answers", ()) if said), "")
+    answer = next((f" → {words(said)}" for said in metadata.answers if said), "")
     read = f"prompt “{prompts[0]}”{answer}{many}" if prompts else ""
-    start = _words(metadata.get("start", ""))
+    start = words(metadata.start)
     return [line for line in (read, start and f"start: {start}") if line]
 
 
 def share(circuit: Circuit) -> str:
     """One line: how much of what was measured is in the picture."""
-    if diff := circuit.metadata.get("diff"):
+    if diff := circuit.metadata.diff:
         return _change.summary(diff, [edge.change for edge in circuit.edges])
-    measured = _count(circuit.metadata.get("edges_measured"))
-    drawn = circuit.metadata.get("share_drawn")
-    least = "at least " if len(circuit.metadata.get("runs", ())) > 1 else ""
-    of_total = f": {least}{percent(drawn)} of the total |effect|" if isinstance(drawn, (int, float)) else ""
-    return f"{len(circuit.edges):,} of {measured} measured effects drawn{of_total}"
+    facts, least = circuit.metadata, "at least " if len(circuit.metadata.runs) > 1 else ""
+    return (
+        f"{len(circuit.edges):,} of {facts.edges_measured:,} measured effects drawn: "
+        f"{least}{percent(facts.share_drawn)} of the total |effect|"
+    )
 
 
 def changes(circuit: Circuit) -> list[tuple[str, str]]:
     """What the colours of a difference are called, and what they mean in words; none of another circuit."""
-    return [*_change.WORDS.items(), ("unchanged", _change.AS_IT_WAS)] if circuit.metadata.get("diff") else []
+    return [*_change.WORDS.items(), ("unchanged", _change.AS_IT_WAS)] if circuit.metadata.diff else []
 
 
 def header(circuit: Circuit, zoom: float) -> str:
@@ -112,7 +109,7 @@ def _legend(circuit: Circuit, size: int) -> str:
         ("", "opacity: |effect| relative to the largest drawn"),
         ("", _range(magnitudes)),
     ]
-    if circuit.metadata.get("diff"):
+    if circuit.metadata.diff:
         left = [(_arrow(_change.COLORS[change], size), text) for change, text in _change.WORDS.items()]
         left += [(_arrow(_change.UNCHANGED, size), _change.AS_IT_WAS), ("", _range(magnitudes))]
     right = [
@@ -121,7 +118,7 @@ def _legend(circuit: Circuit, size: int) -> str:
         (shades, "shade: activation, relative to the feature's largest"),
         (_tokens("token", size, INK, blend(SHADE, 1.0)), "bold: the firing token · ␣ space · ⏎ newline · ⇥ tab"),
     ]
-    if circuit.metadata.get("prompts"):
+    if circuit.metadata.prompts:
         right.append(("", "numbers of tokens: change in nats, and of the probability (Δp)"))
     columns = [cell(table([_entry(s, text, size) for s, text in entries]), align="LEFT") for entries in (left, right)]
     return table([[columns[0], cell(width=2 * size), columns[1]]])
@@ -156,32 +153,23 @@ def _line(text: str, size: int, *, color: str = INK, bold: bool = False) -> str:
     return cell(font(text, size=size, color=color, bold=bold), align="LEFT", width=width(text, size, bold=bold))
 
 
-def _words(value: object) -> str:
-    return words(str(value))
+def _strength(strength: float | None) -> str:
+    return "" if strength is None else f" (maximum × {strength:g})"
 
 
-def _count(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else "?"
+def _horizon(horizon: int) -> str:
+    return f" (at most {horizon:,} behind)" if horizon else ""
 
 
-def _strength(value: object) -> str:
-    return f" (maximum × {value:g})" if isinstance(value, (int, float)) else ""
+def _sequences(count: int | None) -> str:
+    return "1 sequence" if count == 1 else f"{'?' if count is None else f'{count:,}'} sequences"
 
 
-def _horizon(value: object) -> str:
-    return f" (at most {_count(value)} behind)" if value else ""
-
-
-def _sequences(value: object) -> str:
-    return "1 sequence" if value == 1 else f"{_count(value)} sequences"
-
-
-def _list(value: object, word: str) -> str:
+def _list(items: Sequence[int] | Sequence[str], word: str) -> str:
     """`layer 4`, `layers 4–6` of consecutive ones, `sites attn_out, mlp_out`."""
-    items = list(value) if isinstance(value, (list, tuple)) else [value]
     if len(items) == 1:
-        return f"{word} {_words(items[0])}"
+        return f"{word} {words(str(items[0]))}"
     numbers = [item for item in items if isinstance(item, int)]
     if numbers and numbers == list(range(numbers[0], numbers[0] + len(items))):
         return f"{word}s {numbers[0]}–{numbers[-1]}"
-    return f"{word}s {', '.join(_words(item) for item in items)}"
+    return f"{word}s {', '.join(words(str(item)) for item in items)}"

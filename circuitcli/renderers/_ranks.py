@@ -39,7 +39,7 @@ def place(node: Node) -> tuple[int, int, str, int]:
 
 def with_numbers(circuit: Circuit) -> bool:
     """Whether tokens have their effects beside them: a prompt's are of that prompt, not means over any text."""
-    return bool(circuit.metadata.get("prompts"))
+    return bool(circuit.metadata.prompts)
 
 
 def ranks(nodes: Iterable[Node], *, numbers: bool) -> Ranks:

@@ -57,7 +57,7 @@ def source(circuit: Circuit) -> str:
         f"  edge [arrowsize=0.9, {PORTS[stands.direction]}];",
         *_rank_lines(by_site, stands.most),
         *(f"  {_quoted(name)} [label=<{font(visible(name, NAME_LIMIT), bold=True)}>];" for name in unknown),
-        *(_arrow(edge, largest, of_a_difference=bool(circuit.metadata.get("diff"))) for edge in edges),
+        *(_arrow(edge, largest, of_a_difference=bool(circuit.metadata.diff)) for edge in edges),
         "}",
     ]
     return "\n".join(written) + "\n"

@@ -23,7 +23,7 @@ class Graphml:
         root = ET.Element("graphml", xmlns=_NAMESPACE)
         facts: Row = {
             name: readable(fact) if isinstance(fact, str) else fact
-            for name, fact in circuit.metadata.items()
+            for name, fact in circuit.metadata.to_dict().items()
             if isinstance(fact, (str, int, float))
         }
         nodes, edges = [node_row(node) for node in circuit.nodes], [edge_row(edge) for edge in circuit.edges]

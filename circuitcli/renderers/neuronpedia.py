@@ -25,7 +25,7 @@ from itertools import accumulate
 from typing import Any
 
 from circuitcli.core.circuit import Circuit, Context, Node
-from circuitcli.core.merge import MEASURED
+from circuitcli.core.metadata import MEASURED
 from circuitcli.core.neuronpedia import model_id
 from circuitcli.core.tokens import visible
 from circuitcli.renderers import _attribution_names as names
@@ -99,21 +99,22 @@ def document(circuit: Circuit, numbers: Mapping[str, int]) -> dict[str, Any]:
 
 def _metadata(circuit: Circuit) -> dict[str, Any]:
     facts, source_set = circuit.metadata, _source_set(circuit)
-    model = names.plain_name(model_id(str(facts["model"])), "model")
-    settings = {n: facts[n] for n in (*MEASURED, "num_sequences", "seed", "min_effect") if n in facts}
+    model = names.plain_name(model_id(facts.model), "model")
+    told = facts.to_dict()
+    settings = {n: told[n] for n in (*MEASURED, "num_sequences", "seed", "min_effect") if n in told}
     return {
-        "slug": _slug(str(facts.get("run", ""))),
+        "slug": _slug(facts.run),
         "scan": model if source_set else f"custom-{model}",
         "transcoder_list": [FEATURES] * (1 + max((node.layer for node in circuit.nodes), default=0)),
         "prompt_tokens": [POSITION] * names.behind(circuit.nodes) + [BEHIND],
-        "prompt": _inert(f"Feature circuit of {facts['model']}, SAEs {facts.get('release')}: means over contexts"),
+        "prompt": _inert(f"Feature circuit of {facts.model}, SAEs {facts.release}: means over contexts"),
         "schema_version": 1,
         "node_threshold": 1.0,
         "info": {
             "description": "Sparse feature circuit. A link's weight is the mean of clean − ablated activation, in SAE "
             "units of the target, over contexts where the source fires. Features are of SAEs.",
-            "generator": {"name": "circuit", "version": str(facts.get("version", ""))},
-            **_time(str(facts.get("created", ""))),
+            "generator": {"name": "circuit", "version": facts.version},
+            **_time(facts.created),
         },
         "generation_settings": settings,
         **({"feature_details": {"neuronpedia_source_set": source_set}} if source_set else {}),
@@ -125,7 +126,7 @@ def _source_set(circuit: Circuit) -> str | None:
     places = {(node.layer, node.site) for node in circuit.nodes}
     if len({layer for layer, _ in places}) < len(places):
         return None
-    known = {(sae["layer"], sae["site"]): sae["neuronpedia"] or "" for sae in circuit.metadata.get("saes", ())}
+    known = {(sae.layer, sae.site): sae.neuronpedia or "" for sae in circuit.metadata.saes}
     found = {re.fullmatch(rf"(?:[\w.-]+/)?{layer}-([\w.-]+)", known.get((layer, site), "")) for layer, site in places}
     names = {match[1] if match else None for match in found}
     return names.pop() if len(names) == 1 else None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from circuitcli import __version__
 from circuitcli.core import rows
-from circuitcli.core.circuit import SCHEMA_VERSION, Circuit, Edge, share_drawn
+from circuitcli.core.circuit import Circuit, Edge, share_drawn
+from circuitcli.core.metadata import SCHEMA_VERSION, Metadata, RunFacts
 from circuitcli.core.sites import parse_feature
 from circuitcli.core.tokens import visible
 from circuitcli.results import edges, extend, labels, next_tokens, nodes
@@ -47,40 +47,44 @@ def of_run(reader: Reader) -> Circuit:
     return labels.saved(reader.run).put_on(found)
 
 
-def _metadata(reader: Reader, drawn: Sequence[Edge], measured: np.ndarray) -> dict[str, Any]:
-    """What `core.document.Metadata` says, of one run."""
+def _metadata(reader: Reader, drawn: Sequence[Edge], measured: np.ndarray) -> Metadata:
+    """Of one run."""
     settings, sites = reader.settings, [entry.at for entry in reader.saes]
-    total = float(measured.sum())
-    facts = {
-        "release": settings.saes.release,
-        "num_sequences": reader.run.require("cache-acts").facts["sequences"],
-        "seed": settings.seed,
-        "edges_measured": len(measured),
-    }
-    name, created = reader.measured
-    words = str(reader.run.require("ablate").facts.get("start", ""))
-    about = {"run": name, "fingerprint": reader.run.require("ablate").fingerprint, "created": created}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        **extend.identity(reader),
-        **facts,
-        "layers": sorted({site.layer for site in sites}),
-        "sites": sorted({site.name for site in sites}),
-        **extend.measured(reader),
-        "min_effect": settings.graph.min_effect,
-        "share_drawn": share_drawn(drawn, total),
-        "run": name,
-        "runs": [{**about, **facts, "abs_effect_measured": total, "start": words}],
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "version": __version__,
-        "start": words,
-        "prompts": list(settings.texts.prompt) if settings.texts.source == "prompt" else [],
-        "answers": _answers(reader),
-    }
+    record, (name, finished) = reader.run.require("ablate"), reader.measured
+    made = RunFacts(
+        run=name,
+        fingerprint=record.fingerprint,
+        created=finished,
+        release=settings.saes.release,
+        num_sequences=reader.run.require("cache-acts").facts["sequences"],
+        seed=settings.seed,
+        edges_measured=len(measured),
+        abs_effect_measured=float(measured.sum()),
+        start=str(record.facts.get("start", "")),
+    )
+    return Metadata(
+        **vars(extend.basis(reader)),
+        schema_version=SCHEMA_VERSION,
+        release=made.release,
+        layers=tuple(sorted({site.layer for site in sites})),
+        sites=tuple(sorted({site.name for site in sites})),
+        num_sequences=made.num_sequences,
+        seed=made.seed,
+        min_effect=settings.graph.min_effect,
+        edges_measured=made.edges_measured,
+        share_drawn=share_drawn(drawn, made.abs_effect_measured),
+        run=name,
+        runs=(made,),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        version=__version__,
+        start=made.start,
+        prompts=settings.texts.prompt if settings.texts.source == "prompt" else (),
+        answers=_answers(reader),
+    )
 
 
-def _answers(reader: Reader) -> list[str]:
+def _answers(reader: Reader) -> tuple[str, ...]:
     """What the model itself says at the end of each prompt, in words; of none, if not all of them were read."""
     answers = next_tokens.answers(reader)
-    said = [", ".join(f"{visible(t.token, 16)} {t.prob:.1%}" for t in answer.tokens) for answer in answers]
-    return said if len(said) == len(reader.settings.texts.prompt) else []
+    said = tuple(", ".join(f"{visible(t.token, 16)} {t.prob:.1%}" for t in answer.tokens) for answer in answers)
+    return said if len(said) == len(reader.settings.texts.prompt) else ()

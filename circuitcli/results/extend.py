@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from circuitcli import interventions
 from circuitcli.core.circuit import Circuit
-from circuitcli.core.merge import MEASURED, merge, require_same_effects, require_same_features
+from circuitcli.core.merge import merge, require_same_effects, require_same_features
+from circuitcli.core.metadata import Basis, SaeFacts
 from circuitcli.errors import InputError, UsageError
 from circuitcli.results.reader import Reader
 from circuitcli.store import circuits, files
 
 
-def identity(reader: Reader) -> dict[str, Any]:
-    """What the run's features are features of, as a circuit's metadata has it."""
-    saes = [
-        {"layer": e.layer, "site": e.site, "source": e.source, "sha256": e.sha256, "neuronpedia": e.neuronpedia}
-        for e in reader.saes
-    ]
-    found = reader.run.require("fetch-saes").inputs["model identity"]
-    return {"model": reader.settings.model, "model_identity": found, "saes": saes}
-
-
-def measured(reader: Reader) -> dict[str, Any]:
-    """What the run's effects are, as a circuit's metadata has it: `core.merge.MEASURED`."""
+def basis(reader: Reader) -> Basis:
+    """What the run's features are features of, and how their effects are measured."""
     settings = reader.settings.ablate
-    unused = {"strength"} - set(interventions.options(settings.intervention, settings))
-    return {what: getattr(settings, what) for what in MEASURED if what not in unused}
+    taken = interventions.options(settings.intervention, settings)
+    return Basis(
+        model=reader.settings.model,
+        model_identity=reader.run.require("fetch-saes").inputs["model identity"],
+        saes=tuple(SaeFacts(e.layer, e.site, e.source, e.sha256, e.neuronpedia) for e in reader.saes),
+        intervention=settings.intervention,
+        strength=settings.strength if "strength" in taken else None,
+        positions=settings.positions,
+        horizon=settings.horizon,
+    )
 
 
 def require_same(reader: Reader, circuit: Circuit, path: Path, *, effects: bool) -> None:
@@ -37,11 +35,11 @@ def require_same(reader: Reader, circuit: Circuit, path: Path, *, effects: bool)
     Raises:
         InputError: Of another model, or of another SAE at a site; or measured in another way.
     """
-    own = Circuit(identity(reader) | measured(reader), (), ())
+    own = basis(reader)
     try:
-        require_same_features(circuit, own)
+        require_same_features(circuit.metadata, own)
         if effects:
-            require_same_effects(circuit, own)
+            require_same_effects(circuit.metadata, own)
     except InputError as error:
         raise InputError(f"{path} doesn't go with {reader.run.root}. {error.message}", hint=error.hint) from None
 

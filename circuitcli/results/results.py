@@ -132,7 +132,7 @@ class Results(Reader):
         from circuitcli.results.circuit import of_run
 
         circuit = of_run(self)
-        drawn: networkx.DiGraph[str] = networkx.DiGraph(**circuit.metadata)
+        drawn: networkx.DiGraph[str] = networkx.DiGraph(**circuit.metadata.to_dict())
         for node in circuit.nodes:
             drawn.add_node(node.id, **{name: value for name, value in vars(node).items() if name != "id"})
         for edge in circuit.edges:

@@ -10,7 +10,7 @@ from circuitcli import plugins
 from circuitcli.core import compare
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.compare import Difference
-from circuitcli.core.merge import MEASURED
+from circuitcli.core.metadata import MEASURED
 from circuitcli.errors import UsageError
 from circuitcli.renderers import Renderer
 from circuitcli.store import circuits, files
@@ -33,11 +33,8 @@ def run(before: Path, after: Path) -> Compared:
         InputError: One can't be read, or they are of different models or SAEs.
     """
     first, second = (circuits.read(circuits.locate(path)) for path in (before, after))
-    different = tuple(
-        f"{what} {first.metadata.get(what, 'none')} → {second.metadata.get(what, 'none')}"
-        for what in MEASURED
-        if first.metadata.get(what) != second.metadata.get(what)
-    )
+    pairs = [(what, getattr(first.metadata, what), getattr(second.metadata, what)) for what in MEASURED]
+    different = tuple(f"{what} {_said(one)} → {_said(other)}" for what, one, other in pairs if one != other)
     return Compared(first, second, compare.compare(first, second), different)
 
 
@@ -67,6 +64,10 @@ def draw(found: Compared, names: tuple[str, str], output: Path) -> None:
     if len(made) > 1:
         raise UsageError(f"{_format(output)} makes several files.", hint="Name one file: diff.svg, say, or diff.html.")
     files.write(output, *made.values())
+
+
+def _said(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 def _format(output: Path) -> str:

@@ -83,7 +83,7 @@ def _draw(
     _write(job, todo, formats, drawn, {})
     if labels is not None:
         labelling.save(todo, circuit, labels)
-    todo.facts.update(nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata["share_drawn"])
+    todo.facts.update(nodes=len(circuit.nodes), edges=len(circuit.edges), share_drawn=circuit.metadata.share_drawn)
 
 
 def _write(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.circuits import METADATA
 from support.commands import Result, contents
 from support.neuronpedia import LoopbackNeuronpedia, Reply, answer
 
@@ -204,7 +205,7 @@ def test_nodes_of_another_run_in_the_graph(start: Any, run: Path, service: Loopb
     found = labels.find(job, read_labels(str(path)), nodes)
     assert found is not None
     assert found.labels == {afar.id: "mine", here.id: "ours"}
-    drawn = found.put_on(Circuit({}, (replace(here, label="a person's own"), afar), ()))
+    drawn = found.put_on(Circuit(METADATA, (replace(here, label="a person's own"), afar), ()))
     assert [node.label for node in drawn.nodes] == ["a person's own", "mine"]
 
 

@@ -449,7 +449,8 @@ def test_a_prompt_s_page_has_probabilities_and_its_start(opened: Open) -> None:
         TokenEffect(" sky", 3, -1.0),
     )
     nodes = (dataclasses.replace(drawn.SMALL.nodes[0], promoted=effects), *drawn.SMALL.nodes[1:])
-    metadata = {**drawn.METADATA, "start": "features of the first layer: the pinned", "prompts": ["<b>In the</b>"]}
+    words = "features of the first layer: the pinned"
+    metadata = dataclasses.replace(drawn.METADATA, start=words, prompts=("<b>In the</b>",))
     there = opened(Circuit(metadata, nodes, drawn.SMALL.edges))
     assert there.page.inner_text("#origin") == "prompt “<b>In the</b>” · start: features of the first layer: the pinned"
     there.page.evaluate("(id) => showCard(BOXES.get(id))", TREE)
@@ -508,12 +509,11 @@ def rgb(color: str) -> str:
 
 def difference() -> Circuit:
     """One edge and its feature gained, one edge and its feature lost, one edge changed, the others as they were."""
-    facts = {**drawn.METADATA, "model_identity": "c" * 40, "saes": []}
     first = [e for e in drawn.SMALL.edges if e.target != BIRD]
     changed = Edge(TREE, CATS, 0.1, 0.05, 0.15, 40, run="tuesday", created="2025-11-25")
     second = [changed, *(e for e in drawn.SMALL.edges if e.target != RIVER and (e.source, e.target) != (TREE, CATS))]
     before, after = (
-        Circuit(facts, tuple(n for n in drawn.SMALL.nodes if n.id != left_out), tuple(edges))
+        Circuit(drawn.METADATA, tuple(n for n in drawn.SMALL.nodes if n.id != left_out), tuple(edges))
         for left_out, edges in ((BIRD, first), (RIVER, second))
     )
     return compare.drawn(before, after, ("monday", "tuesday"))
@@ -607,7 +607,7 @@ def test_an_end_that_is_no_node_has_a_box(opened: Open) -> None:
 
 
 def test_nothing_to_draw_is_a_page_that_says_so(opened: Open) -> None:
-    there = opened(Circuit({**drawn.METADATA, "share_drawn": 0.0}, (), ()))
+    there = opened(Circuit(dataclasses.replace(drawn.METADATA, share_drawn=0.0), (), ()))
     assert there.page.inner_text("#shown") == "0 of 0 arrows, 0 of 0 features"
 
 

@@ -10,42 +10,40 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from circuitcli.core.circuit import Circuit, Context, Edge, Measurement, Node, TokenEffect
+from circuitcli.core.metadata import Metadata, RunFacts, SaeFacts
 
-RUN: dict[str, Any] = {
-    "run": "monday",
-    "fingerprint": "f" * 64,
-    "created": "2026-11-23T10:00:00+00:00",
-    "release": "res-jb",
-    "num_sequences": 200,
-    "seed": 0,
-    "edges_measured": 1234,
-    "abs_effect_measured": 4.0,
-}
+RUN = RunFacts(
+    run="monday",
+    fingerprint="f" * 64,
+    created="2026-11-23T10:00:00+00:00",
+    release="res-jb",
+    num_sequences=200,
+    seed=0,
+    edges_measured=1234,
+    abs_effect_measured=4.0,
+)
 PLACES = ((1, "mlp_out"), (1, "resid_post"), (2, "resid_post"), (3, "resid_post"))
-METADATA: dict[str, Any] = {
-    "schema_version": 1,
-    "model": "gpt2",
-    "model_identity": "c" * 40,
-    "release": "res-jb",
-    "layers": [1, 2, 3],
-    "sites": ["mlp_out", "resid_post"],
-    "saes": [
-        {"layer": layer, "site": site, "source": f"hf://{layer}", "sha256": f"{layer}{site}", "neuronpedia": None}
-        for layer, site in PLACES
-    ],
-    "intervention": "zero",
-    "positions": "top",
-    "horizon": 0,
-    "num_sequences": 200,
-    "seed": 0,
-    "min_effect": 0.0,
-    "edges_measured": 1234,
-    "share_drawn": 0.38,
-    "run": "monday",
-    "runs": [RUN],
-    "created": "2026-11-23T12:34:56+00:00",
-    "version": "0.1.0",
-}
+METADATA = Metadata(
+    schema_version=1,
+    model="gpt2",
+    model_identity="c" * 40,
+    release="res-jb",
+    layers=(1, 2, 3),
+    sites=("mlp_out", "resid_post"),
+    saes=tuple(SaeFacts(layer, site, f"hf://{layer}", f"{layer}{site}", None) for layer, site in PLACES),
+    intervention="zero",
+    positions="top",
+    horizon=0,
+    num_sequences=200,
+    seed=0,
+    min_effect=0.0,
+    edges_measured=1234,
+    share_drawn=0.38,
+    run="monday",
+    runs=(RUN,),
+    created="2026-11-23T12:34:56+00:00",
+    version="0.1.0",
+)
 NASTY = (
     "[/b]",
     "</script><script>alert(1)</script>",
@@ -97,13 +95,13 @@ def node(name: str, **changes: Any) -> Node:
         promoted=(TokenEffect(" dog", 1, -0.5), TokenEffect("\n", 2, -0.25)),
         suppressed=(TokenEffect(" fish", 3, 0.5),),
         run="monday",
-        created=RUN["created"],
+        created=RUN.created,
     )
     return dataclasses.replace(plain, **changes)
 
 
 def edge(source: str, target: str, mean: float, low: float | None, high: float | None, **changes: Any) -> Edge:
-    plain = Edge(source, target, mean, low, high, 40, run="monday", created=RUN["created"])
+    plain = Edge(source, target, mean, low, high, 40, run="monday", created=RUN.created)
     return dataclasses.replace(plain, **changes)
 
 
@@ -136,7 +134,9 @@ def hostile() -> Circuit:
         for name in NAMES
     ]
     return Circuit(
-        {**METADATA, "model": "</script>\x00\ud800", "release": "=1+1", "run": "../\x00"}, tuple(nodes), EDGES
+        dataclasses.replace(METADATA, model="</script>\x00\ud800", release="=1+1", run="../\x00"),
+        tuple(nodes),
+        EDGES,
     )
 
 
@@ -174,23 +174,28 @@ def circuits(draw: Any) -> Circuit:
     pairs = draw(st.sets(st.tuples(st.sampled_from(ids), st.sampled_from(ids))))
     edges = [_random_edge(draw, *pair) for pair in sorted(pairs)]
     runs = [
-        {**RUN, "run": name, "created": draw(st.sampled_from(_TIMES)), "seed": draw(st.integers(0, 1))}
-        | {"release": draw(st.sampled_from(["r", "s"])), "abs_effect_measured": draw(st.sampled_from([8.0, 9.0]))}
+        dataclasses.replace(
+            RUN,
+            run=name,
+            created=draw(st.sampled_from(_TIMES)),
+            seed=draw(st.integers(0, 1)),
+            release=draw(st.sampled_from(["r", "s"])),
+            abs_effect_measured=draw(st.sampled_from([8.0, 9.0])),
+        )
         for name in sorted(draw(st.sets(st.sampled_from(_RUNS), min_size=1)))
     ]
     sites = sorted({(one.layer, one.site) for one in nodes})
-    saes = [
-        {"layer": layer, "site": site, "source": "s", "sha256": f"{layer}{site}", "neuronpedia": None}
-        for layer, site in sites
-    ]
-    facts = {
-        "saes": saes,
-        "layers": sorted({layer for layer, _ in sites}),
-        "sites": sorted({site for _, site in sites}),
-    }
-    facts |= {"runs": runs, "run": runs[-1]["run"], "created": draw(st.sampled_from(_TIMES))}
-    facts |= {"min_effect": draw(st.sampled_from([0.0, 0.1]))}
-    return Circuit({**METADATA, **facts}, tuple(nodes), tuple(edges))
+    facts = dataclasses.replace(
+        METADATA,
+        saes=tuple(SaeFacts(layer, site, "s", f"{layer}{site}", None) for layer, site in sites),
+        layers=tuple(sorted({layer for layer, _ in sites})),
+        sites=tuple(sorted({site for _, site in sites})),
+        runs=tuple(runs),
+        run=runs[-1].run,
+        created=draw(st.sampled_from(_TIMES)),
+        min_effect=draw(st.sampled_from([0.0, 0.1])),
+    )
+    return Circuit(facts, tuple(nodes), tuple(edges))
 
 
 def _random_edge(draw: Any, source: str, target: str) -> Edge:

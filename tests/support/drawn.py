@@ -1,22 +1,12 @@
 """Circuits to draw, made by hand."""
 
 import random
+from dataclasses import replace
 
 from circuitcli.core.circuit import Circuit, Context, Edge, Measurement, Node, TokenEffect
+from support import circuits
 
-METADATA = {
-    "model": "gpt2",
-    "release": "res-jb",
-    "layers": [1, 2, 3],
-    "sites": ["mlp_out", "resid_post"],
-    "intervention": "zero",
-    "positions": "top",
-    "num_sequences": 200,
-    "edges_measured": 1234,
-    "share_drawn": 0.412,
-    "created": "2025-11-23",
-    "version": "0.1.0",
-}
+METADATA = replace(circuits.METADATA, saes=(), runs=(), run="", share_drawn=0.412, created="2025-11-23")
 HOSTILE = (
     "[/b]",
     "</script><script>window.broken = 1</script>",
@@ -98,7 +88,7 @@ def hostile() -> Circuit:
     )
     older = tuple(Measurement(0.5, None, None, 2, token, token) for token in HOSTILE)
     edges = tuple(Edge(a.id, b.id, -0.1, -0.2, 0.0, 9, older) for a in nodes for b in nodes if a.layer + 1 == b.layer)
-    metadata = {**METADATA, "model": 'evil"/]><script>window.broken = 1</script>\x00', "release": "<b>&\ud800"}
+    metadata = replace(METADATA, model='evil"/]><script>window.broken = 1</script>\x00', release="<b>&\ud800")
     return Circuit(metadata, nodes, edges)
 
 

@@ -11,6 +11,7 @@ from circuitcli import plugins
 from circuitcli.core.circuit import Circuit, Edge
 from circuitcli.core.compare import compare, drawn
 from circuitcli.core.merge import merge
+from circuitcli.core.metadata import DiffFacts
 from circuitcli.errors import InputError
 from circuitcli.renderers import _change
 from circuitcli.renderers.html import _asset
@@ -74,10 +75,10 @@ def test_gained_and_lost_are_differences_of_sets(a: Circuit, b: Circuit) -> None
 
 
 def test_other_models_and_other_saes_are_refused_other_interventions_are_not() -> None:
-    for changes in ({"model_identity": "d"}, {"saes": [{**METADATA["saes"][0], "sha256": "x"}]}):
+    for changes in ({"model_identity": "d"}, {"saes": (replace(METADATA.saes[0], sha256="x"),)}):
         with pytest.raises(InputError):
-            compare(PLAIN, replace(PLAIN, metadata={**METADATA, **changes}))
-    assert compare(PLAIN, replace(PLAIN, metadata={**METADATA, "intervention": "mean"})).empty
+            compare(PLAIN, replace(PLAIN, metadata=replace(METADATA, **changes)))
+    assert compare(PLAIN, replace(PLAIN, metadata=replace(METADATA, intervention="mean"))).empty
 
 
 def difference() -> Circuit:
@@ -105,7 +106,7 @@ def test_the_drawing_has_everything_of_both_marked() -> None:
     older = {(e.source, e.target): [m.effect_mean for m in e.older] for e in found.edges}
     assert older.pop(("1.mlp_out.5", "1.resid_post.6")) == [0.42]  # what the first graph had
     assert set(map(len, older.values())) == {0}
-    assert found.metadata["diff"] == {"before": "monday", "after": "<tuesday>", "same": 2, "untold": 0}
+    assert found.metadata.diff == DiffFacts("monday", "<tuesday>", same=2, untold=0)
     validator().validate(found.to_dict() | {"nodes": [], "edges": []})
     with pytest.raises(InputError):
         merge(found, PLAIN)

@@ -1,6 +1,7 @@
 """circuit.json read back: what was written, and nothing else; the schema in the package says the same."""
 
 import copy
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,13 +16,14 @@ from support.circuits import METADATA, NAMES, NASTY, PLAIN, circuits, hostile, v
 from circuitcli import plugins
 from circuitcli.core import document
 from circuitcli.core.circuit import Circuit, Measurement
+from circuitcli.core.metadata import DiffFacts, Metadata
 from circuitcli.errors import InputError
 from circuitcli.store import circuits as stored
 
 OLDER = replace(PLAIN.edges[0], older=(Measurement(-0.5, None, None, 3, "sunday", "2026-11-22"),))
 FULL = replace(
     PLAIN,
-    metadata={**METADATA, "diff": {"before": "a", "after": "b", "same": 1, "untold": 0}},
+    metadata=replace(METADATA, diff=DiffFacts("a", "b", same=1, untold=0)),
     nodes=(replace(PLAIN.nodes[0], label="l", group="g", pos=3, neuronpedia="n", change="gained"), *PLAIN.nodes[1:]),
     edges=(OLDER, *PLAIN.edges[1:]),
 )
@@ -54,6 +56,18 @@ def test_the_schema_is_one_and_closed() -> None:
     for one in found:
         assert one["additionalProperties"] is False
         assert set(one["required"]) <= set(one["properties"])
+
+
+def test_the_metadata_is_the_schema_s() -> None:
+    """Every field is a property, and the other way round; what isn't said of most graphs is left out of them."""
+    known = validator().schema["$defs"]["metadata"]
+    fields = {field.name: field.default for field in dataclasses.fields(Metadata)}
+    assert set(fields) == set(known["properties"])
+    assert {name for name, default in fields.items() if default is dataclasses.MISSING} == set(known["required"])
+    said = json.loads(written(PLAIN))["metadata"]
+    assert set(said) == set(fields) - {"strength", "diff"}
+    steered = replace(METADATA, intervention="steer", strength=5.0)
+    assert json.loads(written(replace(PLAIN, metadata=steered)))["metadata"]["strength"] == 5.0
 
 
 @pytest.mark.parametrize("circuit", [PLAIN, FULL, hostile()], ids=["plain", "full", "hostile"])

@@ -18,6 +18,7 @@ from support.circuits import EDGES, METADATA, NAMES, NASTY, PLAIN, circuits, edg
 
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit
+from circuitcli.core.metadata import SaeFacts
 from circuitcli.core.neuronpedia import page
 from circuitcli.renderers._attribution_names import SITE_STEP
 from circuitcli.renderers.csv import safe
@@ -267,11 +268,8 @@ def test_pins_groups_and_labels_are_taken_over() -> None:
     ],
 )
 def test_features_that_neuronpedia_has_are_shown_from_there(sources: list, scan: str, source_set: str | None) -> None:
-    saes = [
-        {"layer": layer, "site": "resid_post", "source": "s", "sha256": "x", "neuronpedia": source}
-        for layer, source in zip((1, 2), sources, strict=True)
-    ]
-    circuit = Circuit({**METADATA, "saes": saes}, (node(NAMES[1]), node(NAMES[2])), (EDGES[2],))
+    saes = [SaeFacts(layer, "resid_post", "s", "x", source) for layer, source in zip((1, 2), sources, strict=True)]
+    circuit = Circuit(replace(METADATA, saes=tuple(saes)), (node(NAMES[1]), node(NAMES[2])), (EDGES[2],))
     metadata = exported(circuit).graph["metadata"]
     assert metadata["scan"] == scan
     assert metadata.get("feature_details") == ({"neuronpedia_source_set": source_set} if source_set else None)
@@ -289,7 +287,7 @@ def test_features_that_neuronpedia_has_are_shown_from_there(sources: list, scan:
     ],
 )
 def test_a_slug_is_a_file_s_name(run: str, slug: str) -> None:
-    assert exported(replace(PLAIN, metadata={**METADATA, "run": run})).slug == slug
+    assert exported(replace(PLAIN, metadata=replace(METADATA, run=run))).slug == slug
 
 
 def test_feature_json() -> None:

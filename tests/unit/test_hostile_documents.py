@@ -39,7 +39,7 @@ def used(circuit: Circuit) -> None:
         for data in plugins.load("renderers", form).files(circuit).values():
             data.decode()
     records.fingerprint({"edits": {node.id: node.label for node in circuit.nodes}})
-    other = dataclasses.replace(PLAIN, metadata={**METADATA, "run": "tuesday"})
+    other = dataclasses.replace(PLAIN, metadata=dataclasses.replace(METADATA, run="tuesday"))
     for a, b in ((circuit, other), (other, circuit), (circuit, circuit)):
         with contextlib.suppress(CircuitError):
             merge(a, b)
@@ -77,5 +77,5 @@ def test_pictures_of_extremes(form: str) -> None:
         dataclasses.replace(e, source=names[e.source], target=names[e.target], effect_mean=LARGEST, ci_low=-LARGEST)
         for e in FULL.edges
     ]
-    circuit = Circuit({**METADATA, "run": "\ud800", "share_drawn": LARGEST}, tuple(nodes), tuple(edges))
+    circuit = Circuit(dataclasses.replace(METADATA, run="\ud800", share_drawn=LARGEST), tuple(nodes), tuple(edges))
     assert all(plugins.load("renderers", form).files(circuit).values())

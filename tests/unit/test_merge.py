@@ -8,6 +8,7 @@ from support.circuits import METADATA, NAMES, PLAIN, RUN, circuits, edge, node
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.merge import measurements, merge
+from circuitcli.core.metadata import DiffFacts, SaeFacts
 from circuitcli.errors import InputError
 
 LATER = "2026-11-24T10:00:00+00:00"
@@ -28,7 +29,9 @@ def test_joining_is_idempotent(a: Circuit, b: Circuit) -> None:
 
 
 def test_a_graph_added_to_itself_is_that_graph() -> None:
-    assert merge(PLAIN, PLAIN) == replace(PLAIN, metadata={**METADATA, "share_drawn": pytest.approx(0.38)})
+    whole = merge(PLAIN, PLAIN)
+    assert whole.metadata.share_drawn == pytest.approx(METADATA.share_drawn)
+    assert whole == replace(PLAIN, metadata=replace(METADATA, share_drawn=whole.metadata.share_drawn))
 
 
 @settings(max_examples=60)
@@ -37,7 +40,7 @@ def test_numbers_don_t_depend_on_the_order(a: Circuit, b: Circuit) -> None:
     """Only what people wrote, and which run was drawn last, does."""
 
     def numbers(circuit: Circuit) -> object:
-        facts = {name: fact for name, fact in circuit.metadata.items() if name != "run"}
+        facts = replace(circuit.metadata, run="")
         return facts, [replace(one, label=None, group=None) for one in circuit.nodes], circuit.edges
 
     assert numbers(merge(a, b)) == numbers(merge(b, a))
@@ -69,7 +72,7 @@ def test_nothing_is_lost_and_nothing_made_up(a: Circuit, b: Circuit) -> None:
 
 def tuesday() -> Circuit:
     """A later run that measured one edge anew, and found another."""
-    run = {**RUN, "run": "tuesday", "created": LATER, "edges_measured": 100, "abs_effect_measured": 2.0, "seed": 7}
+    run = replace(RUN, run="tuesday", created=LATER, edges_measured=100, abs_effect_measured=2.0, seed=7)
     about = {"run": "tuesday", "created": LATER}
     edges = (
         edge("0.resid_post.4", "1.mlp_out.5", 0.9, 0.8, 1.0, **about),
@@ -80,10 +83,10 @@ def tuesday() -> Circuit:
         node("1.mlp_out.5", density=0.5, **about),
         node("2.resid_post.7", density=0.5, n=0, kl_mean=None, label="cats", **about),
     )
-    sae = {"layer": 0, "site": "resid_post", "source": "hf://0", "sha256": "0resid_post", "neuronpedia": None}
-    saes = [sae, *(one for one in METADATA["saes"] if one["layer"] < 3)]
-    changes = {"run": "tuesday", "runs": [run], "saes": saes, "layers": [0, 1, 2], "seed": 7, "edges_measured": 100}
-    return Circuit({**METADATA, **changes}, nodes, edges)
+    sae = SaeFacts(0, "resid_post", "hf://0", "0resid_post", None)
+    saes = (sae, *(one for one in METADATA.saes if one.layer < 3))
+    facts = replace(METADATA, run="tuesday", runs=(run,), saes=saes, layers=(0, 1, 2), seed=7, edges_measured=100)
+    return Circuit(facts, nodes, edges)
 
 
 def test_a_repeated_edge_keeps_the_newer_measurement_and_remembers_the_older() -> None:
@@ -93,7 +96,7 @@ def test_a_repeated_edge_keeps_the_newer_measurement_and_remembers_the_older() -
     again = found["1.mlp_out.5", "2.resid_post.7"]
     assert (again.effect_mean, again.run, again.created) == (-0.7, "tuesday", LATER)
     [older] = again.older
-    assert (older.effect_mean, older.ci_low, older.run, older.created) == (-0.84, -0.9, "monday", RUN["created"])
+    assert (older.effect_mean, older.ci_low, older.run, older.created) == (-0.84, -0.9, "monday", RUN.created)
     assert found["2.resid_post.7", "3.resid_post.8"].older == ()
 
 
@@ -107,42 +110,37 @@ def test_a_node_is_the_newest_that_was_ablated() -> None:
 
 def test_metadata_of_a_union_says_what_is_known() -> None:
     facts = merge(PLAIN, tuesday()).metadata
-    assert (facts["layers"], facts["run"], facts["num_sequences"], facts["seed"]) == (
-        [0, 1, 2, 3],
-        "tuesday",
-        200,
-        None,
-    )
-    assert [run["run"] for run in facts["runs"]] == ["monday", "tuesday"]
-    assert facts["edges_measured"] == 1334
+    assert (facts.layers, facts.run, facts.num_sequences, facts.seed) == ((0, 1, 2, 3), "tuesday", 200, None)
+    assert [run.run for run in facts.runs] == ["monday", "tuesday"]
+    assert facts.edges_measured == 1334
     # Each edge once, by its newest measurement, over what both runs measured.
-    assert facts["share_drawn"] == pytest.approx((0.9 + 0.7 + 0.42 + 0.21 + 0.05) / (4.0 + 2.0))
-    assert [(sae["layer"], sae["site"]) for sae in facts["saes"]] == [
+    assert facts.share_drawn == pytest.approx((0.9 + 0.7 + 0.42 + 0.21 + 0.05) / (4.0 + 2.0))
+    assert [(sae.layer, sae.site) for sae in facts.saes] == [
         (0, "resid_post"),
-        *((s["layer"], s["site"]) for s in METADATA["saes"]),
+        *((s.layer, s.site) for s in METADATA.saes),
     ]
 
 
 def test_a_run_that_was_drawn_again_counts_once() -> None:
-    again = {**RUN, "created": LATER}
-    facts = merge(PLAIN, replace(PLAIN, metadata={**METADATA, "runs": [again]})).metadata
-    assert facts["runs"] == [again]
-    assert facts["edges_measured"] == RUN["edges_measured"]
+    again = replace(RUN, created=LATER)
+    facts = merge(PLAIN, replace(PLAIN, metadata=replace(METADATA, runs=(again,)))).metadata
+    assert facts.runs == (again,)
+    assert facts.edges_measured == RUN.edges_measured
 
 
 def test_a_run_with_other_pins_counts_again_so_that_the_share_is_never_too_large() -> None:
     """The same run, drawn with one feature pinned and then with another: each time it measured that one alone."""
     first, second = PLAIN.edges[:2], PLAIN.edges[2:]
-    runs = [
-        {**RUN, "created": time, "abs_effect_measured": total} for time, total in ((RUN["created"], 2.0), (LATER, 1.0))
-    ]
+    runs = tuple(
+        replace(RUN, created=time, abs_effect_measured=total) for time, total in ((RUN.created, 2.0), (LATER, 1.0))
+    )
     parts = [
-        replace(PLAIN, edges=edges, metadata={**METADATA, "runs": [run]})
+        replace(PLAIN, edges=edges, metadata=replace(METADATA, runs=(run,)))
         for edges, run in zip((first, second), runs, strict=True)
     ]
     facts = merge(*parts).metadata
-    assert facts["share_drawn"] == pytest.approx(sum(abs(e.effect_mean) for e in PLAIN.edges) / 3.0)
-    assert facts["runs"] == runs
+    assert facts.share_drawn == pytest.approx(sum(abs(e.effect_mean) for e in PLAIN.edges) / 3.0)
+    assert facts.runs == runs
 
 
 @pytest.mark.parametrize(
@@ -150,18 +148,18 @@ def test_a_run_with_other_pins_counts_again_so_that_the_share_is_never_too_large
     [
         ({"model": "pythia", "model_identity": "d" * 40}, ("different models", "gpt2", "pythia", "dddddddd")),
         (
-            {"saes": [{**METADATA["saes"][1], "sha256": "other", "source": "hf://other"}]},
+            {"saes": (replace(METADATA.saes[1], sha256="other", source="hf://other"),)},
             ("different SAEs at 1.resid_post", "hf://other", "hf://1"),
         ),
         ({"intervention": "mean"}, ("intervention zero and mean",)),
         ({"positions": "all"}, ("positions top and all",)),
         ({"horizon": 3}, ("horizon 0 and 3",)),
-        ({"diff": {"before": "a", "after": "b", "same": 0, "untold": 0}}, ("difference",)),
+        ({"diff": DiffFacts("a", "b", 0, 0)}, ("difference",)),
     ],
     ids=["model", "sae", "intervention", "positions", "horizon", "diff"],
 )
 def test_what_can_t_be_one_graph_is_refused(changes: dict, words: tuple[str, ...]) -> None:
-    other = replace(PLAIN, metadata={**METADATA, **changes})
+    other = replace(PLAIN, metadata=replace(METADATA, **changes))
     with pytest.raises(InputError) as raised:
         merge(PLAIN, other)
     assert raised.value.exit_code == 3

@@ -101,10 +101,8 @@ def test_a_long_rank_goes_on_beside_itself() -> None:
 
 def test_the_picture_says_how_its_start_was_chosen() -> None:
     words = "features of the first layer: 1% of those that fire, at random"
-    shown = [
-        text.text
-        for text in texts(picture(dataclasses.replace(drawn.SMALL, metadata={**drawn.METADATA, "start": words})))
-    ]
+    circuit = dataclasses.replace(drawn.SMALL, metadata=dataclasses.replace(drawn.METADATA, start=words))
+    shown = [text.text for text in texts(picture(circuit))]
     assert f"start: {words}" in shown
 
 
@@ -115,7 +113,7 @@ def test_a_prompt_s_picture_shows_it_and_effects_in_nats_and_probability() -> No
         TokenEffect(" sky", 3, -1.0),
     )
     node = dataclasses.replace(drawn.SMALL.nodes[0], promoted=effects)
-    metadata = {**drawn.METADATA, "start": "s", "prompts": ["In the\n beginning, God", "more"]}
+    metadata = dataclasses.replace(drawn.METADATA, start="s", prompts=("In the\n beginning, God", "more"))
     circuit = Circuit(metadata, (node, *drawn.SMALL.nodes[1:]), drawn.SMALL.edges)
     shown = [text.text for text in texts(picture(circuit))]
     assert {"prompt “In the beginning, God” and 1 more", "start: s"} <= set(shown)

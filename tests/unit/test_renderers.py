@@ -22,11 +22,7 @@ from circuitcli.runtime import layout
 
 SVG = "{http://www.w3.org/2000/svg}"
 BLUE, RED = "#2166ac", "#b2182b"
-METADATA = {
-    **circuits.METADATA,
-    "share_drawn": 0.412,
-    "created": "2025-11-23T12:34:56+00:00",
-}
+METADATA = dataclasses.replace(circuits.METADATA, share_drawn=0.412, created="2025-11-23T12:34:56+00:00")
 NASTY = (
     "[/b]",
     "</script><script>alert(1)</script>",
@@ -177,7 +173,7 @@ def test_an_end_that_is_no_node_is_still_drawn(circuit: Circuit) -> None:
 
 
 def test_nothing_to_draw_is_a_picture_that_says_so(circuit: Circuit) -> None:
-    empty = Circuit({**METADATA, "share_drawn": 0.0}, (), ())
+    empty = Circuit(dataclasses.replace(METADATA, share_drawn=0.0), (), ())
     words = texts(picture(empty))
     assert "no effect is drawn" in words
     assert "0 of 1,234 measured effects drawn: 0% of the total |effect|" in words
@@ -239,7 +235,7 @@ def nasty() -> Circuit:
     context = Context(NASTY, tuple(float(i) for i in range(len(NASTY))), firing=2, seq=0, pos=3)
     nodes = tuple(node(name, contexts=(context,), promoted=effects, suppressed=effects) for name in NAMES)
     model = 'evil"/]><script>\x00\\N'
-    return Circuit({**METADATA, "model": model, "release": "<b>&\x1b"}, nodes, EDGES)
+    return Circuit(dataclasses.replace(METADATA, model=model, release="<b>&\x1b"), nodes, EDGES)
 
 
 def test_nasty_tokens_leave_the_svg_well_formed_and_inert(nasty: Circuit) -> None:
