@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HELP = "Check whether the SAEs fit the model. A sample of text is read, and what else they could be is tried."
 EXAMPLES = "circuit doctor --model gpt2 --release gpt2-small-res-jb --layers 8"
 
-_NUMBERS = ("L0", "FVU", "CE clean", "CE spliced", "CE zero", "recovered", "KL", "silent")
+_NUMBERS = ("L0", "FVU", "CE clean", "CE spliced", "CE zero", "recovered", "KL", "dead")
 
 
 def command(request: Request) -> None:
@@ -69,7 +69,7 @@ def _show(fits: Sequence[Fit], engine: str, terminal: Terminal) -> None:
 
 def _cells(n: Numbers) -> tuple[str, ...]:
     nats = (_number(value) for value in (n.ce_clean, n.ce_spliced, n.ce_zero, n.recovered, n.kl_spliced))
-    return (f"{n.l0:.1f}", _number(n.fvu), *nats, f"{n.silent:.1%}")
+    return (f"{n.l0:.1f}", _number(n.fvu), *nats, f"{n.dead:.1%}")
 
 
 def _number(value: float | None) -> str:

@@ -28,7 +28,7 @@ class Active:
         return self.place * self.d_sae + self.feature
 
     def lookup(self, place: Int[Tensor, "*n"], feature: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-        """The activation of one feature at each of some places; 0 where it is silent."""
+        """The activation of one feature at each of some places; 0 where it is inactive."""
         if not len(self.value):
             return torch.zeros(place.shape, dtype=self.value.dtype, device=place.device)
         keys = place * self.d_sae + feature

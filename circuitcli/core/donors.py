@@ -19,7 +19,7 @@ from circuitcli.errors import InputError
 def donors(
     site: Site, contexts: Firings, whole: Firings, counted: Bool[np.ndarray, "s t"], seed: int
 ) -> Float[np.ndarray, " n"]:
-    """The value of each context's feature at the position that was drawn for it; 0 where it is silent there.
+    """The value of each context's feature at the position that was drawn for it; 0 where it is inactive there.
 
     Args:
         site: Where the features are.

@@ -8,7 +8,7 @@ Measured at counted positions (≥ 1 of each sequence, no padding), in float32, 
                SAE, or one with an offset, too it is the model's whole activation that becomes 0)
     recovered  (CE zero − CE spliced) / (CE zero − CE clean), null where the divisor is below MEASURABLE nats
     KL         mean KL(clean ‖ spliced), and KL(clean ‖ zero), nats
-    silent     share of features that never fired on the sample
+    dead       share of features that never fired on the sample
 
 The rule compares the SAE as stated with the same SAE read with one thing changed (`readings.CHANGES`), paired, on the
 same tokens. A change fits *better* where all of these hold:
@@ -28,7 +28,7 @@ last hook_z SAE of GPT-2 small has FVU 1.7. KL alone is misled where a site says
 `wrong` is what is certain: a change halves (FAR) FVU and KL, FVU by FAR_GAIN at least; or the reconstruction is worse
 than none twice over, FVU ≥ 1 and KL spliced ≥ KL zero (FVU ≥ HOPELESS where KL can't be measured). `doubtful`: a
 change fits better, or the numbers are weak: FVU ≥ WEAK_FVU and KL spliced ≥ WEAK_KL · KL zero, or FVU ≥ 1 and half of
-that (FVU ≥ 1 alone where KL can't be measured); or a silent or a dense SAE, or too little text. Else it `fits`.
+that (FVU ≥ 1 alone where KL can't be measured); or an SAE that is dead or dense, or too little text. Else it `fits`.
 
 A mistake that costs less than a twentieth of FVU isn't told. On the demo every one costs 9% or more, but for leaving
 out LayerNorm at one site, where it is worth 5%.
@@ -65,7 +65,7 @@ class Numbers:
 
     l0: float
     fvu: float | None
-    silent: float
+    dead: float
     ce_clean: float | None = None
     ce_spliced: float | None = None
     ce_zero: float | None = None
@@ -124,7 +124,7 @@ def numbers(scores: Scores, keep: Int[np.ndarray, " m"] | None = None) -> Number
     found = Numbers(
         l0=float(scores.active[kept].mean()),
         fvu=float(scores.error[kept].sum()) / spread if spread > 0 else None,
-        silent=scores.silent,
+        dead=scores.dead,
     )
     if scores.spliced is None or scores.zero is None or scores.clean is None:
         return found
@@ -257,7 +257,7 @@ def _verdict(now: Numbers, best: Alternative | None, positions: int, d_in: int) 
     bar = WEAK_KL if now.fvu < 1 else WEAK_KL / 2
     if now.fvu >= (1 if share is None else WEAK_FVU) and (share is None or share >= bar):
         return "doubtful", f"its reconstruction is poor: FVU {now.fvu:.3f}{said}"
-    if now.silent == 1:
+    if now.dead == 1:
         return "doubtful", "no feature ever fires"
     if now.l0 > 2 * d_in / DENSE:
         return "doubtful", f"{now.l0:.0f} features fire at a position that has {d_in} dimensions"

@@ -81,7 +81,7 @@ class Scores:
         seq, token: Sequence, and place in its text, BOS not counted.
         error, spread: |x − x̂|² and |x − x̄|².
         active: Features above 0.
-        silent: Share of features that never fired.
+        dead: Share of features that never fired.
         clean: −log p of the next token, nats; None where nothing was spliced.
         spliced, zero: With x̂, or 0, in place of x at all counted positions; None where that wasn't run.
     """
@@ -92,7 +92,7 @@ class Scores:
     error: Float[np.ndarray, " n"]
     spread: Float[np.ndarray, " n"]
     active: Float[np.ndarray, " n"]
-    silent: float
+    dead: float
     clean: Float[np.ndarray, " n"] | None = None
     spliced: Lost | None = None
     zero: Lost | None = None
@@ -256,7 +256,7 @@ class Arm:
             error=_numbers(torch.cat([found.delta for found in encoded]).pow(2).sum(-1)),
             spread=_numbers((x - x.mean(0)).pow(2).sum(-1)),
             active=_numbers(torch.cat([found.active for found in encoded])),
-            silent=float((~torch.stack([found.fired for found in encoded]).any(0)).float().mean()),
+            dead=float((~torch.stack([found.fired for found in encoded]).any(0)).float().mean()),
         )
         if not splice:
             return scores

@@ -4,7 +4,7 @@ Every number is over positions ≥ 1 (the token at 0 is BOS) of the passages of 
 
     FVU        Σ|x − x̂|² / Σ|x − mean|²        fraction of variance unexplained, about the mean over positions
     L0         mean number of latents above zero
-    silent     share of latents that never fire
+    dead       share of latents that never fire
     recovered  (CE_zero − CE_spliced) / (CE_zero − CE_clean)    x̂, or 0, put in place of x at all positions ≥ 1
 
 The bigram to compare with, p(b|a) = (c(ab) + m·p(b)) / (c(a) + m) with p(b) from add-one counts, has its m chosen on
@@ -62,7 +62,7 @@ class Quality:
     place: Place
     fvu: float
     l0: float
-    silent: float
+    dead: float
     recovered: float
 
 
@@ -150,7 +150,7 @@ def quality(model: GPT2LMHeadModel, place: Place, sae: Sae, rows: Rows, clean_na
         place=place,
         fvu=left / (x - x.mean(0)).pow(2).sum().item(),
         l0=active / len(x),
-        silent=(fired == 0).float().mean().item(),
+        dead=(fired == 0).float().mean().item(),
         recovered=(zero - spliced) / (zero - clean_nats),
     )
 
@@ -173,9 +173,9 @@ def table(report: Report) -> str:
     """The report in Markdown."""
     lines = ["| Required | Measured | |", "|---|---|---|"]
     lines += [f"| {bar.what} | {bar.measured} | {'met' if bar.met else '**missed**'} |" for bar in report.bars]
-    lines += ["", "| Dictionary | FVU | mean L0 | silent | recovered |", "|---|---|---|---|---|"]
+    lines += ["", "| Dictionary | FVU | mean L0 | dead | recovered |", "|---|---|---|---|---|"]
     for q in report.dictionaries:
-        lines.append(f"| `{q.place.hook}` | {q.fvu:.3f} | {q.l0:.1f} | {q.silent:.1%} | {q.recovered:.3f} |")
+        lines.append(f"| `{q.place.hook}` | {q.fvu:.3f} | {q.l0:.1f} | {q.dead:.1%} | {q.recovered:.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -201,7 +201,7 @@ def _dictionary_bars(qualities: Sequence[Quality]) -> list[Bar]:
     stream = [q for q in qualities if q.place.site == "resid_post"]
     fvu, l0 = max(q.fvu for q in stream), max(q.l0 for q in stream)
     kept = min(q.recovered for q in stream)
-    silent = max(q.silent for q in qualities)
+    dead = max(q.dead for q in qualities)
     bars = [
         Bar("resid_post: FVU at most 0.20 in every layer", f"worst {fvu:.3f}", fvu <= 0.20),
         Bar("resid_post: mean L0 at most 32 in every layer", f"worst {l0:.1f}", l0 <= 32),
@@ -213,7 +213,7 @@ def _dictionary_bars(qualities: Sequence[Quality]) -> list[Bar]:
         met = mean >= 0.85 and worst >= 0.7
         words = f"mean {mean:.3f}, worst {worst:.3f}"
         bars.append(Bar(f"{site}: recovered at least 0.85 on average, none below 0.7", words, met))
-    return [*bars, Bar("at most 20% of latents silent in every dictionary", f"worst {silent:.1%}", silent <= 0.2)]
+    return [*bars, Bar("at most 20% of latents dead in every dictionary", f"worst {dead:.1%}", dead <= 0.2)]
 
 
 def main() -> None:

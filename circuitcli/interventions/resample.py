@@ -14,7 +14,7 @@ from circuitcli.interventions import Contexts
 class Resample:
     """c = the feature's activation at a counted position of the sample drawn at random outside the context.
 
-    All counted positions have the same chance, those where the feature is silent too: so c has the distribution that
+    All counted positions have the same chance, those where the feature is inactive too: so c has the distribution that
     the feature has in the text, and c is 0 for most of a feature that fires seldom. In expectation it is `mean`, but no
     c is a value that the feature never takes. The draw is keyed by (seed, feature, context): see `core.donors`.
     """

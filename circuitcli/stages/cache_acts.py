@@ -276,4 +276,4 @@ def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample
         table = name.removesuffix(".parquet")
         rows = tables.write(job.run.path(name), table, parts)
         todo.files[name] = job.run.entry(job.run.path(name), rows)
-    todo.facts.update(sequences=len(counted), tokens=int(counted.sum()), silent_share=dead)
+    todo.facts.update(sequences=len(counted), tokens=int(counted.sum()), dead_share=dead)

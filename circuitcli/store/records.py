@@ -17,6 +17,9 @@ from circuitcli.store import files
 
 SCHEMA_VERSION = 1
 
+# Facts that earlier versions called otherwise: an old run's records say them by today's names.
+_RENAMED = {"silent_share": "dead_share"}
+
 R = TypeVar("R", "Plan", "Record")
 
 
@@ -127,6 +130,8 @@ def _load(path: Path, kind: type[R]) -> R | None:
                 f"{path} has schema version {tree.get('schema_version')}, not {SCHEMA_VERSION}.",
                 hint="It was made by another version of circuit: make a new run.",
             )
+        if kind is Record:
+            tree["facts"] = {_RENAMED.get(name, name): value for name, value in tree["facts"].items()}
         found: R = _CHECKS[kind].validate_python(tree)
         return found
     except FileNotFoundError:

@@ -61,9 +61,9 @@ def test_cards_by_a_second_route(job: Job, plain_model: Any, plain_saes: Any):
     truth = Brute(job.run.root, plain_model, plain_saes, SITES, 12)
     effects = mean_effects(job.run.root)
     chosen = set(job.run.require("ablate").facts["features"])
-    silent = "0.resid_post.0" if "0.resid_post.0" not in chosen else "0.resid_post.1"
+    dead = "0.resid_post.0" if "0.resid_post.0" not in chosen else "0.resid_post.1"
     targets = {down for _, down in effects} - chosen
-    asked = [*sorted(chosen), sorted(targets)[0], silent]
+    asked = [*sorted(chosen), sorted(targets)[0], dead]
     found = {card.feature.id: card for card in cards.cards(job.results(), job.results().named(asked))}
     assert set(found) == set(asked)
     kl, logits = defaultdict(list), defaultdict(list)
@@ -203,9 +203,9 @@ def test_a_feature_that_was_not_ablated_says_what_to_do_and_that_helps(circuit: 
     assert card["note"] is None
     assert card["feature"]["n"] > 0
     assert card["feature"]["pinned"]
-    silent = next((f for f, row in table.items() if not row["n_active"]), None)
-    if silent:
-        assert "fires nowhere" in circuit("effects", "--run", run, "--feature", silent).err
+    dead = next((f for f, row in table.items() if not row["n_active"]), None)
+    if dead:
+        assert "fires nowhere" in circuit("effects", "--run", run, "--feature", dead).err
 
 
 def test_a_pin_keeps_what_is_there_and_shows_it(circuit: Circuit, run: Path):

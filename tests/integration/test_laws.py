@@ -122,7 +122,7 @@ def test_law_1_an_edit_is_decoding_without_the_feature_and_the_error_kept(
 
 @pytest.mark.parametrize("whole", [False, True], ids=["top", "all"])
 @pytest.mark.parametrize("site", EDITED, ids=str)
-def test_law_2_zero_ablating_a_silent_feature_changes_nothing(
+def test_law_2_zero_ablating_an_inactive_feature_changes_nothing(
     bridge: Any, saes: Any, sequences: Text, site: Site, whole: bool
 ) -> None:
     which = firing_rows(bridge, saes[site], sequences, whole=whole, fires=False)

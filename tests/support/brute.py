@@ -82,7 +82,7 @@ class Brute:
 
     @cached_property
     def latents(self) -> dict[Place, list[Tensor]]:
-        """Every latent at every position of every sequence; position 0 counts as silent."""
+        """Every latent at every position of every sequence; position 0 counts as inactive."""
         return {
             place: [self._latents(place, seq, sites[place]) for seq, (sites, _) in enumerate(self.clean)]
             for place in self.saes

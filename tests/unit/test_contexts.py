@@ -107,6 +107,6 @@ def test_whole_sequences_are_those_in_which_it_fires_at_all() -> None:
     assert len(choose_contexts(one_feature(values), FEATURE, cap=2, seed=0, whole=True)) == 2
 
 
-def test_a_silent_feature_has_no_contexts() -> None:
+def test_a_dead_feature_has_no_contexts() -> None:
     for whole in (False, True):
         assert len(choose_contexts(one_feature({}), FEATURE, cap=5, seed=0, whole=whole)) == 0

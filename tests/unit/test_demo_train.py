@@ -35,7 +35,7 @@ def test_a_tiny_training_writes_files_that_load_again(trained: Path) -> None:
     assert {p.name for p in (trained / "saes").iterdir()} == {place.hook for place in places(2)}
     report = measure.measure(trained, most=8)
     assert len(report.dictionaries) == 6
-    assert all(math.isfinite(q.fvu) and 0 <= q.silent <= 1 for q in report.dictionaries)
+    assert all(math.isfinite(q.fvu) and 0 <= q.dead <= 1 for q in report.dictionaries)
     assert all(q.l0 <= 4 for q in report.dictionaries if q.place.site != "resid_post")
 
 

@@ -36,8 +36,8 @@ def test_numbers_are_those_of_plain_transformers(site):
     arm = Arm(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), [sae.site])
     [scores] = arm.score([Reading("", "", sae)])
     found = numbers(scores)
-    got = (found.fvu, found.l0, found.silent, found.recovered, found.ce_clean)
-    assert got == pytest.approx((wanted.fvu, wanted.l0, wanted.silent, wanted.recovered, clean), rel=1e-4, abs=1e-4)
+    got = (found.fvu, found.l0, found.dead, found.recovered, found.ce_clean)
+    assert got == pytest.approx((wanted.fvu, wanted.l0, wanted.dead, wanted.recovered, clean), rel=1e-4, abs=1e-4)
 
 
 def test_kl_and_zero_by_hand_on_a_linear_model():
@@ -218,7 +218,7 @@ def test_at_another_site_kl_counts_by_what_zeroing_it_costs():
 
 
 def test_one_warning_a_reason_that_names_a_few_sites():
-    numbers = Numbers(l0=1.0, fvu=0.2, silent=0.0)
+    numbers = Numbers(l0=1.0, fvu=0.2, dead=0.0)
 
     def fit(site: str, verdict: Verdict, why: str, positions: int = 100) -> Fit:
         return Fit(site, positions, numbers, verdict, why, None, ())

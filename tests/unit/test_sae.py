@@ -213,11 +213,11 @@ def test_what_is_active_is_what_encoding_gives(
 
 
 def test_nothing_active_is_an_empty_list() -> None:
-    silent = replace(RELU, b_enc=torch.full((3,), -1e9))
-    active = silent.active(torch.ones(4, 2))
+    inactive = replace(RELU, b_enc=torch.full((3,), -1e9))
+    active = inactive.active(torch.ones(4, 2))
     assert len(active.value) == len(active.at(torch.tensor([2, 0])).value) == 0
     assert active.lookup(torch.tensor([0, 3]), torch.tensor([1, 2])).tolist() == [0, 0]
-    assert len(silent.active(torch.ones(0, 2)).value) == 0
+    assert len(inactive.active(torch.ones(0, 2)).value) == 0
 
 
 @given(seed=st.integers(0, 999), n=st.integers(1, 12))

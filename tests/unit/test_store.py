@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,14 @@ def test_records_come_back(tmp_path: Path):
     assert records.load_record(tmp_path / "record.json") == RECORD
     assert records.load_plan(tmp_path / "plan.json") == PLAN
     assert records.load_record(tmp_path / "none.json") is None
+
+
+def test_facts_of_older_records_have_their_names_of_today(tmp_path: Path):
+    records.save(tmp_path / "record.json", replace(RECORD, facts={"silent_share": {"0.z": 0.1}, "tokens": 9}))
+    found = records.load_record(tmp_path / "record.json")
+    assert found is not None
+    assert found.facts == {"dead_share": {"0.z": 0.1}, "tokens": 9}
+    assert found.result == RECORD.result
 
 
 @pytest.mark.parametrize("key", ["fingerprint", "files", "facts", "seconds"])
