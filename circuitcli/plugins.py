@@ -9,6 +9,7 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from circuitcli.errors import UsageError, nearest
@@ -17,7 +18,13 @@ from circuitcli.errors import UsageError, nearest
 def names(folder: str) -> list[str]:
     """The names of the plug-ins in a folder of this package, without importing any of them."""
     path = getattr(sys.modules.get(f"circuitcli.{folder}"), "__path__", None) or _place(folder)
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+    return list(_files(tuple(path)))
+
+
+@cache
+def _files(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Looked for once in each set of folders: settings ask for every name of a plug-in."""
+    return tuple(sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(path) if not m.name.startswith("_")))
 
 
 def _place(folder: str) -> Sequence[str]:

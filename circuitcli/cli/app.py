@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import os
 import signal
 import sys
 from typing import Annotated, Any
@@ -64,6 +66,10 @@ def circuit(
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    # Of a short command these two take a sixth: what is imported is no garbage, and nothing here has use for a plug-in
+    # of pydantic's, which another package may bring.
+    gc.set_threshold(100_000)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     signal.signal(signal.SIGTERM, _terminated)
     with streams.ready():
         try:

@@ -23,12 +23,12 @@ _EVERYWHERE = ("runtime.device", "runtime.batch_size")
 
 _COMMON: dict[str, tuple[Any, Any]] = {
     "profile": (
-        Annotated[Path | None, typer.Option("--profile", help="A TOML file of settings.", metavar="FILE")],
+        Annotated[str | None, typer.Option("--profile", help="A TOML file of settings.", metavar="FILE")],
         None,
     ),
     "run": (
         Annotated[
-            Path | None,
+            str | None,
             typer.Option("--run", help="The folder of the run.", metavar="DIR", envvar="CIRCUIT_RUN"),
         ],
         None,
@@ -120,6 +120,7 @@ def settings_command(
         def command(**typed: Any) -> None:
             shared = dict.fromkeys(without, False) | {key: typed.pop(key) for key in common}
             mine = {key: typed.pop(key) for key in own}
+            shared |= {key: Path(shared[key]) for key in ("profile", "run") if isinstance(shared[key], str)}
             of = {row.parameter: row for row in rows}
             flags = {of[key].key: of[key].typed(_one(value)) for key, value in typed.items() if value not in (None, [])}
             request = Request(command=name, flags=nest(flags), more=mine, keeps="force" not in without, **shared)

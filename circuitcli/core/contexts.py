@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from circuitcli.core.seeding import PURPOSE_CONTEXTS, generator
 from circuitcli.core.sites import FeatureId
 
-Ints = Int[np.ndarray, " n"]
-Floats = Float[np.ndarray, " n"]
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
+    from jaxtyping import Float, Int
+
+    Ints = Int[np.ndarray, " n"]
+    Floats = Float[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from circuitcli.core.seeding import PURPOSE_BOOTSTRAP, generator
 from circuitcli.core.sites import FeatureId
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
+    from jaxtyping import Float, Int
 
 RESAMPLES = 1000
 _CHUNK = 2048  # downstream features whose resampled means are held at once

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int
 
 from circuitcli.errors import InputError
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
+    from jaxtyping import Bool, Int
 
 PADDING = 0
 Document = TypeVar("Document")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Int
 
 from circuitcli.core.model import Model
 from circuitcli.runtime.device import Runtime
+
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
+    from jaxtyping import Int
 
 
 def places(model: Model, width: int, horizon: int | None) -> int:

@@ -9,13 +9,13 @@ SAEs are tried on a few sequences: those that don't fit the model are refused.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from circuitcli.core.contexts import FeatureStatistics, Firings, top_contexts
 from circuitcli.core.sampling import Sample
@@ -30,6 +30,8 @@ from circuitcli.stages.sequences import prepend_bos, read_sample, source_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
 
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
+    from jaxtyping import Bool
 if TYPE_CHECKING:
     import torch
 

@@ -67,7 +67,10 @@ def shards(run: Run, site: Site) -> Iterator[Firings]:
 
 def firings_of(run: Run, site: Site, features: Sequence[int]) -> dict[int, Firings]:
     """All firings of some features of a site, in order of (seq, pos)."""
-    parts = [shard.where(np.isin(shard.feature, list(features))) for shard in shards(run, site)]
+    beyond = max(features, default=-1) + 1
+    wanted = np.zeros(beyond + 1, np.bool_)  # a look into a table takes a tenth of np.isin
+    wanted[list(features)] = True
+    parts = [shard.where(wanted[np.minimum(shard.feature, beyond)]) for shard in shards(run, site)]
     return by_feature(Firings.concat(parts), features)
 
 

@@ -19,6 +19,7 @@ from circuitcli.store import files
 Columns = dict[str, Any]
 
 _COMPRESSION = "zstd"
+_MANY_ROWS = 1_000_000
 _WORDS = pa.dictionary(pa.int32(), pa.string())
 _TYPES: dict[str, Any] = {
     "layer": pa.int16(),
@@ -93,7 +94,7 @@ def _table(part: Mapping[str, Any], fields: pa.Schema) -> pa.Table:
 def read(path: Path, columns: list[str] | None = None) -> Columns:
     """The columns of a table as numpy arrays; null becomes NaN, sites and tokens become lists of strings."""
     with path.open("rb") as opened, pq.ParquetFile(opened) as file:
-        return _columns(file.read(columns=columns))
+        return _columns(file.read(columns=columns, use_threads=_threaded(file)))
 
 
 def where(path: Path, column: str, wanted: Collection[int]) -> Columns:
@@ -106,7 +107,7 @@ def where(path: Path, column: str, wanted: Collection[int]) -> Columns:
             known = file.metadata.row_group(group).column(index).statistics
             between = np.searchsorted(numbers, known.max, "right") - np.searchsorted(numbers, known.min)
             groups += [group] * bool(between)
-        found = _columns(file.read_row_groups(groups))
+        found = _columns(file.read_row_groups(groups, use_threads=_threaded(file)))
     kept = np.isin(found[column], numbers)
     return {name: values[kept] for name, values in found.items()}
 
@@ -114,8 +115,13 @@ def where(path: Path, column: str, wanted: Collection[int]) -> Columns:
 def stream(path: Path, columns: list[str] | None = None) -> Iterator[Columns]:
     """The same, a batch of rows at a time."""
     with path.open("rb") as file, pq.ParquetFile(file) as table:
-        for batch in table.iter_batches(columns=columns):
+        for batch in table.iter_batches(columns=columns, use_threads=_threaded(table)):
             yield _columns(pa.Table.from_batches([batch]))
+
+
+def _threaded(file: pq.ParquetFile) -> bool:
+    """Whether threads gain anything. A process that ends soon after they began may abort (apache/arrow#34314)."""
+    return bool(file.metadata.num_rows > _MANY_ROWS)
 
 
 def rows(path: Path) -> int:

@@ -84,7 +84,8 @@ def test_reading_imports_nothing_that_computes(command: str, done: dict[str, str
 def seconds(*args: str) -> float:
     """Wall time of a process."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, *args], env=environment(), capture_output=True, check=True)
+    ended = subprocess.run([sys.executable, *args], env=environment(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, (ended.returncode, ended.stderr)
     return time.perf_counter() - started
 
 

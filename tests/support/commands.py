@@ -67,8 +67,11 @@ def tables_of(run: Path) -> dict[str, str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a subprocess runs in: the threads of this process, no hub, no terminal settings, no run."""
-    dropped = ("CIRCUIT_RUN", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TERM")
+    """What a subprocess runs in: the threads of this process, no hub, no terminal settings, no run.
+
+    Its modules are kept compiled, as those of an installed package are: times are told of it.
+    """
+    dropped = ("CIRCUIT_RUN", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TERM", "PYTHONDONTWRITEBYTECODE")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2]), **more}
 

@@ -133,6 +133,7 @@ def test_settings_ask_which_plug_ins_there_are(key: str, more: Path):
     assert "Known " in error.value.hint
     (more / "of_mine.py").write_text("raise RuntimeError")  # no plug-in is imported to know its name
     importlib.invalidate_caches()
+    plugins._files.cache_clear()
     table.cache_clear()
     row = next(row for row in table() if row.key == key)
     assert row.of(named("of-mine")) == (("of-mine",) if row.repeats else "of-mine")
