@@ -140,6 +140,7 @@ def test_a_click_pins(opened: Open) -> None:
     ]
     assert there.page.locator("#consequences tbody tr").evaluate_all(cells) == [[RIVER, "+0.05", "–", "1"]]
     there.page.get_by_role("button", name=TREE).click()
+    there.rest()
     assert (there.shown(), there.arrows()) == effects_of(TREE)
     there.page.keyboard.press("Escape")
     there.rest()

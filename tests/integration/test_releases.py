@@ -256,7 +256,7 @@ def test_the_list_needs_no_run_and_no_network(circuit: Any, server: LoopbackHub)
     asked = len(server.requests)
     shown = circuit("fetch-saes", "--list")
     rows = {row[0]: row for row in tsv(shown.out)}
-    assert rows["gpt2-small-res-jb"][1:] == ["resid_pre, resid_post", "24,576", "0–11", "151 MB", "{layer}-res-jb"]
+    assert rows["gpt2-small-res-jb"][1:] == ["resid_pre  resid_post", "24,576", "0–11", "151 MB", "{layer}-res-jb"]
     assert rows["gpt2-small-resid-post-v5-128k"][4] == "806 MB"
     assert set(KINDS) | {"demo"} <= set(rows)
     document = circuit("fetch-saes", "--list", "--json").document
