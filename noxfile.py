@@ -1,5 +1,6 @@
 """Everything that must hold before a change goes in: plain `nox` runs it all, each half in one environment."""
 
+import functools
 import json
 import os
 import re
@@ -15,6 +16,8 @@ nox.options.sessions = ["docs", "tests", "saelens", "circuit_tracer"]
 
 # Two threads wherever the tests run: the order of torch's sums, and so their last bits, follows the number of threads.
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
+BESIDE = ENVIRONMENT | {"OMP_NUM_THREADS": "1"}  # where two processes test beside each other
+NOTHING_CHOSEN = 5  # pytest's exit code where the arguments leave no test
 
 # The oldest torch that the ranges admit comes with gigabytes of CUDA.
 NEVER_OLDEST = {"torch"}
@@ -34,7 +37,9 @@ def tests(session: nox.Session) -> None:
     session.run("hadolint", "Dockerfile")
     session.run("mypy")
     session.run("lint-imports")
-    session.run("pytest", "-m", "not saelens and not huge", *session.posargs, env=ENVIRONMENT)
+    pytest = functools.partial(session.run, "pytest", *session.posargs, success_codes=[0, NOTHING_CHOSEN])
+    pytest("-m", "not saelens and not huge and not timed", "-n", "2", "--dist", "loadfile", env=BESIDE)
+    pytest("-m", "not saelens and not huge and timed", env=ENVIRONMENT)
 
 
 @nox.session

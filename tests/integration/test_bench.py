@@ -69,6 +69,7 @@ def test_the_chosen_model(circuit: Circuit, profile: Path) -> None:
     assert result.document["worst_relative_difference"] <= 1e-4
 
 
+@pytest.mark.timed
 def test_the_demo_has_the_fast_engine(circuit: Circuit) -> None:
     """With the libraries of today: where they took it away, this fails."""
     result = circuit("bench", "--num-sequences", "2", "--max-tokens", "24", "--budget", "2", "--json")
@@ -77,6 +78,7 @@ def test_the_demo_has_the_fast_engine(circuit: Circuit) -> None:
     assert "slower" not in result.err
 
 
+@pytest.mark.timed
 def test_a_slow_engine_is_told(circuit: Circuit, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Why, and what it costs; and it takes a few ablations, not a budget many times over."""
     made = shapes.random_model
@@ -99,6 +101,7 @@ def test_a_slow_engine_is_told(circuit: Circuit, small: None, monkeypatch: pytes
     assert found["worst_relative_difference"] <= 1e-4
 
 
+@pytest.mark.timed
 def test_ratios_have_intervals_and_the_budget_holds(circuit: Circuit, small: None) -> None:
     args = ("bench", "--shape", "small", "--d-sae", "512", "--tokens", "32", "--budget")
     start = time.perf_counter()

@@ -657,6 +657,7 @@ def frames(there: Opened, act: Callable[[int], None], times: int = 40) -> list[f
 
 
 @pytest.mark.slow
+@pytest.mark.timed
 def test_many_features_stay_fluid(opened: Open) -> None:
     """2,000 features and 20,000 effects: bounds are generous, tests/bench/NOTES.md has what was measured."""
     there = opened(drawn.large())

@@ -52,6 +52,7 @@ def processor_seconds(*args: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.timed
 def test_help_takes_little_longer_than_its_libraries():
     """At most 2.5 times what importing typer and rich takes; the least of several, taken in turn."""
     pairs = [

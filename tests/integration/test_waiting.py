@@ -89,6 +89,7 @@ def seconds(*args: str) -> float:
     return time.perf_counter() - started
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command in READING if "--force" not in command])  # which draws anew
 def test_reading_takes_at_most_three_times_what_its_libraries_take(command: str, done: dict[str, str]):
@@ -102,6 +103,7 @@ def test_reading_takes_at_most_three_times_what_its_libraries_take(command: str,
     assert statistics.median(pairs) <= 3
 
 
+@pytest.mark.timed
 def test_the_seconds_that_are_told_are_of_the_whole_process(done: dict[str, str]):
     """Nothing is left to do, so that the stages' own seconds are none: what is told is what the process took."""
     started = time.perf_counter()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import browser, geometry
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timed]
 
 
 @pytest.fixture(scope="module")

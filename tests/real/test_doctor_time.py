@@ -10,7 +10,7 @@ import pytest
 from support import smol
 from support.commands import environment, spawn
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timed, pytest.mark.timeout(1800)]
 # What two quiet cores may take, in seconds of wall time.
 SECONDS = 60
 
