@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tomli_w
 from support.commands import Result
+from support.tiny import SMALL
 
 from circuitcli.cli.app import main
 from circuitcli.runtime import model as models
@@ -21,11 +22,6 @@ from circuitcli.settings import to_dict
 from circuitcli.stages import run_all
 
 Circuit = Callable[..., Result]
-
-SMALL: dict[str, Any] = {
-    "saes": {"sites": ["resid_post"]},
-    "graph": {"formats": ["json", "dot"]},
-}
 
 
 @pytest.fixture(scope="session")

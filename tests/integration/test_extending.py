@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import tomli_w
-from conftest import SMALL
 from support.brute import Brute, rows
 from support.commands import Result
+from support.tiny import SMALL
 
 from circuitcli import plugins
 from circuitcli.stages import run_all

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SMALL
 from safetensors.numpy import load_file
 from support.brute import rows
 from support.commands import contents, environment
+from support.tiny import SMALL
 
 import circuitcli
 from circuitcli.errors import InputError, UsageError

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import SMALL
 from support.commands import Result, contents
+from support.tiny import SMALL
 
 from circuitcli.errors import InputError
 from circuitcli.settings import resolve

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL
 from rich.console import Console
 from support.commands import environment, spawn
+from support.tiny import SMALL
 
 from circuitcli.cli.console import Terminal
 from circuitcli.stages import run_all

@@ -21,6 +21,12 @@ from circuitcli.saes._locate import in_folder
 from circuitcli.saes._read import sae
 from support.plain import PlainModel
 
+# Settings of a small run, over those of the tiny model.
+SMALL: dict[str, Any] = {
+    "saes": {"sites": ["resid_post"]},
+    "graph": {"formats": ["json", "dot"]},
+}
+
 LAYERS, D_MODEL, HEADS, VOCAB, N_CTX, D_SAE, K = 3, 32, 4, 4096, 32, 40, 6
 # Each site's architecture, so that every one of them is both edited and read.
 KINDS = {
