@@ -77,8 +77,11 @@ def on_prompts(settings: Settings) -> bool:
 
 
 def by_position(reader: Reader) -> dict[tuple[int, int], tuple[NextToken, ...]]:
-    """The likeliest next tokens by sequence and position; empty in a run that isn't on prompts."""
-    if not on_prompts(reader.settings):
+    """The likeliest next tokens by sequence and position; empty in a run that kept none.
+
+    Those are runs that aren't on prompts, and those of version 0.1.
+    """
+    if acts.NEXT not in reader.run.require("cache-acts").files:
         return {}
     return at_positions(reader.table(acts.NEXT))
 

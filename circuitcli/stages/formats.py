@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit
@@ -59,7 +60,8 @@ def _there(run: Run) -> tuple[dict[str, list[str]], list[str]]:
     plan, done = run.plan("graph"), run.record("graph") is not None
     found: dict[str, list[str]] = {}
     others = []
-    for name, form in (plan.shards if plan else {}).items():
+    for name, said in (plan.shards if plan else {}).items():
+        form = said or _format_of(name)
         if form in plugins.names("renderers"):
             found.setdefault(form, []).append(name)
         elif name.startswith("graph/circuit."):
@@ -67,6 +69,14 @@ def _there(run: Run) -> tuple[dict[str, list[str]], list[str]]:
     if done:
         found = {form: names for form, names in found.items() if all(run.path(name).is_file() for name in names)}
     return found, others
+
+
+def _format_of(name: str) -> str | None:
+    """The format of a file, by its name: the plans of version 0.1 don't say it. None of what isn't drawn."""
+    path = PurePosixPath(name).relative_to("graph")
+    if len(path.parts) > 1:
+        return path.parts[0]
+    return path.suffix.removeprefix(".") if path.stem == "circuit" or path.suffix == ".csv" else None
 
 
 def intact(todo: Work, formats: Formats) -> dict[str, list[str]]:

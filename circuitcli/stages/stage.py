@@ -21,7 +21,7 @@ from circuitcli.errors import InputError, quoted
 from circuitcli.runtime.remote import RemoteFile, total
 from circuitcli.settings import Settings, defaults, table, to_dict
 from circuitcli.stages.report import Report
-from circuitcli.stages.spec import STAGES, Stages
+from circuitcli.stages.spec import STAGES, Stages, StageSpec
 from circuitcli.store import files, records
 from circuitcli.store.records import FileEntry, Plan, Record
 from circuitcli.store.run import Run
@@ -290,7 +290,7 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
     spec = job.stages[name]
     inputs = {**job.chosen(spec.decides), **job.parents(name), **facts_of_inputs}
     record, plan = job.run.record(name), None if job.force else job.run.plan(name)
-    same = record is not None and _same(record, inputs) and not job.changes(record.choice, spec.chooses)
+    same = record is not None and _same(record, inputs, spec) and not job.changes(record.choice, spec.chooses)
     if same and not job.force and record is not None:
         wrong = _amiss(job, name, record)
         if not wrong and again is None:
@@ -305,8 +305,8 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
             job.report.say(f"{name}: {what}: {', '.join(wrong[:_NAMED])}{more}.")
         else:
             job.report.say(f"{name}: {again}.")
-    if plan and not _same(plan, inputs):
-        _changed(job, name, records.changes({**defaults(), **plan.inputs}, {**defaults(), **inputs}))
+    if plan and not _same(plan, inputs, spec):
+        _changed(job, name, records.changes({**defaults(), **_deciding(plan, spec)}, {**defaults(), **inputs}))
         plan = None
     return Work(
         job,
@@ -317,10 +317,17 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
     )
 
 
-def _same(told: Plan | Record, inputs: Mapping[str, Any]) -> bool:
+def _same(told: Plan | Record, inputs: Mapping[str, Any], spec: StageSpec) -> bool:
     """Whether a plan or a record is of these inputs: it can't name settings that came later, whose defaults it has."""
     later = {key for key in defaults().keys() - told.inputs.keys() if inputs.get(key) == defaults()[key]}
-    return told.fingerprint == records.fingerprint({key: inputs[key] for key in inputs.keys() - later})
+    counted = _deciding(told, spec)
+    then = told.fingerprint if counted == told.inputs else records.fingerprint(counted)
+    return then == records.fingerprint({key: inputs[key] for key in inputs.keys() - later})
+
+
+def _deciding(told: Plan | Record, spec: StageSpec) -> dict[str, Any]:
+    """What decided a plan or a record, without settings that decide no such thing any more."""
+    return {key: v for key, v in told.inputs.items() if key not in defaults() or key.startswith(spec.decides)}
 
 
 def _changed(job: Job, name: str, what: list[str]) -> None:
