@@ -5,43 +5,31 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
 
+from circuitcli.core.sites import Site
+
 SITES = ("attn_out", "mlp_out", "resid_post")
 
 
-@dataclass(frozen=True, order=True)
-class Place:
-    """One site of one block."""
-
-    layer: int
-    site: str
-
-    @property
-    def hook(self) -> str:
-        """TransformerLens's name of the place, which is also the folder of its dictionary."""
-        return f"blocks.{self.layer}.hook_{self.site}"
-
-
-def places(layers: int) -> list[Place]:
+def sites(layers: int) -> list[Site]:
     """Every site of every block, in the order in which the model computes them."""
-    return [Place(layer, site) for layer in range(layers) for site in SITES]
+    return [Site(layer, name) for layer in range(layers) for name in SITES]
 
 
-def _module(model: GPT2LMHeadModel, place: Place) -> nn.Module:
-    block = model.transformer.h[place.layer]
-    found = {"attn_out": block.attn, "mlp_out": block.mlp, "resid_post": block}[place.site]
+def _module(model: GPT2LMHeadModel, site: Site) -> nn.Module:
+    block = model.transformer.h[site.layer]
+    found = {"attn_out": block.attn, "mlp_out": block.mlp, "resid_post": block}[site.name]
     assert isinstance(found, nn.Module)
     return found
 
 
 @contextmanager
-def hooked(model: GPT2LMHeadModel, place: Place, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Within the block, `edit` sees each activation [n, t, d_in] at the place and may return another in its stead."""
+def hooked(model: GPT2LMHeadModel, site: Site, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Within the block, `edit` sees each activation [n, t, d_in] at the site and may return another in its stead."""
 
     def hook(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:
         if isinstance(output, Tensor):
@@ -49,7 +37,7 @@ def hooked(model: GPT2LMHeadModel, place: Place, edit: Callable[[Tensor], Tensor
         edited = edit(output[0])
         return None if edited is None else (edited, *output[1:])
 
-    handle = _module(model, place).register_forward_hook(hook)
+    handle = _module(model, site).register_forward_hook(hook)
     try:
         yield
     finally:
@@ -57,11 +45,11 @@ def hooked(model: GPT2LMHeadModel, place: Place, edit: Callable[[Tensor], Tensor
 
 
 @torch.no_grad()
-def harvest(model: GPT2LMHeadModel, rows: Tensor, where: Sequence[Place]) -> dict[Place, Tensor]:
-    """The activations [n, t, d_in] of rows int64 [n, t] at each place. The unembedding is not run."""
-    seen: dict[Place, Tensor] = {}
+def harvest(model: GPT2LMHeadModel, rows: Tensor, where: Sequence[Site]) -> dict[Site, Tensor]:
+    """The activations [n, t, d_in] of rows int64 [n, t] at each site. The unembedding is not run."""
+    seen: dict[Site, Tensor] = {}
     with ExitStack() as stack:
-        for place in where:
-            stack.enter_context(hooked(model, place, lambda x, place=place: seen.__setitem__(place, x)))  # type: ignore[misc]
+        for site in where:
+            stack.enter_context(hooked(model, site, lambda x, site=site: seen.__setitem__(site, x)))  # type: ignore[misc]
         model.transformer(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False)
     return seen

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from circuitcli.demo.activations import Place
+from circuitcli.core.sites import Site
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Recipe:
 class Dictionary(nn.Module):
     """One autoencoder in training. Standard ones work on activations times `scale`, so that their variance is 1."""
 
-    def __init__(self, place: Place, sample: Tensor, recipe: Recipe) -> None:
+    def __init__(self, site: Site, sample: Tensor, recipe: Recipe) -> None:
         """Decoder rows start as random directions, the encoder as the decoder's transpose, b_dec as the mean of
         the `sample` float32 [n, d_in].
         """
         super().__init__()
-        self.place, self.recipe = place, recipe
-        self.topk = place.site != "resid_post"
+        self.site, self.recipe = site, recipe
+        self.topk = site.name != "resid_post"
         spread = (sample - sample.mean(0)).pow(2).mean().sqrt().item()
         self.variance = spread**2 if self.topk else 1.0
         self.scale = 1.0 if self.topk else 1.0 / spread
@@ -157,7 +157,7 @@ class Dictionary(nn.Module):
             "metadata": {
                 "sae_lens_version": "6.54.12",  # whose format this is; without it SAELens reads an older one
                 "model_name": "circuitcli-demo",
-                "hook_name": self.place.hook,
+                "hook_name": self.site.hook,
                 "prepend_bos": True,
                 "context_size": context,
                 "neuronpedia_id": None,

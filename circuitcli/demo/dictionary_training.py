@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from circuitcli.demo.activations import Place, harvest, places
+from circuitcli.core.sites import Site
+from circuitcli.demo.activations import harvest, sites
 from circuitcli.demo.corpus import BOS_ID, Stream, draw_rows
 from circuitcli.demo.dictionaries import Dictionary, Recipe
 from circuitcli.demo.tuning import state, tune
@@ -26,14 +27,14 @@ def train(
     """Train a dictionary at every site of every block. BOS is left out: its activations are outliers."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    where = places(model.config.n_layer)
+    where = sites(model.config.n_layer)
     first = _activations(model, streams[0], 4 * recipe.rows, where, generator)
-    order = sorted(where, key=lambda place: (place.site != "resid_post", place))  # the slowest first
-    dictionaries = [Dictionary(place, first[place], recipe) for place in order]
+    order = sorted(where, key=lambda site: (site.name != "resid_post", site))  # the slowest first
+    dictionaries = [Dictionary(site, first[site], recipe) for site in order]
     optimisers = [torch.optim.Adam(d.parameters(), lr=recipe.rate, betas=(0.9, 0.999)) for d in dictionaries]
     started = time.monotonic()
 
-    def draw(step: int) -> dict[Place, Tensor]:
+    def draw(step: int) -> dict[Site, Tensor]:
         return _activations(model, streams[step % len(streams)], recipe.rows, where, generator)
 
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -44,7 +45,7 @@ def train(
                 break
             following = pool.submit(draw, step + 1)
             steps = [
-                pool.submit(_step, dictionary, optimiser, batch[dictionary.place], step, progress)
+                pool.submit(_step, dictionary, optimiser, batch[dictionary.site], step, progress)
                 for dictionary, optimiser in zip(dictionaries, optimisers, strict=True)
             ]
             for done in steps:
@@ -61,19 +62,19 @@ def train(
 def save(dictionaries: Sequence[Dictionary], context: int, folder: Path) -> None:
     """Write one SAELens folder a dictionary."""
     for dictionary in dictionaries:
-        target = folder / dictionary.place.hook
+        target = folder / dictionary.site.hook
         target.mkdir(parents=True, exist_ok=True)
         save_file(dictionary.weights(), target / "sae_weights.safetensors")
         (target / "cfg.json").write_text(json.dumps(dictionary.config(context), indent=2) + "\n", encoding="utf-8")
 
 
 def _activations(
-    model: GPT2LMHeadModel, stream: Stream, count: int, where: Sequence[Place], generator: torch.Generator
-) -> dict[Place, Tensor]:
-    """Activations float32 [n, d_in] at each place, of `count` fresh rows without their BOS tokens."""
+    model: GPT2LMHeadModel, stream: Stream, count: int, where: Sequence[Site], generator: torch.Generator
+) -> dict[Site, Tensor]:
+    """Activations float32 [n, d_in] at each site, of `count` fresh rows without their BOS tokens."""
     rows = draw_rows(stream, count, model.config.n_positions, generator)
     text = rows != BOS_ID
-    return {place: x[text] for place, x in harvest(model, rows, where).items()}
+    return {site: x[text] for site, x in harvest(model, rows, where).items()}
 
 
 def _step(dictionary: Dictionary, optimiser: torch.optim.Optimizer, x: Tensor, step: int, progress: float) -> None:

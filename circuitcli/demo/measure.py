@@ -28,7 +28,7 @@ from transformers import GPT2LMHeadModel
 from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 from circuitcli.demo import corpus, language_model
-from circuitcli.demo.activations import SITES, Place, harvest, hooked, places
+from circuitcli.demo.activations import SITES, harvest, hooked, sites
 
 OPENING = ("In the beginning, God created the", " heavens")
 TRAINING = "training.json"
@@ -59,7 +59,7 @@ class Rows:
 class Quality:
     """One dictionary's numbers, as the module's docstring defines them."""
 
-    place: Place
+    site: Site
     fvu: float
     l0: float
     dead: float
@@ -115,14 +115,14 @@ def bigram_cross_entropy(stream: corpus.Stream, rows: Rows, size: int) -> float:
     return -max(tried).item()
 
 
-def load_dictionary(folder: Path) -> tuple[Place, Sae]:
+def load_dictionary(folder: Path) -> tuple[Site, Sae]:
     """A shipped SAELens folder, its float16 numbers held in float32."""
     config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
     weights = {name: t.float() for name, t in load_file(folder / "sae_weights.safetensors").items()}
     _, layer, hook = config["metadata"]["hook_name"].split(".")
-    place = Place(int(layer), hook.removeprefix("hook_"))
+    site = Site(int(layer), hook.removeprefix("hook_"))
     sae = Sae(
-        site=Site(place.layer, place.site),
+        site=site,
         activation="topk" if config["architecture"] == "topk" else "relu",
         w_enc=weights["W_enc"],
         b_enc=weights["b_enc"],
@@ -131,12 +131,12 @@ def load_dictionary(folder: Path) -> tuple[Place, Sae]:
         k=config.get("k"),
         normalisation=config["normalize_activations"],
     )
-    return place, sae
+    return site, sae
 
 
-def quality(model: GPT2LMHeadModel, place: Place, sae: Sae, rows: Rows, clean_nats: float) -> Quality:
+def quality(model: GPT2LMHeadModel, site: Site, sae: Sae, rows: Rows, clean_nats: float) -> Quality:
     """Measure one dictionary on all rows."""
-    x = torch.cat([harvest(model, b.tokens, [place])[place][b.counted()] for b in rows.batches()])
+    x = torch.cat([harvest(model, b.tokens, [site])[site][b.counted()] for b in rows.batches()])
     left, fired, active = 0.0, torch.zeros(sae.d_sae), 0.0
     for i in range(0, len(x), _CHUNK):
         part = x[i : i + _CHUNK]
@@ -144,10 +144,10 @@ def quality(model: GPT2LMHeadModel, place: Place, sae: Sae, rows: Rows, clean_na
         left += (part - sae.decode(a, part)).pow(2).sum().item()
         fired += (a > 0).sum(0)
         active += (a > 0).sum().item()
-    zero = _edited(model, place, rows, torch.zeros_like)
-    spliced = _edited(model, place, rows, lambda v: sae.decode(sae.encode(v), v))
+    zero = _edited(model, site, rows, torch.zeros_like)
+    spliced = _edited(model, site, rows, lambda v: sae.decode(sae.encode(v), v))
     return Quality(
-        place=place,
+        site=site,
         fvu=left / (x - x.mean(0)).pow(2).sum().item(),
         l0=active / len(x),
         dead=(fired == 0).float().mean().item(),
@@ -162,8 +162,8 @@ def measure(folder: Path, most: int | None = None) -> Report:
     documents = corpus.read(folder / "text.jsonl")[:most]
     rows = rows_of(tokenizer, documents, model.config.n_positions)
     clean_nats = cross_entropy(model, rows)
-    found = [load_dictionary(folder / "saes" / place.hook) for place in places(model.config.n_layer)]
-    qualities = [quality(model, place, sae, rows, clean_nats) for place, sae in found]
+    found = [load_dictionary(folder / "saes" / site.hook) for site in sites(model.config.n_layer)]
+    qualities = [quality(model, site, sae, rows, clean_nats) for site, sae in found]
     bigram_nats = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["bigram_nats"]
     bars = [*_model_bars(model, tokenizer, clean_nats, bigram_nats), *_dictionary_bars(qualities)]
     return Report(bars, qualities)
@@ -175,12 +175,12 @@ def table(report: Report) -> str:
     lines += [f"| {bar.what} | {bar.measured} | {'met' if bar.met else '**missed**'} |" for bar in report.bars]
     lines += ["", "| Dictionary | FVU | mean L0 | dead | recovered |", "|---|---|---|---|---|"]
     for q in report.dictionaries:
-        lines.append(f"| `{q.place.hook}` | {q.fvu:.3f} | {q.l0:.1f} | {q.dead:.1%} | {q.recovered:.3f} |")
+        lines.append(f"| `{q.site.hook}` | {q.fvu:.3f} | {q.l0:.1f} | {q.dead:.1%} | {q.recovered:.3f} |")
     return "\n".join(lines) + "\n"
 
 
-def _edited(model: GPT2LMHeadModel, place: Place, rows: Rows, edit: Callable[[Tensor], Tensor]) -> float:
-    with hooked(model, place, lambda x: torch.cat([x[:, :1], edit(x[:, 1:])], dim=1)):
+def _edited(model: GPT2LMHeadModel, site: Site, rows: Rows, edit: Callable[[Tensor], Tensor]) -> float:
+    with hooked(model, site, lambda x: torch.cat([x[:, :1], edit(x[:, 1:])], dim=1)):
         return cross_entropy(model, rows)
 
 
@@ -198,7 +198,7 @@ def _model_bars(model: GPT2LMHeadModel, tokenizer: Tokenizer, clean_nats: float,
 
 
 def _dictionary_bars(qualities: Sequence[Quality]) -> list[Bar]:
-    stream = [q for q in qualities if q.place.site == "resid_post"]
+    stream = [q for q in qualities if q.site.name == "resid_post"]
     fvu, l0 = max(q.fvu for q in stream), max(q.l0 for q in stream)
     kept = min(q.recovered for q in stream)
     dead = max(q.dead for q in qualities)
@@ -208,7 +208,7 @@ def _dictionary_bars(qualities: Sequence[Quality]) -> list[Bar]:
         Bar("resid_post: recovered at least 0.95 in every layer", f"worst {kept:.3f}", kept >= 0.95),
     ]
     for site in SITES[:2]:
-        values = [q.recovered for q in qualities if q.place.site == site]
+        values = [q.recovered for q in qualities if q.site.name == site]
         mean, worst = math.fsum(values) / len(values), min(values)
         met = mean >= 0.85 and worst >= 0.7
         words = f"mean {mean:.3f}, worst {worst:.3f}"

@@ -64,7 +64,7 @@ def state(dictionary: Dictionary) -> str:
     """A dictionary's last batch in a few words."""
     unexplained = dictionary.error.pow(2).mean().item() / dictionary.variance
     idle = int((dictionary.idle >= dictionary.recipe.patience).sum())
-    return f"{dictionary.place.hook}: FVU about {unexplained:.3f}, L0 {dictionary.l0:.1f}, idle {idle}"
+    return f"{dictionary.site.hook}: FVU about {unexplained:.3f}, L0 {dictionary.l0:.1f}, idle {idle}"
 
 
 def _step(
@@ -83,7 +83,7 @@ def _step(
         losses.append(loss)
         return x.masked_scatter(text[..., None], x_hat)
 
-    with hooked(model, dictionary.place, splice):
+    with hooked(model, dictionary.site, splice):
         logits = model(rows, attention_mask=torch.ones_like(rows), use_cache=False).logits[text]
     log_probs = logits.log_softmax(-1)
     kl = functional.kl_div(log_probs, clean_log_probs, log_target=True, reduction="batchmean")

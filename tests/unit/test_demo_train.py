@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from circuitcli import demo
+from circuitcli.core.sites import Site
 from circuitcli.demo import corpus, dictionary_training, measure, train
-from circuitcli.demo.activations import Place, places
+from circuitcli.demo.activations import sites
 from circuitcli.demo.dictionaries import Dictionary, Recipe
 from circuitcli.demo.language_model import Schedule, Shape
 
@@ -32,11 +33,11 @@ def test_a_tiny_training_writes_files_that_load_again(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained / "model", local_files_only=True)
     assert (model.config.n_layer, model.config.n_embd, model.config.vocab_size) == (2, 32, 400)
     assert tokenizer.bos_token_id == corpus.BOS_ID
-    assert {p.name for p in (trained / "saes").iterdir()} == {place.hook for place in places(2)}
+    assert {p.name for p in (trained / "saes").iterdir()} == {site.hook for site in sites(2)}
     report = measure.measure(trained, most=8)
     assert len(report.dictionaries) == 6
     assert all(math.isfinite(q.fvu) and 0 <= q.dead <= 1 for q in report.dictionaries)
-    assert all(q.l0 <= 4 for q in report.dictionaries if q.place.site != "resid_post")
+    assert all(q.l0 <= 4 for q in report.dictionaries if q.site.name != "resid_post")
 
 
 def test_passages_are_held_out_word_for_word(trained: Path) -> None:
@@ -67,11 +68,11 @@ def test_the_bigram_of_a_deterministic_text_is_certain() -> None:
 def test_what_is_written_reconstructs_as_what_was_trained(site: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = 3 * torch.randn(50, 16) + torch.randn(16)
-    trained = Dictionary(Place(1, site), x, Recipe(steps=1, d_sae=40, k=5))
+    trained = Dictionary(Site(1, site), x, Recipe(steps=1, d_sae=40, k=5))
     _, x_hat = trained.loss(x, 0.0)
     dictionary_training.save([trained], 64, tmp_path)
-    place, shipped = measure.load_dictionary(tmp_path / trained.place.hook)
-    assert place == trained.place
+    where, shipped = measure.load_dictionary(tmp_path / trained.site.hook)
+    assert where == trained.site
     torch.testing.assert_close(shipped.decode(shipped.encode(x), x), x_hat.detach(), rtol=0.02, atol=0.02)
 
 
@@ -81,17 +82,17 @@ def test_shipped_files_have_the_stated_shapes() -> None:
     config = json.loads((demo.MODEL / "config.json").read_text())
     assert (config["n_layer"], config["n_embd"], config["n_head"], config["n_positions"]) == (4, 128, 4, 128)
     assert config["vocab_size"] == 4096
-    for place in places(4):
-        folder = demo.SAES / place.hook
+    for where in sites(4):
+        folder = demo.SAES / where.hook
         tensors = load_file(folder / "sae_weights.safetensors")
         shapes = {"W_enc": (128, 1024), "W_dec": (1024, 128), "b_enc": (1024,), "b_dec": (128,)}
         assert {name: tuple(t.shape) for name, t in tensors.items()} == shapes
         assert {t.dtype for t in tensors.values()} == {torch.float16}
         cfg = json.loads((folder / "cfg.json").read_text())
-        expected = ("standard", "none", None) if place.site == "resid_post" else ("topk", "layer_norm", 16)
+        expected = ("standard", "none", None) if where.name == "resid_post" else ("topk", "layer_norm", 16)
         assert (cfg["architecture"], cfg["normalize_activations"], cfg.get("k")) == expected
-        assert cfg["metadata"]["hook_name"] == place.hook
-        if place.site == "resid_post":
+        assert cfg["metadata"]["hook_name"] == where.hook
+        if where.name == "resid_post":
             norms = tensors["W_dec"].float().norm(dim=1)
             torch.testing.assert_close(norms, torch.ones(1024), rtol=0, atol=2e-3)
 

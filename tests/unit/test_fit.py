@@ -18,7 +18,6 @@ from circuitcli.core.reconstruction import Arm, Lost, Scores, Text
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
 from circuitcli.demo import corpus, language_model, measure
-from circuitcli.demo.activations import Place
 from circuitcli.stages.fit import warnings
 
 SITE = Site(0, "resid_post")
@@ -32,7 +31,7 @@ def test_numbers_are_those_of_plain_transformers(site):
     rows = measure.rows_of(tokenizer, corpus.read(demo.TEXT)[:5], 64)
     _, sae = measure.load_dictionary(demo.SAES / f"blocks.1.hook_{site}")
     clean = measure.cross_entropy(plain, rows)
-    wanted = measure.quality(plain, Place(1, site), sae, rows, clean)
+    wanted = measure.quality(plain, Site(1, site), sae, rows, clean)
     arm = Arm(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), [sae.site])
     [scores] = arm.score([Reading("", "", sae)])
     found = numbers(scores)
