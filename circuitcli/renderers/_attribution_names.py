@@ -25,11 +25,11 @@ def numbers(nodes: Sequence[Node]) -> dict[str, int]:
 
 def ids(nodes: Sequence[Node]) -> dict[str, str]:
     """`layer_index_column`, with the site inside where a layer has several."""
-    sites, places = _sites(nodes), columns(nodes)
+    sites, column = _sites(nodes), columns(nodes)
     found = {}
     for node in nodes:
         inside = [plain_name(node.site, "site")] if len(sites[node.layer]) > 1 else []
-        found[node.id] = "_".join([str(node.layer), *inside, str(node.feature), str(places[node.id])])
+        found[node.id] = "_".join([str(node.layer), *inside, str(node.feature), str(column[node.id])])
     return found
 
 

@@ -31,7 +31,7 @@ class Shape(NamedTuple):
     most: int
 
 
-def place(node: Node) -> tuple[int, int, str, int]:
+def model_order(node: Node) -> tuple[int, int, str, int]:
     """Sorts nodes by the order in which the model computes them, sites that it doesn't know last."""
     order = SITES.index(node.site) if node.site in SITES else len(SITES)
     return node.layer, order, node.site, node.feature

@@ -17,7 +17,7 @@ from circuitcli.renderers import _change
 from circuitcli.renderers._html import FACTS, FONT, LOWERS, RAISES, escape, font, words
 from circuitcli.renderers._legend import header, opacity, title
 from circuitcli.renderers._node import NAME_LIMIT, SIZE, facts_in_words, number
-from circuitcli.renderers._ranks import BOX_GAP, RANK_GAP, Ranks, lines, place, ranks, shape, with_numbers
+from circuitcli.renderers._ranks import BOX_GAP, RANK_GAP, Ranks, lines, model_order, ranks, shape, with_numbers
 
 HEADING_SIZE = 22
 PLAIN_WIDTH, MAX_ZOOM = 1500, 2.0  # the legend grows with pictures wider than this, up to so much
@@ -41,7 +41,7 @@ def source(circuit: Circuit) -> str:
     """DOT source of a circuit. The same circuit gives the same text, whatever the order of its nodes and edges."""
     edges = sorted(circuit.edges, key=lambda e: (abs(e.effect_mean), e.source, e.target))  # the largest on top
     ends = {name for edge in edges for name in (edge.source, edge.target)}
-    drawn = sorted((node for node in circuit.nodes if node.id in ends), key=place)
+    drawn = sorted((node for node in circuit.nodes if node.id in ends), key=model_order)
     unknown = sorted(ends - {node.id for node in drawn})
     largest = max((abs(edge.effect_mean) for edge in edges if math.isfinite(edge.effect_mean)), default=0.0)
     by_site = ranks(drawn, numbers=with_numbers(circuit))

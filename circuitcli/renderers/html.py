@@ -22,7 +22,7 @@ from circuitcli.core.tokens import visible
 from circuitcli.renderers import _legend
 from circuitcli.renderers._html import words
 from circuitcli.renderers._node import running
-from circuitcli.renderers._places import places
+from circuitcli.renderers._placement import placement
 from circuitcli.renderers._ranks import with_numbers
 
 # In the order in which they build on each other; one script, so that they share their names.
@@ -65,7 +65,7 @@ def script() -> str:
 
 def data(circuit: Circuit) -> dict[str, Any]:
     """What the page shows: circuit.json's document, where its boxes stand, and how its texts are shown."""
-    placed = places(circuit)
+    placed = placement(circuit)
     return {
         "document": circuit.to_dict(),
         "boxes": placed.boxes,

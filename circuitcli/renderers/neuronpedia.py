@@ -123,11 +123,11 @@ def _metadata(circuit: Circuit) -> dict[str, Any]:
 
 def _source_set(circuit: Circuit) -> str | None:
     """The set of sources that Neuronpedia has all features under, as `<layer>-<set>`; None if there isn't one."""
-    places = {(node.layer, node.site) for node in circuit.nodes}
-    if len({layer for layer, _ in places}) < len(places):
+    sites = {(node.layer, node.site) for node in circuit.nodes}
+    if len({layer for layer, _ in sites}) < len(sites):
         return None
     known = {(sae.layer, sae.site): sae.neuronpedia or "" for sae in circuit.metadata.saes}
-    found = {re.fullmatch(rf"(?:[\w.-]+/)?{layer}-([\w.-]+)", known.get((layer, site), "")) for layer, site in places}
+    found = {re.fullmatch(rf"(?:[\w.-]+/)?{layer}-([\w.-]+)", known.get((layer, site), "")) for layer, site in sites}
     names = {match[1] if match else None for match in found}
     return names.pop() if len(names) == 1 else None
 

@@ -17,7 +17,7 @@ from typing import Any
 from circuitcli.core.shape import ModelShape
 from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import json_object, shown
-from circuitcli.runtime.unfit import reading, unfit
+from circuitcli.runtime.unfit import model_errors, unfit
 
 CONFIG = "config.json"
 _LARGEST = 2**31
@@ -52,7 +52,7 @@ def read(name: str, folder: Path) -> Any:
     for key, value in _every(said):
         if key in _REFUSED and value is not None:
             raise unfit(name, f"{_REFUSED[key]} ({key} in its config.json), and such aren't supported")
-    with reading(name), _cleaned(said, folder) as where:
+    with model_errors(name), _cleaned(said, folder) as where:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
         config.name_or_path = str(folder)
     return config
@@ -65,7 +65,7 @@ def shape_of(name: str, folder: Path) -> ModelShape:
         InputError: It can't be read, or is of a model of a kind that can't be studied.
     """
     config = read(name, folder)
-    with reading(name):
+    with model_errors(name):
         config = config.get_text_config()
     try:
         sizes = {

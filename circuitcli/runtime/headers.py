@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from circuitcli.runtime import pickles
-from circuitcli.runtime.unfit import reading, unfit
+from circuitcli.runtime.unfit import model_errors, unfit
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
 # What counts modules, and what counts something that no weight has: positions, tokens, the base of rotary angles.
@@ -43,7 +43,7 @@ def read(name: str, paths: Sequence[Path]) -> dict[str, Entry]:
     """
     found: dict[str, Entry] = {}
     for path in paths:
-        with reading(name):
+        with model_errors(name):
             found.update(_safetensors(path) if path.suffix == ".safetensors" else _pickled(name, path))
     return found
 
@@ -74,7 +74,7 @@ def check(name: str, config: Any, tensors: dict[str, Entry], *, attention: str) 
     stated = config.get_text_config().num_hidden_layers
     if layers and stated > layers:
         raise unfit(name, f"its config.json says {stated} layers, its weights have {layers}")
-    with reading(name), torch.device("meta"):
+    with model_errors(name), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     made = sum(parameter.numel() for parameter in model.parameters())
     if made > _AT_MOST * total:

@@ -11,7 +11,7 @@ from circuitcli.errors import InputError
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.foreign import json_object
 from circuitcli.runtime.pieces import BYTE_TOKEN, Pieces
-from circuitcli.runtime.unfit import reading, unfit
+from circuitcli.runtime.unfit import model_errors, unfit
 
 
 class Tokenizer:
@@ -28,7 +28,7 @@ class Tokenizer:
         self._name, self._size = checkpoint.name, checkpoint.shape.d_vocab
         config = checkpoint.config()
         _check(checkpoint)
-        with reading(checkpoint.name):
+        with model_errors(checkpoint.name):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 checkpoint.folder, config=config, trust_remote_code=False, local_files_only=True
             )
@@ -65,7 +65,7 @@ class Tokenizer:
         return parts[::2], parts[1::2]
 
     def _ids(self, text: str, *, parse: bool) -> list[int]:
-        with reading(self._name):
+        with model_errors(self._name):
             found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not parse, verbose=False)
         return self._known(list(found.input_ids))
 

@@ -36,7 +36,7 @@ def unfit(name: str, error: Exception | str) -> InputError:
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
+def model_errors(name: str) -> Iterator[None]:
     """Around another library's work on a model's files, and nothing else.
 
     Raises:

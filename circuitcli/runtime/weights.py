@@ -16,7 +16,7 @@ from circuitcli.core.shape import BlockSizes
 from circuitcli.runtime import headers, model_files
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import Runtime
-from circuitcli.runtime.unfit import reading, unfit
+from circuitcli.runtime.unfit import model_errors, unfit
 
 # Others give hooks no attention scores, and some drop Gemma's soft cap.
 ATTENTION = "eager"
@@ -33,7 +33,7 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> Any:
     config = checkpoint.config()
     tensors = headers.read(checkpoint.name, model_files.weights(checkpoint.name, checkpoint.folder))
     headers.check(checkpoint.name, config, tensors, attention=ATTENTION)
-    with reading(checkpoint.name):
+    with model_errors(checkpoint.name):
         model, said = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,

@@ -14,7 +14,7 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which
     from jaxtyping import Int
 
 
-def places(model: Model, width: int, horizon: int | None) -> int:
+def recomputed(model: Model, width: int, horizon: int | None) -> int:
     """Positions that are computed again for one ablation in a sequence of `width`, at most.
 
     `horizon` is how many behind the edited one are read; None: all.
@@ -26,7 +26,7 @@ def places(model: Model, width: int, horizon: int | None) -> int:
 
 def row_bytes(model: Model, width: int, horizon: int | None) -> int:
     """A generous estimate of what one ablation holds: streams, keys and values, scores."""
-    count = places(model, width, horizon)
+    count = recomputed(model, width, horizon)
     streams = count * (30 * model.shape.d_model + 8 * width)
     keys = (4 if count == 1 else 8) * (width + count) * model.shape.d_z
     return 4 * (streams + keys)
@@ -34,7 +34,7 @@ def row_bytes(model: Model, width: int, horizon: int | None) -> int:
 
 def batch_size(model: Model, runtime: Runtime, width: int, horizon: int | None) -> int:
     """Ablations at once."""
-    return runtime.rows_at_once(row_bytes(model, width, horizon), places(model, width, horizon))
+    return runtime.rows_at_once(row_bytes(model, width, horizon), recomputed(model, width, horizon))
 
 
 def blocks(lengths: Int[np.ndarray, " s"], sequences: int, positions: int) -> list[Int[np.ndarray, " b"]]:

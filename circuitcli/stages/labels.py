@@ -74,7 +74,7 @@ def find(job: Job, source: Source, nodes: Sequence[Node]) -> Labels | None:
         if others:
             job.report.say(f"{source.path} names features at no SAE of this run: {some(list(others))}.")
         return Labels(source.path, labels | drawn)
-    return _ask(job, source, _places(job, nodes), len(nodes)) if source else None
+    return _ask(job, source, _addresses(job, nodes), len(nodes)) if source else None
 
 
 def save(todo: Work, circuit: Circuit, labels: Labels) -> None:
@@ -97,26 +97,26 @@ def _widths(job: Job) -> dict[Site, int]:
     return {entry.at: entry.d_sae for entry in entries_of(job.run)}
 
 
-def _places(job: Job, nodes: Sequence[Node]) -> dict[str, Address]:
+def _addresses(job: Job, nodes: Sequence[Node]) -> dict[str, Address]:
     """Where those of the nodes are that Neuronpedia has: by the run's SAEs, or by the page that a node names."""
     sources = {entry.at: entry.neuronpedia for entry in entries_of(job.run)}
     found = {}
     for node in nodes:
         source = sources.get(Site(node.layer, node.site)) if node.kind == "feature" else None
-        place = address(job.settings.model, source, node.feature) if source else address_of_page(node.neuronpedia)
-        if place is not None:
-            found[node.id] = place
+        where = address(job.settings.model, source, node.feature) if source else address_of_page(node.neuronpedia)
+        if where is not None:
+            found[node.id] = where
     return found
 
 
-def _ask(job: Job, source: Neuronpedia, places: dict[str, Address], wanted: int) -> Labels:
+def _ask(job: Job, source: Neuronpedia, addresses: dict[str, Address], wanted: int) -> Labels:
     """What Neuronpedia says of the features that it has; whatever is missing is told in one line."""
-    if not places:
+    if not addresses:
         job.report.say("Neuronpedia has none of this run's SAEs: the graph is drawn without labels.")
         return Labels(NEURONPEDIA)
-    with job.report.track("Asking Neuronpedia", len(places), "features") as done:
-        answers = source.ask(list(places.values()), done, fresh=job.force)
-    explained = {name: answers.found[place] for name, place in places.items() if place in answers.found}
+    with job.report.track("Asking Neuronpedia", len(addresses), "features") as done:
+        answers = source.ask(list(addresses.values()), done, fresh=job.force)
+    explained = {name: answers.found[where] for name, where in addresses.items() if where in answers.found}
     labels = {name: found.label for name, found in explained.items() if found.label}
     if answers.failure:
         without = f"without {wanted - len(labels)} of {wanted} labels" if labels else "without labels"

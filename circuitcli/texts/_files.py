@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from circuitcli.core import lfs
 from circuitcli.errors import InputError
 from circuitcli.texts import _csv, _lines, _parquet
-from circuitcli.texts._open import Origin, check_text, reading
+from circuitcli.texts._open import Origin, check_text, text_errors
 
 _READERS = {
     ".parquet": _parquet.column_of,
@@ -46,7 +46,7 @@ def documents(origin: Origin, column: str) -> Iterator[str]:
 
 
 def _refuse_pointer(origin: Origin) -> None:
-    with reading(origin), origin.raw() as file:
+    with text_errors(origin), origin.raw() as file:
         if lfs.is_pointer(file.read(lfs.BOUND)):
             raise lfs.pointer(origin.name)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from circuitcli.errors import InputError
 from circuitcli.texts import _columns
-from circuitcli.texts._open import Origin, reading
+from circuitcli.texts._open import Origin, text_errors
 
 
 def lines(origin: Origin) -> Iterator[tuple[int, str]]:
     """The lines with their numbers from 1, each with its end."""
-    with reading(origin), origin.text() as file:
+    with text_errors(origin), origin.text() as file:
         for number in count(1):
             line = file.readline(_columns.MAX_TEXT_CHARACTERS + 1)
             if not line:

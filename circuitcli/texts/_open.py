@@ -55,7 +55,7 @@ class Origin:
 
     def sha256(self) -> str:
         """Of its bytes as they lie there."""
-        with reading(self), self.raw() as file:
+        with text_errors(self), self.raw() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def unpacked(self) -> IO[bytes]:
@@ -160,7 +160,7 @@ def _spooled(source: IO[bytes]) -> IO[bytes]:
 
 
 @contextmanager
-def reading(origin: Origin) -> Iterator[None]:
+def text_errors(origin: Origin) -> Iterator[None]:
     """Errors of reading in this tool's words; a full disk stays what it is."""
     try:
         yield
@@ -184,7 +184,7 @@ def check_text(origin: Origin) -> None:
     Raises:
         InputError: It isn't text in UTF-8, or is damaged.
     """
-    with reading(origin), origin.text() as file:
+    with text_errors(origin), origin.text() as file:
         for piece in iter(lambda: file.read(_CHUNK), ""):
             if "\0" in piece:
                 raise InputError(f"{origin.name} is not text: it holds NUL bytes.", hint=_what_it_is(origin))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from circuitcli.errors import InputError
 from circuitcli.texts import _columns
-from circuitcli.texts._open import Origin, reading
+from circuitcli.texts._open import Origin, text_errors
 
 # A column may take so many bytes in one row group, unpacked.
 MAX_CHUNK_BYTES = 2 << 30
@@ -22,7 +22,7 @@ _BATCH_ROWS = 64
 def column_of(origin: Origin, column: str) -> Iterator[str]:
     """Its texts, a few rows at a time."""
     try:
-        with reading(origin), origin.seekable() as source, pq.ParquetFile(source) as file:
+        with text_errors(origin), origin.seekable() as source, pq.ParquetFile(source) as file:
             kinds = {field.name: field.type for field in file.schema_arrow}
             name = _columns.choose(column, {n: _is_text(kind) for n, kind in kinds.items()}, origin.name)
             if not _is_text(kinds[name]):

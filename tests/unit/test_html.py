@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support import drawn
 
 from circuitcli.core.circuit import Circuit, Edge
-from circuitcli.renderers import _change, _html, _node, _places, html, svg
+from circuitcli.renderers import _change, _html, _node, _placement, html, svg
 
 PAGE = Path(str(resources.files("circuitcli.renderers"))) / "_page"
 
@@ -106,7 +106,7 @@ def test_any_text_comes_back_from_the_page(text: str) -> None:
     assert not set(embedded) & set("<>&\u2028\u2029")
 
 
-def overlaps(placed: _places.Places) -> list[tuple[str, str]]:
+def overlaps(placed: _placement.Placement) -> list[tuple[str, str]]:
     boxes = sorted(placed.boxes.items())
     return [
         (a, b)
@@ -133,7 +133,7 @@ def shapes() -> dict[str, Circuit]:
 @pytest.mark.parametrize("shape", shapes())
 def test_every_box_has_a_place_of_its_own(shape: str) -> None:
     circuit = shapes()[shape]
-    placed = _places.places(circuit)
+    placed = _placement.placement(circuit)
     ends = {end for edge in circuit.edges for end in (edge.source, edge.target)}
     assert set(placed.boxes) == {node.id for node in circuit.nodes} | ends
     assert overlaps(placed) == []
@@ -142,7 +142,7 @@ def test_every_box_has_a_place_of_its_own(shape: str) -> None:
 @pytest.mark.parametrize("shape", ["rows", "columns", "lines"])
 def test_later_layers_are_higher(shape: str) -> None:
     circuit = shapes()[shape]
-    placed = _places.places(circuit)
+    placed = _placement.placement(circuit)
     level = {node.id: (node.layer, ("mlp_out", "resid_post").index(node.site)) for node in circuit.nodes}
     for edge in circuit.edges:
         assert level[edge.source] < level[edge.target]
@@ -151,7 +151,7 @@ def test_later_layers_are_higher(shape: str) -> None:
 
 
 def test_many_boxes_make_a_page_not_a_strip() -> None:
-    boxes = _places.places(drawn.large(400, 900)).boxes.values()
+    boxes = _placement.placement(drawn.large(400, 900)).boxes.values()
     across = max(box.x for box in boxes) - min(box.x for box in boxes)
     down = max(box.y for box in boxes) - min(box.y for box in boxes)
     assert 1 < across / down < 2.5
@@ -159,12 +159,12 @@ def test_many_boxes_make_a_page_not_a_strip() -> None:
 
 def test_graphviz_sees_the_strongest_arrows_of_every_box() -> None:
     edges = [Edge(f"a{i}", f"b{j}", float(i * 50 + j + 1), None, None, 1) for i in range(40) for j in range(50)]
-    guides = _places._guides(edges)
+    guides = _placement._guides(edges)
     assert len(guides) < 250
     assert {edge.source for edge in guides} == {f"a{i}" for i in range(40)}
     assert {edge.target for edge in guides} == {f"b{j}" for j in range(50)}
     assert max(edges, key=lambda edge: edge.effect_mean) == guides[0]
-    assert len(_places._guides(edges[:1000])) == 1000
+    assert len(_placement._guides(edges[:1000])) == 1000
 
 
 def test_pictures_show_labels_and_groups() -> None:

@@ -22,9 +22,9 @@ class Cache:
     def __init__(self, folder: Path | None, endpoint: str) -> None:
         self._folder = folder and folder / re.sub(r"[^\w.-]", "_", endpoint.partition("://")[2], flags=re.ASCII)
 
-    def get(self, place: Address) -> tuple[bool, Explained | None]:
+    def get(self, address: Address) -> tuple[bool, Explained | None]:
         """Whether there is an answer, and what it was; None: that there is no such feature."""
-        path = self._path(place)
+        path = self._path(address)
         if path is None:
             return False, None
         try:
@@ -35,9 +35,9 @@ class Cache:
         except (OSError, ValueError, TypeError, KeyError, RecursionError, NoFeature):
             return False, None
 
-    def put(self, place: Address, explained: Explained | None) -> None:
+    def put(self, address: Address, explained: Explained | None) -> None:
         """Remember an answer; of two processes that do the later one wins, and neither is read half."""
-        path = self._path(place)
+        path = self._path(address)
         if path is None:
             return
         data = json.dumps({"schema": _SCHEMA, "explained": asdict(explained) if explained else None}).encode()
@@ -52,5 +52,5 @@ class Cache:
             finally:
                 part.unlink(missing_ok=True)
 
-    def _path(self, place: Address) -> Path | None:
-        return self._folder and self._folder / place.model / place.source / f"{place.feature}.json"
+    def _path(self, address: Address) -> Path | None:
+        return self._folder and self._folder / address.model / address.source / f"{address.feature}.json"

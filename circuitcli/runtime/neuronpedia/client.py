@@ -60,7 +60,7 @@ class Neuronpedia:
         self._cache = Cache(cache or user_cache("neuronpedia"), self._service.endpoint)
 
     def ask(
-        self, places: Sequence[Address], advance: Callable[[int], None] = lambda done: None, *, fresh: bool = False
+        self, addresses: Sequence[Address], advance: Callable[[int], None] = lambda done: None, *, fresh: bool = False
     ) -> Answers:
         """What is known of these features, from the cache where it has them; `advance` is told of each.
 
@@ -68,26 +68,26 @@ class Neuronpedia:
         all are asked anew.
         """
         remembered: dict[Address, Explained | None] = {}
-        for place in dict.fromkeys(places):
-            known, explained = self._cache.get(place)
+        for address in dict.fromkeys(addresses):
+            known, explained = self._cache.get(address)
             if known:
-                remembered[place] = explained
-        missing = [place for place in dict.fromkeys(places) if fresh or place not in remembered]
-        advance(len(set(places)) - len(missing))
+                remembered[address] = explained
+        missing = [address for address in dict.fromkeys(addresses) if fresh or address not in remembered]
+        advance(len(set(addresses)) - len(missing))
         answered, failure = self._fetch(missing, advance) if missing else ({}, None)
         found = {**remembered, **answered}
-        return Answers({place: explained for place, explained in found.items() if explained is not None}, failure)
+        return Answers({address: explained for address, explained in found.items() if explained is not None}, failure)
 
     def _fetch(
-        self, places: list[Address], advance: Callable[[int], None]
+        self, addresses: list[Address], advance: Callable[[int], None]
     ) -> tuple[dict[Address, Explained | None], str | None]:
         """What is answered, and why the service failed, if it did."""
         limit = RateLimit(PER_SECOND)
-        until = time.monotonic() + FIRST_S + EACH_S * len(places)
+        until = time.monotonic() + FIRST_S + EACH_S * len(addresses)
         answered: dict[Address, Explained | None] = {}
         troubles: list[Trouble] = []
         with self._service.client() as client, ThreadPoolExecutor(PARALLEL) as pool:
-            asked = {pool.submit(self._one, client, place, limit, until): place for place in places}
+            asked = {pool.submit(self._one, client, address, limit, until): address for address in addresses}
             try:
                 for future in as_completed(asked):
                     try:
@@ -103,7 +103,7 @@ class Neuronpedia:
                 _stop(limit, asked)
         return answered, troubles[0].reason if troubles else None
 
-    def _one(self, client: httpx2.Client, place: Address, limit: RateLimit, until: float) -> Explained | None:
+    def _one(self, client: httpx2.Client, address: Address, limit: RateLimit, until: float) -> Explained | None:
         """One feature, tried again where that may help.
 
         Raises:
@@ -116,8 +116,8 @@ class Neuronpedia:
             if time.monotonic() > until:
                 raise Trouble("it is too slow", for_all=True)
             try:
-                explained = self._service.feature(client, place)
-                self._cache.put(place, explained)
+                explained = self._service.feature(client, address)
+                self._cache.put(address, explained)
                 return explained
             except Trouble as trouble:
                 pause = next(waits, None)

@@ -62,13 +62,13 @@ class Service:
             trust_env=not self._loopback,  # proxies
         )
 
-    def feature(self, client: httpx2.Client, place: Address) -> Explained | None:
+    def feature(self, client: httpx2.Client, address: Address) -> Explained | None:
         """What the service says of one feature; None if it has no such feature.
 
         Raises:
             Trouble: It says nothing that counts.
         """
-        url = f"{self.endpoint}/api/feature/{place.model}/{place.source}/{place.feature}"
+        url = f"{self.endpoint}/api/feature/{address.model}/{address.source}/{address.feature}"
         deadline = time.monotonic() + ANSWER_S
         try:
             with client.stream("GET", url) as response:
@@ -84,7 +84,7 @@ class Service:
         except httpx2.HTTPError:
             raise Trouble("the connection broke", again=True) from None
         try:
-            return parse(body, place.feature, datetime.date.today().isoformat())
+            return parse(body, address.feature, datetime.date.today().isoformat())
         except NoFeature:
             raise Trouble("its answer describes no feature") from None
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from circuitcli.core.circuit import Circuit, Edge
-from circuitcli.renderers._ranks import Ranks, place, ranks
+from circuitcli.renderers._ranks import Ranks, model_order, ranks
 from circuitcli.runtime.layout import coordinates
 
 ACROSS, BETWEEN_LINES = 36, 48  # points between boxes, and between the lines of a broken row
@@ -41,7 +41,7 @@ class Box(NamedTuple):
     height: float
 
 
-class Places(NamedTuple):
+class Placement(NamedTuple):
     """All boxes by the names of their nodes, the rows from bottom to top, and the columns if there are any."""
 
     boxes: dict[str, Box]
@@ -57,9 +57,9 @@ class _Row(NamedTuple):
 Sizes = dict[str, tuple[int, int]]
 
 
-def places(circuit: Circuit) -> Places:
+def placement(circuit: Circuit) -> Placement:
     """A place for every node, and for every end of an edge that is no node."""
-    nodes = sorted(circuit.nodes, key=place)
+    nodes = sorted(circuit.nodes, key=model_order)
     drawn = ranks(nodes, numbers=False)  # cards have them
     sizes = _sizes(drawn)
     rows = [_Row(name, [node.id for node, _ in members]) for name, members in drawn.items()]
@@ -74,7 +74,7 @@ def places(circuit: Circuit) -> Places:
     if max((len(row.members) for row in rows), default=0) > WIDEST:
         return _in_lines(ordered, sizes)
     boxes = {name: Box(x, -y, *sizes[name]) for name, (x, y) in at.items()}
-    return Places(boxes, [Heading(row.name, boxes[row.members[0]].y) for row in ordered], [])
+    return Placement(boxes, [Heading(row.name, boxes[row.members[0]].y) for row in ordered], [])
 
 
 def _sizes(drawn: Ranks) -> Sizes:
@@ -124,7 +124,7 @@ def _guides(edges: Sequence[Edge]) -> list[Edge]:
     return guides
 
 
-def _in_lines(rows: Sequence[_Row], sizes: Sizes) -> Places:
+def _in_lines(rows: Sequence[_Row], sizes: Sizes) -> Placement:
     """Rows broken into lines, each column of lines filled from the bottom, so that the page is about 16:10.
 
     Boxes stand one above the other, so that arrows pass between them; see `_page/route.js`.
@@ -140,10 +140,10 @@ def _in_lines(rows: Sequence[_Row], sizes: Sizes) -> Places:
             boxes[name] = Box(across * width, floor - up * height, *sizes[name])
         headings.append(Heading(row.name, floor - (lines - 1) * height / 2))
         floor -= lines * height + UP
-    return Places(boxes, headings, [])
+    return Placement(boxes, headings, [])
 
 
-def _in_columns(rows: Sequence[_Row], sizes: Sizes, position: dict[str, int | None]) -> Places:
+def _in_columns(rows: Sequence[_Row], sizes: Sizes, position: dict[str, int | None]) -> Placement:
     """A column for each position, as wide as its fullest row; features of no position come first."""
     cells: dict[int | None, dict[str, list[str]]] = {}
     for row in rows:
@@ -160,7 +160,7 @@ def _in_columns(rows: Sequence[_Row], sizes: Sizes, position: dict[str, int | No
             for i, name in enumerate(names):
                 boxes[name] = Box(first + (i + 0.5) * width, at[row_name], *sizes[name])
         left += across + ACROSS
-    return Places(boxes, [Heading(row.name, at[row.name]) for row in rows], columns)
+    return Placement(boxes, [Heading(row.name, at[row.name]) for row in rows], columns)
 
 
 def _levels(rows: Sequence[_Row], sizes: Sizes) -> dict[str, float]:
