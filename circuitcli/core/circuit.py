@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from circuitcli.core.metadata import Metadata
+from circuitcli.core.untrusted import Flag, Number, Text, Whole
 
 # What became of a node or an edge between two graphs.
 Change = Literal["gained", "lost", "changed"]
@@ -24,11 +25,11 @@ class Context:
     `firing` is the index in `tokens` of the position itself.
     """
 
-    tokens: tuple[str, ...]
-    activations: tuple[float, ...]
-    firing: int
-    seq: int
-    pos: int
+    tokens: tuple[Text, ...]
+    activations: tuple[Number, ...]
+    firing: Whole
+    seq: Whole
+    pos: Whole
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class TokenEffect:
     known.
     """
 
-    token: str
-    token_id: int
-    effect_mean: float
-    prob_effect_mean: float | None = None
+    token: Text
+    token_id: Whole
+    effect_mean: Number
+    prob_effect_mean: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -68,25 +69,25 @@ class Node:
         change: In the graph of a difference: `gained` or `lost`; else None.
     """
 
-    id: str
-    kind: str
-    layer: int
-    site: str
-    feature: int
-    density: float
-    max_activation: float
-    kl_mean: float | None
-    n: int
-    pinned: bool
+    id: Text
+    kind: Text
+    layer: Whole
+    site: Text
+    feature: Whole
+    density: Number
+    max_activation: Number
+    kl_mean: Number | None
+    n: Whole
+    pinned: Flag
     contexts: tuple[Context, ...]
     promoted: tuple[TokenEffect, ...]
     suppressed: tuple[TokenEffect, ...]
-    label: str | None = None
-    group: str | None = None
-    pos: int | None = None
-    neuronpedia: str | None = None
-    run: str = ""
-    created: str = ""
+    label: Text | None = None
+    group: Text | None = None
+    pos: Whole | None = None
+    neuronpedia: Text | None = None
+    run: Text = ""
+    created: Text = ""
     change: Change | None = None
 
 
@@ -94,12 +95,12 @@ class Node:
 class Measurement:
     """An earlier mean effect of an edge: what a later run measured anew. `run` and `created` say where and when."""
 
-    effect_mean: float
-    ci_low: float | None
-    ci_high: float | None
-    n: int
-    run: str
-    created: str
+    effect_mean: Number
+    ci_low: Number | None
+    ci_high: Number | None
+    n: Whole
+    run: Text
+    created: Text
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,15 @@ class Edge:
     known. `change` is `gained`, `lost` or `changed` in the graph of a difference, else None.
     """
 
-    source: str
-    target: str
-    effect_mean: float
-    ci_low: float | None
-    ci_high: float | None
-    n: int
+    source: Text
+    target: Text
+    effect_mean: Number
+    ci_low: Number | None
+    ci_high: Number | None
+    n: Whole
     older: tuple[Measurement, ...] = ()
-    run: str = ""
-    created: str = ""
+    run: Text = ""
+    created: Text = ""
     change: Change | None = None
 
 

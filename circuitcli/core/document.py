@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import FailFast
 
 from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.metadata import SCHEMA_VERSION, Metadata
-from circuitcli.core.strict import Mismatch, read
+from circuitcli.core.untrusted import Mismatch, read
 from circuitcli.errors import InputError
 
 # Lists as long as these are still made without trouble.
@@ -22,8 +24,8 @@ MAX_LAYER, MAX_POS = 2**15 - 1, 2**20 - 1
 @dataclass(frozen=True)
 class _Document:
     metadata: Metadata
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
+    nodes: Annotated[tuple[Node, ...], FailFast()]
+    edges: Annotated[tuple[Edge, ...], FailFast()]
 
 
 def parse(tree: Any, name: str) -> Circuit:

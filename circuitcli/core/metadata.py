@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from circuitcli.core.strict import Count, Size
+from circuitcli.core.untrusted import Count, Number, Size, Text
 
 # The version of the document of circuit.json.
 SCHEMA_VERSION = 1
@@ -20,10 +20,10 @@ class SaeFacts:
     """One SAE that nodes are latents of."""
 
     layer: Count
-    site: str
-    source: str
-    sha256: str
-    neuronpedia: str | None
+    site: Text
+    source: Text
+    sha256: Text
+    neuronpedia: Text | None
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ class RunFacts:
     all that it measured; `start` says in words how the features that it started from were chosen.
     """
 
-    run: str
-    fingerprint: str
-    created: str
-    release: str
+    run: Text
+    fingerprint: Text
+    created: Text
+    release: Text
     num_sequences: Count
     seed: Count
     edges_measured: Count
     abs_effect_measured: Size
-    start: str = ""
+    start: Text = ""
 
 
 @dataclass(frozen=True)
 class DiffFacts:
     """The two graphs of a difference, by name, and how many edges of both are as they were or can't be told."""
 
-    before: str
-    after: str
+    before: Text
+    after: Text
     same: Count
     untold: Count
 
@@ -70,12 +70,12 @@ class Basis:
         diff: Of a difference of two graphs, which can't be held against another.
     """
 
-    model: str
-    model_identity: str
+    model: Text
+    model_identity: Text
     saes: tuple[SaeFacts, ...]
-    intervention: str
-    strength: float | None = None
-    positions: str
+    intervention: Text
+    strength: Number | None = None
+    positions: Text
     horizon: Count
     diff: DiffFacts | None = None
 
@@ -101,21 +101,21 @@ class Metadata(Basis):
     """
 
     schema_version: Count
-    release: str
+    release: Text
     layers: tuple[Count, ...]
-    sites: tuple[str, ...]
+    sites: tuple[Text, ...]
     num_sequences: Count | None
     seed: Count | None
     min_effect: Size
     edges_measured: Count
     share_drawn: Size
-    run: str
+    run: Text
     runs: tuple[RunFacts, ...]
-    created: str
-    version: str
-    start: str = ""
-    prompts: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
+    created: Text
+    version: Text
+    start: Text = ""
+    prompts: tuple[Text, ...] = ()
+    answers: tuple[Text, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The `metadata` of circuit.json: plain values, lists and objects."""

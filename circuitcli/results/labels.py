@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pydantic import TypeAdapter, ValidationError
 
 from circuitcli.core.circuit import Circuit
-from circuitcli.core.strict import Mismatch, read
+from circuitcli.core.untrusted import Mismatch, Text, read
 from circuitcli.errors import InputError
 from circuitcli.runtime.neuronpedia import Explained
 from circuitcli.store import circuits, files
@@ -70,8 +70,8 @@ _SAVED = TypeAdapter(Labels)
 class Annotation:
     """What a person wrote on one node."""
 
-    label: str | None = None
-    group: str | None = None
+    label: Text | None = None
+    group: Text | None = None
 
 
 Annotations = dict[str, Annotation]
