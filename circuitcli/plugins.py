@@ -14,6 +14,9 @@ from typing import Any
 
 from circuitcli.errors import UsageError, nearest
 
+# What a plug-in of a folder is called, where that isn't the folder's name without its s.
+_WORDS = {"renderers": "format", "texts": "text source", "core.activations": "architecture"}
+
 
 def names(folder: str) -> list[str]:
     """The names of the plug-ins in a folder of this package, without importing any of them."""
@@ -42,7 +45,7 @@ def check(folder: str, name: str) -> None:
     """
     known = names(folder)
     if name not in known:
-        word = {"renderers": "format", "texts": "text source"}.get(folder, folder.removesuffix("s"))
+        word = _WORDS.get(folder, folder.removesuffix("s"))
         shown = name if len(name) <= 80 else f"{name[:79]}…"
         raise UsageError(f"Unknown {word} `{shown}`.", hint=nearest(name, known, what=f"{word}s"))
 

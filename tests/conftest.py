@@ -36,7 +36,7 @@ from support.circuits import validator
 from support.plain import PlainModel, PlainSae
 
 from circuitcli.core.circuit import Circuit
-from circuitcli.core.sae import Sae
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.sites import Site
 from circuitcli.renderers import json as json_renderer
 from circuitcli.runtime.model import BridgeModel
@@ -145,7 +145,7 @@ def bridge(tiny_model: Path) -> BridgeModel:
 
 
 @pytest.fixture(scope="session")
-def saes(tiny_saes: Path) -> dict[Site, Sae]:
+def saes(tiny_saes: Path) -> dict[Site, Dictionary]:
     """The tiny model's SAEs as circuitcli loads them."""
     return tiny.load_saes(tiny_saes)
 

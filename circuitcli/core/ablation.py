@@ -28,10 +28,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.active import Active, Changes, changes
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Edit, Model, Pass, Places
 from circuitcli.core.next_token import Followed, TokenSums, follow
 from circuitcli.core.places import Grid, alone, chain, edited_positions, read_positions
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site, last_block
 
 # Rows of logits that are held at once.
@@ -128,7 +128,7 @@ def read_clean(
 
     Args:
         model: The model.
-        edited: Sites that are edited.
+        edited: Sites that edited features read, or write.
         tokens: The sequences, padded right, on the model's device.
         lengths: Their lengths, on the CPU.
         acts: What the SAEs of the edited and the read sites make of them; see `Clean`.
@@ -147,7 +147,7 @@ def read_clean(
 
 def ablate(
     model: Model,
-    saes: Mapping[Site, Sae],
+    saes: Mapping[Site, Dictionary],
     site: Site,
     rows: Rows,
     clean: Clean,
@@ -161,7 +161,7 @@ def ablate(
     Args:
         model: The model.
         saes: SAEs of the edited and all downstream sites.
-        site: The edited site.
+        site: Where the edited features read.
         rows: One ablation a row, in the sequences of `clean`.
         clean: What they start from.
         downstream: Sites to read, all downstream of `site`.
@@ -172,10 +172,10 @@ def ablate(
     device = model.device
     grid = _grid(model, clean, site, rows, horizon)
     on_device = _moved(grid, device)
-    delta = _deltas(saes[site], site, rows, clean, on_device)
+    delta, writes = _deltas(saes[site], site, rows, clean, on_device), saes[site].writes
     places = Places(on_device.seq, on_device.pos, chained=grid.chained) if model.resumes_at_places else None
-    base = {name: _at(clean.run.sites[name], on_device) for name in model.bases(site)}
-    ablated = model.resume(clean.run, base, Edit(site, delta), downstream, final=clean.logits, places=places)
+    base = {name: _at(clean.run.sites[name], on_device) for name in model.bases(writes)}
+    ablated = model.resume(clean.run, base, Edit(writes, delta), downstream, final=clean.logits, places=places)
     context, seq, pos = _contexts(grid, clean.which(rows.seq), clean.width)
     where_read = ((seq * clean.width + pos)[context]).to(device)
     special = clean.special[seq, pos][context]
@@ -229,7 +229,7 @@ def _first_changed(clean: Clean, site: Site, rows: Rows, edited: Tensor) -> Int[
     return torch.where(differs.any(1), differs.int().argmax(1), last)
 
 
-def _deltas(sae: Sae, site: Site, rows: Rows, clean: Clean, grid: Grid) -> Float[Tensor, "g c d"]:
+def _deltas(sae: Dictionary, site: Site, rows: Rows, clean: Clean, grid: Grid) -> Float[Tensor, "g c d"]:
     """δ at every place; 0 where the row doesn't edit."""
     x = _at(clean.run.sites[site], grid)
     feature = rows.feature.to(x.device)[grid.row]

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.edits import watching
 from circuitcli.core.model import Model
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
 # Values that are held at once: logits, and the directions of features.
@@ -26,7 +26,7 @@ _VALUES = 2**24
 
 def estimates(
     model: Model,
-    sae: Sae,
+    sae: Dictionary,
     tokens: Int[Tensor, "s t"],
     read: Bool[Tensor, "s t"],
     firing: tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, " n"]],
@@ -43,18 +43,17 @@ def estimates(
     seq, pos, feature, activation = firing
     seen: dict[Site, Tensor] = {}
     with torch.enable_grad():
-        run = model.run(tokens, [], final=True, edits=watching([sae.site], seen))
+        run = model.run(tokens, [sae.reads], final=True, edits=watching([sae.writes], seen))
         assert run.final is not None
         if not run.final.requires_grad:
             return None
         towards = _towards(model, run.final.detach(), read)
         if towards is None:
             return None
-        x = seen[sae.site]
-        gradient = torch.autograd.grad(run.final, x, towards)[0].float()
+        gradient = torch.autograd.grad(run.final, seen[sae.writes], towards)[0].float()
     if not bool(gradient.isfinite().all()):
         return None
-    x, size = x.detach(), max(1, _VALUES // sae.d_in)
+    x, size = run.sites[sae.reads].detach(), max(1, _VALUES // sae.d_in)
     found = []
     for part in torch.arange(len(seq), device=tokens.device).split(size):
         at = seq[part], pos[part]

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.fit import BETTER, Alternative, Fit, compare, judge, undecided
 from circuitcli.core.model import Model
 from circuitcli.core.readings import Reading, Surroundings, readings
 from circuitcli.core.reconstruction import Arm, Scores, Text
-from circuitcli.core.sae import Sae
 
 # Counted positions on which changes are tried first, but for the rest of a sequence.
 FIRST = 256
@@ -39,29 +39,34 @@ class Bench:
     """A sample of text read by the model with and without BOS, on which SAEs are tried."""
 
     def __init__(
-        self, model: Model, text: Text, bos: int | None, saes: Sequence[Sae], done: Callable[[int], None] = _silent
+        self,
+        model: Model,
+        text: Text,
+        bos: int | None,
+        saes: Sequence[Dictionary],
+        done: Callable[[int], None] = _silent,
     ) -> None:
         """Run the model; `bos` is its BOS token, if it has one; `done` is told how many more sequences were read."""
         self._model = model
-        self._offsets = {s.site: model.z_offset(s.site.layer).to(s.w_enc.device) for s in saes}
+        self._offsets = {s.reads: model.z_offset(s.reads.layer).to(s.w_enc.device) for s in saes}
         self._bos = None if bos is None else text.bos
         self._mean_ignored = True  # until the stream is there; only sites matter now
-        sites = {site for sae in saes for site in (sae.site, *(r.sae.site for r in self._readings(sae, 0.0)))}
+        sites = {site for sae in saes for site in (sae.reads, *(r.sae.reads for r in self._readings(sae, 0.0)))}
         first = sequences(text.counted.sum(1).cpu().numpy(), FIRST)
         self.sequences, self.first = len(text), first
         self._arm = Arm(model, text, sorted(sites, key=lambda s: s.order), first=first)
         self._arm.run(done)
         self._mean_ignored = _ignores_mean(model, self._arm)
-        own = sorted({sae.site for sae in saes}, key=lambda s: s.order)
+        own = sorted({sae.reads for sae in saes}, key=lambda s: s.order)
         self._flipped = None if bos is None else Arm(model, text.flipped(bos, model.shape.n_ctx), own, first=first)
 
-    def trials(self, saes: Sequence[Sae]) -> list[Trial]:
+    def trials(self, saes: Sequence[Dictionary]) -> list[Trial]:
         """Each SAE, read as stated, and the changes that make sense for it."""
         stated = [Reading("stated", "as stated", sae) for sae in saes]
         encoded = self._arm.score(stated, splice=False)
         return [Trial(self, e.reading, tuple(self._readings(e.reading.sae, float(e.active.mean())))) for e in encoded]
 
-    def examine(self, sae: Sae, *, full: bool) -> Fit:
+    def examine(self, sae: Dictionary, *, full: bool) -> Fit:
         """How one SAE fits."""
         return self.trials([sae])[0].examine(full=full)
 
@@ -83,8 +88,8 @@ class Bench:
             found += self._flipped.score(flipped, few=few, splice=splice, done=done)
         return before, {scores.reading: compare(before, scores) for scores in found}
 
-    def _readings(self, sae: Sae, l0: float) -> list[Reading]:
-        around = Surroundings(self._model.shape, self._mean_ignored, self._offsets[sae.site], self._bos, l0)
+    def _readings(self, sae: Dictionary, l0: float) -> list[Reading]:
+        around = Surroundings(self._model.shape, self._mean_ignored, self._offsets[sae.reads], self._bos, l0)
         return readings(sae, around)
 
 

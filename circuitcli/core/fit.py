@@ -165,7 +165,7 @@ def compare(stated: Scores, other: Scores) -> Alternative:
     far = better and _far(before, after, ratio, kl_ratio)
     reading = other.reading
     return Alternative(
-        reading.name, reading.words, str(reading.sae.site), len(mine), after, ratio, low, high, kl_ratio, kl_low,
+        reading.name, reading.words, str(reading.sae.reads), len(mine), after, ratio, low, high, kl_ratio, kl_low,
         better=better, far=far,
     )  # fmt: skip
 
@@ -192,7 +192,7 @@ def _next_token(
     of_before, of_after = stated.zero.kl[mine], other.zero.kl[its]
     if before.mean() == 0 or min(of_before.mean(), of_after.mean()) < MEASURABLE:
         return None, None
-    if stated.reading.sae.site == other.reading.sae.site:
+    if stated.reading.sae.reads == other.reading.sae.reads:
         of_before = of_after = np.ones_like(before)
     return (after, of_after), (before, of_before)
 
@@ -238,7 +238,7 @@ def judge(stated: Scores, found: tuple[Alternative, ...]) -> Fit:
     best = min((a for a in found if a.better), key=lambda a: a.numbers.fvu or 0.0, default=None)
     sae = stated.reading.sae
     verdict, why = _verdict(measured, best, len(stated.seq), sae.d_in)
-    return Fit(str(sae.site), len(stated.seq), measured, verdict, why, best.name if best else None, found)
+    return Fit(str(sae.reads), len(stated.seq), measured, verdict, why, best.name if best else None, found)
 
 
 def _verdict(now: Numbers, best: Alternative | None, positions: int, d_in: int) -> tuple[Verdict, str]:

@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitcli.core.sae import Sae
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.activations.topk import TopK
+from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.frame import Frame, Normalisation, centrable
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
 
@@ -49,8 +52,11 @@ class Reading:
 
     name: str
     words: str
-    sae: Sae
+    sae: Dictionary
     flips_bos: bool = False
+
+
+Make = Callable[[Dictionary, Surroundings], Dictionary | None]
 
 
 @dataclass(frozen=True)
@@ -66,20 +72,20 @@ class Change:
 
     name: str
     words: str
-    make: Callable[[Sae, Surroundings], Sae | None]
+    make: Make
     flips_bos: bool = False
 
 
-def readings(sae: Sae, around: Surroundings) -> list[Reading]:
+def readings(sae: Dictionary, around: Surroundings) -> list[Reading]:
     """Every change that makes sense for an SAE."""
     made = ((change, change.make(sae, around)) for change in CHANGES)
     found = [Reading(c.name, c.words, changed, c.flips_bos) for c, changed in made if changed is not None]
-    seen, kept = {_tensor(sae.site)}, []
+    seen, kept = {_tensor(sae.reads)}, []
     for reading in found:  # the layer before a resid_post is the resid_pre of its block
-        elsewhere = reading.sae.site != sae.site
-        if elsewhere and _tensor(reading.sae.site) in seen:
+        elsewhere = reading.sae.reads != sae.reads
+        if elsewhere and _tensor(reading.sae.reads) in seen:
             continue
-        seen.add(_tensor(reading.sae.site))
+        seen.add(_tensor(reading.sae.reads))
         kept.append(reading)
     return kept
 
@@ -89,92 +95,100 @@ def _tensor(site: Site) -> Site:
     return Site(site.layer + 1, "resid_pre") if site.name == "resid_post" else site
 
 
-def _centre(on: bool) -> Callable[[Sae, Surroundings], Sae | None]:
-    def make(sae: Sae, around: Surroundings) -> Sae | None:
-        matters = sae.normalisation != "layer_norm" and sae.site.name != "z" and around.ignores_mean
-        return replace(sae, centre=on) if matters and sae.centre != on else None
+def _centre(on: bool) -> Make:
+    def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
+        matters = centrable(sae.reads, ignores_mean=around.ignores_mean) and sae.frame.normalisation != "layer_norm"
+        return _framed(sae, replace(sae.frame, centre=on)) if matters and sae.frame.centre != on else None
 
     return make
 
 
-def _layer_norm(sae: Sae, around: Surroundings) -> Sae | None:
-    return replace(sae, normalisation="layer_norm", centre=False) if sae.normalisation != "layer_norm" else None
-
-
-def _no_norm(sae: Sae, around: Surroundings) -> Sae | None:
-    return replace(sae, normalisation="none") if sae.normalisation != "none" else None
-
-
-def _relu(sae: Sae, around: Surroundings) -> Sae | None:
-    bent = sae.activation in ("topk", "jumprelu")
-    return replace(sae, activation="relu", k=None, threshold=None) if bent else None
-
-
-def _topk(k: int) -> Callable[[Sae, Surroundings], Sae | None]:
-    def make(sae: Sae, around: Surroundings) -> Sae | None:
-        dense = sae.activation == "relu" and around.l0 > sae.d_in / DENSE and k < sae.d_sae
-        return replace(sae, activation="topk", k=k) if dense else None
+def _normalised(how: Normalisation) -> Make:
+    def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
+        centre = sae.frame.centre and how != "layer_norm"  # which takes the mean away itself
+        new = replace(sae.frame, normalisation=how, centre=centre)
+        return _framed(sae, new) if sae.frame.normalisation != how else None
 
     return make
 
 
-def _bos(on: bool) -> Callable[[Sae, Surroundings], Sae | None]:
+def _framed(sae: Dictionary, frame: Frame) -> Dictionary:
+    return replace(sae, frame=frame)
+
+
+def _relu(sae: Dictionary, around: Surroundings) -> Dictionary | None:
+    """Not of an activation with biases of its own: ReLU has none to put in their place."""
+    bent = sae.activation.biased and not isinstance(sae.activation, Relu)
+    return replace(sae, activation=Relu()) if bent else None
+
+
+def _topk(k: int) -> Make:
+    def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
+        dense = isinstance(sae.activation, Relu) and around.l0 > sae.d_in / DENSE and k < sae.d_sae
+        return replace(sae, activation=TopK(k)) if dense else None
+
+    return make
+
+
+def _bos(on: bool) -> Make:
     return lambda sae, around: sae if around.bos is (not on) else None
 
 
-def _added(sae: Sae, around: Surroundings) -> Sae | None:
+def _added(sae: Dictionary, around: Surroundings) -> Dictionary | None:
     """(x + b_dec) W_enc in place of (x − b_dec) W_enc: every projection is larger by 2 b_dec W_enc."""
     if not (sae.apply_b_dec_to_input and sae.b_dec.any()):
         return None
-    shift = 2 * sae.b_dec @ sae.w_enc
-    if sae.b_gate is None or sae.r_mag is None:
-        return replace(sae, b_enc=sae.b_enc + shift)
-    return replace(sae, b_gate=sae.b_gate + shift, b_enc=sae.b_enc + shift * sae.r_mag.exp())
+    return replace(sae, b_enc=sae.b_enc + 2 * sae.b_dec @ sae.w_enc)
 
 
-def _negated(sae: Sae, around: Surroundings) -> Sae | None:
+def _negated(sae: Dictionary, around: Surroundings) -> Dictionary | None:
     return replace(sae, b_dec=-sae.b_dec) if sae.b_dec.any() else None
 
 
-def _subtracted(on: bool) -> Callable[[Sae, Surroundings], Sae | None]:
-    def make(sae: Sae, around: Surroundings) -> Sae | None:
+def _subtracted(on: bool) -> Make:
+    def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
         new = sae.apply_b_dec_to_input != on and bool(sae.b_dec.any())
         return replace(sae, apply_b_dec_to_input=on) if new else None
 
     return make
 
 
-def _layer(by: int) -> Callable[[Sae, Surroundings], Sae | None]:
-    def make(sae: Sae, around: Surroundings) -> Sae | None:
-        layer = sae.site.layer + by
-        return replace(sae, site=Site(layer, sae.site.name)) if 0 <= layer < around.shape.n_layers else None
+def _layer(by: int) -> Make:
+    def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
+        layer = sae.reads.layer + by
+        return _moved(sae, Site(layer, sae.reads.name)) if 0 <= layer < around.shape.n_layers else None
 
     return make
 
 
-def _residual(name: str) -> Callable[[Sae, Surroundings], Sae | None]:
-    def make(sae: Sae, around: Surroundings) -> Sae | None:
+def _residual(name: str) -> Make:
+    def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
         there = name != "resid_mid" or not around.shape.parallel
-        elsewhere = sae.site.name in _RESIDUAL and sae.site.name != name
-        return replace(sae, site=Site(sae.site.layer, name)) if there and elsewhere else None
+        elsewhere = sae.reads.name in _RESIDUAL and sae.reads.name != name
+        return _moved(sae, Site(sae.reads.layer, name)) if there and elsewhere else None
 
     return make
 
 
-def _raw_z(sae: Sae, around: Surroundings) -> Sae | None:
-    return replace(sae, offset=None) if sae.site.name == "z" and sae.offset is not None else None
+def _moved(sae: Dictionary, site: Site) -> Dictionary:
+    return replace(sae, reads=site, writes=site)
 
 
-def _processed_z(sae: Sae, around: Surroundings) -> Sae | None:
-    raw = sae.site.name == "z" and sae.offset is None and bool(around.z_offset.any())
-    return replace(sae, offset=around.z_offset) if raw else None
+def _raw_z(sae: Dictionary, around: Surroundings) -> Dictionary | None:
+    processed = sae.reads.name == "z" and sae.frame.offset is not None
+    return _framed(sae, replace(sae.frame, offset=None)) if processed else None
+
+
+def _processed_z(sae: Dictionary, around: Surroundings) -> Dictionary | None:
+    raw = sae.reads.name == "z" and sae.frame.offset is None and bool(around.z_offset.any())
+    return _framed(sae, replace(sae.frame, offset=around.z_offset)) if raw else None
 
 
 CHANGES = (
     Change("centring", "with the mean over d_model removed first", _centre(True)),
     Change("no centring", "without removing the mean over d_model", _centre(False)),
-    Change("LayerNorm", "with LayerNorm", _layer_norm),
-    Change("no normalisation", "without normalisation", _no_norm),
+    Change("LayerNorm", "with LayerNorm", _normalised("layer_norm")),
+    Change("no normalisation", "without normalisation", _normalised("none")),
     Change("ReLU", "with ReLU alone", _relu),
     *(Change(f"TopK {k}", f"with TopK, k = {k}", _topk(k)) for k in _KS),
     Change("BOS", "on text with BOS", _bos(True), flips_bos=True),

@@ -193,7 +193,7 @@ class Arm:
     def _encode(self, reading: Reading, i: int) -> None:
         if (reading, i) in self._encoded:
             return
-        sae, x = reading.sae, self._x(reading.sae.site, i)
+        sae, x = reading.sae, self._x(reading.sae.reads, i)
         delta, active = torch.empty_like(x), torch.empty(len(x), device=x.device)
         fired = torch.zeros(sae.d_sae, dtype=torch.bool, device=x.device)
         for rows in _blocks(len(x)):
@@ -208,7 +208,7 @@ class Arm:
         """The rest of the model on x̂ of each reading, and on 0 at their sites, where that wasn't run before."""
         edits: dict[_Key, tuple[Site, Float[Tensor, "n d"]]] = {}
         for reading in readings:
-            site = reading.sae.site
+            site = reading.sae.reads
             edits |= {site: (site, -self._x(site, i)), reading: (site, self._encoded[reading, i].delta)}
         finals = {}
         for key, (site, rows) in edits.items():
@@ -246,7 +246,7 @@ class Arm:
 
     def _scores(self, reading: Reading, parts: Sequence[int], splice: bool) -> Scores:
         """What was found of a reading in some parts."""
-        site, encoded = reading.sae.site, [self._encoded[reading, i] for i in parts]
+        site, encoded = reading.sae.reads, [self._encoded[reading, i] for i in parts]
         x = torch.cat([self._x(site, i) for i in parts])
         seq, token = (np.concatenate(column) for column in zip(*(self._parts[i].places for i in parts), strict=True))
         scores = Scores(

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.edits import adding
 from circuitcli.core.model import Model
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
 
@@ -35,7 +35,7 @@ class Plain:
 
 def ablate_one(
     model: Model,
-    saes: Mapping[Site, Sae],
+    saes: Mapping[Site, Dictionary],
     site: Site,
     feature: int,
     sequence: Int[Tensor, " t"],
@@ -56,10 +56,10 @@ def ablate_one(
     places = [pos] if pos >= 0 else list(range(1, len(sequence)))
     sae = saes[site]
     a = sae.encode(x[0])[:, feature, None]
-    change = sae.frame(x[0]).sigma * (replacement - a) * sae.w_dec[feature]
+    change = sae.frame.step((replacement - a) * sae.w_dec[feature], x[0])
     delta = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    delta[0, places] = (change - change.mean(-1, keepdim=True) if sae.centre else change)[places]
-    ablated = model.run(tokens, downstream, final=True, edits=adding(site, delta))
+    delta[0, places] = change[places]
+    ablated = model.run(tokens, downstream, final=True, edits=adding(sae.writes, delta))
     seen = {s: torch.stack([p.sites[s][0, read] for p in (clean, ablated)]) for s in downstream}
     assert clean.final is not None and ablated.final is not None
     logits = [model.logits(p.final[0])[read] for p in (clean, ablated) if p.final is not None]

@@ -25,7 +25,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
-from circuitcli.core.sae import Sae
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.activations.topk import TopK
+from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.frame import Frame
 from circuitcli.core.sites import Site
 from circuitcli.demo import corpus, language_model
 from circuitcli.demo.activations import SITES, harvest, hooked, sites
@@ -115,26 +118,26 @@ def bigram_cross_entropy(stream: corpus.Stream, rows: Rows, size: int) -> float:
     return -max(tried).item()
 
 
-def load_dictionary(folder: Path) -> tuple[Site, Sae]:
+def load_dictionary(folder: Path) -> tuple[Site, Dictionary]:
     """A shipped SAELens folder, its float16 numbers held in float32."""
     config = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
     weights = {name: t.float() for name, t in load_file(folder / "sae_weights.safetensors").items()}
     _, layer, hook = config["metadata"]["hook_name"].split(".")
     site = Site(int(layer), hook.removeprefix("hook_"))
-    sae = Sae(
-        site=site,
-        activation="topk" if config["architecture"] == "topk" else "relu",
+    sae = Dictionary(
+        reads=site,
+        writes=site,
+        activation=TopK(config["k"]) if config["architecture"] == "topk" else Relu(),
         w_enc=weights["W_enc"],
         b_enc=weights["b_enc"],
         w_dec=weights["W_dec"],
         b_dec=weights["b_dec"],
-        k=config.get("k"),
-        normalisation=config["normalize_activations"],
+        frame=Frame(config["normalize_activations"]),
     )
     return site, sae
 
 
-def quality(model: GPT2LMHeadModel, site: Site, sae: Sae, rows: Rows, clean_nats: float) -> Quality:
+def quality(model: GPT2LMHeadModel, site: Site, sae: Dictionary, rows: Rows, clean_nats: float) -> Quality:
     """Measure one dictionary on all rows."""
     x = torch.cat([harvest(model, b.tokens, [site])[site][b.counted()] for b in rows.batches()])
     left, fired, active = 0.0, torch.zeros(sae.d_sae), 0.0

@@ -14,8 +14,8 @@ from circuitcli.saes._files import Files, digest
 from circuitcli.saes._locate import CONFIG, Located
 
 if TYPE_CHECKING:
+    from circuitcli.core.dictionary import Dictionary
     from circuitcli.core.model import Model
-    from circuitcli.core.sae import Sae
     from circuitcli.runtime.hub import Hub
 
 
@@ -32,7 +32,7 @@ class SaeEntry:
         sha256: Of its weights, its configuration, and what its release states of it.
         d_in, d_sae: Its widths.
         architecture: `standard`, `topk`, `jumprelu` or `gated`.
-        normalisation: What it does to activations; see `core.sae`.
+        normalisation: What it does to activations; see `core.dictionary`.
         prepend_bos: Whether it was trained on sequences that start with BOS.
         context_size: Tokens in them, if that is known.
         centre: Whether it was trained on a stream whose mean over d_model was removed.
@@ -194,7 +194,7 @@ def still_there(recorded: SaeEntry) -> bool:
         return False
 
 
-def load(recorded: SaeEntry, hub: Hub) -> Sae:
+def load(recorded: SaeEntry, hub: Hub) -> Dictionary:
     """The SAE of an entry, in float32 on the CPU, if its files are still those that were recorded.
 
     Raises:
@@ -217,8 +217,9 @@ def load(recorded: SaeEntry, hub: Hub) -> Sae:
     return sae(files)
 
 
-def fitted(loaded: Sae, recorded: SaeEntry, model: Model) -> Sae:
+def fitted(loaded: Dictionary, recorded: SaeEntry, model: Model) -> Dictionary:
     """An SAE that was loaded, told how this model differs from the one that it was trained on."""
+    frame = replace(loaded.frame, centre=recorded.centre)
     if recorded.fold_value_biases and recorded.site == "z":
-        return replace(loaded, centre=recorded.centre, offset=model.z_offset(recorded.layer))
-    return replace(loaded, centre=recorded.centre)
+        return replace(loaded, frame=replace(frame, offset=model.z_offset(recorded.layer)))
+    return replace(loaded, frame=frame)

@@ -12,15 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from circuitcli.core.sae import Activation, Normalisation, Sae
+from circuitcli.core.activations import Activation, tensors
+from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.frame import Frame, Normalisation, centrable
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.saes import _pickled, _saelens, _weights
 from circuitcli.saes._files import Files, Stated, digest, stated_site
 
-_ACTIVATIONS: dict[str, Activation] = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
 _NORMALISATIONS: dict[str, Normalisation] = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
 
 
@@ -65,7 +67,7 @@ def facts(files: Files) -> Facts:
     return replace(_read(files, thorough=True)[0], sha256=digest(files))
 
 
-def sae(files: Files) -> Sae:
+def sae(files: Files) -> Dictionary:
     """The SAE, in float32 on the CPU. Its offset, which is the model's to give, is left out.
 
     Weights stay in the mapped file as far as they are float32 and nothing is folded into them: what isn't used is never
@@ -77,37 +79,33 @@ def sae(files: Files) -> Sae:
     return _read(files, thorough=False)[1]
 
 
-def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, where: str) -> tuple[Facts, Sae]:
+def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, where: str) -> tuple[Facts, Dictionary]:
     """Facts, without sha256, and SAE, of weights that were checked; `where` is their file."""
     site = stated_site(spec, stated, where)
     w = _weights.folded(weights, spec, stated.scaling_factor, where)
-    if spec.k is not None and spec.k > w["W_enc"].shape[1]:
-        raise InputError(f"{where} has k = {spec.k}.", hint="A topk SAE needs k between 1 and d_sae.")
     centred = _first(stated.center_writing_weights, spec.center_writing_weights)
     is_z = site.name == "z"
-    made = Sae(
-        site=site,
-        activation=_ACTIVATIONS[spec.architecture],
+    made = Dictionary(
+        reads=site,
+        writes=site,
+        activation=_activation(spec, w, where),
         w_enc=w["W_enc"],
-        b_enc=w["b_mag" if spec.architecture == "gated" else "b_enc"],
+        b_enc=w["b_enc"] if spec.kind.biased else torch.zeros(w["W_enc"].shape[1]),
         w_dec=w["W_dec"],
         b_dec=w["b_dec"],
-        threshold=w.get("threshold"),
-        k=spec.k,
-        b_gate=w.get("b_gate"),
-        r_mag=w.get("r_mag"),
         apply_b_dec_to_input=spec.apply_b_dec_to_input,
-        normalisation=_NORMALISATIONS.get(spec.normalisation, "none"),
-        centre=bool(centred) and not is_z,
+        frame=Frame(
+            _NORMALISATIONS.get(spec.normalisation, "none"), bool(centred) and centrable(site, ignores_mean=True)
+        ),
     )
     known = Facts(
         site=site,
         d_in=made.d_in,
         d_sae=made.d_sae,
         architecture=spec.architecture,
-        normalisation=made.normalisation,
+        normalisation=made.frame.normalisation,
         prepend_bos=bool(_first(stated.prepend_bos, spec.prepend_bos)),
-        centre=made.centre,
+        centre=made.frame.centre,
         centre_stated=centred is not None,
         fold_value_biases=bool(_first(stated.fold_value_biases, spec.fold_value_biases)) and is_z,
         context_size=spec.context_size,
@@ -117,7 +115,16 @@ def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, wh
     return known, made
 
 
-def _read(files: Files, *, thorough: bool) -> tuple[Facts, Sae]:
+def _activation(spec: _saelens.Spec, weights: Mapping[str, Tensor], where: str) -> Activation:
+    made = spec.kind(**spec.numbers, **{name: weights[name] for name in tensors(spec.kind)})
+    needed = made.unfit(weights["W_enc"].shape[1])
+    if needed is not None:
+        has = ", ".join(f"{name} = {value}" for name, value in spec.numbers.items())
+        raise InputError(f"{where} has {has}.", hint=f"A {spec.architecture} SAE needs {needed}.")
+    return made
+
+
+def _read(files: Files, *, thorough: bool) -> tuple[Facts, Dictionary]:
     given = None if files.config is None else _saelens.read_config(files.config)
     inside: Mapping[str, Any] | None = None
     if files.weights.suffix == ".pt":

@@ -8,18 +8,22 @@ supported is refused by name; see `_meaning`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from circuitcli import plugins
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.runtime import foreign
 from circuitcli.saes import _meaning
 from circuitcli.saes._said import Said
 
-ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
+if TYPE_CHECKING:
+    from circuitcli.core.activations import Activation
+
+ACTIVATIONS = "core.activations"
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in")
 _RESHAPES = ("none", "hook_z")
 
@@ -30,10 +34,10 @@ class Spec:
 
     Attributes:
         site: Where the SAE reads; None where it names no hook.
-        architecture: One of `ARCHITECTURES`.
+        architecture: The name of a plug-in of `core.activations`.
         normalisation: One of `NORMALISATIONS`.
         d_in, d_sae: Its widths, where it gives them.
-        k: Of topk.
+        numbers: What its activation takes of them.
         apply_b_dec_to_input: Whether b_dec is subtracted before encoding.
         rescale: Whether features are chosen, and their activations given, as if the decoder's rows had norm 1.
         finetuned: Whether activations are multiplied by the weights' `scaling_factor` before decoding.
@@ -49,7 +53,7 @@ class Spec:
     normalisation: str
     d_in: int | None
     d_sae: int | None
-    k: int | None
+    numbers: Mapping[str, int | float]
     apply_b_dec_to_input: bool
     rescale: bool
     finetuned: bool
@@ -58,6 +62,24 @@ class Spec:
     fold_value_biases: bool
     context_size: int | None
     neuronpedia: str | None
+
+    @property
+    def kind(self) -> type[Activation]:
+        """Of its activation."""
+        return kind_of(self.architecture)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """What its weights have beside W_enc, W_dec and b_dec, each [d_sae]."""
+        from circuitcli.core.activations import tensors
+
+        return (*(["b_enc"] if self.kind.biased else []), *tensors(self.kind))
+
+
+def kind_of(architecture: str) -> type[Activation]:
+    """The activation of an architecture; torch is imported by it, not before."""
+    kind: type[Activation] = plugins.load(ACTIVATIONS, architecture)
+    return kind
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -80,13 +102,14 @@ def spec(config: Mapping[str, Any], where: str) -> Spec:
         InputError: It isn't a configuration of an SAE, or of one that isn't supported, or names a hook that is no site.
     """
     said = Said(_of_hook_z_kk(config, where) if "act_name" in config else config, where)
+    architecture = _architecture(said)
     found = Spec(
         site=said.site(),
-        architecture=said.architecture(),
+        architecture=architecture,
         normalisation=said.normalisation(),
         d_in=said.number("d_in"),
         d_sae=said.number("d_sae"),
-        k=said.k(),
+        numbers=_numbers(said, architecture),
         apply_b_dec_to_input=said.flag("apply_b_dec_to_input") is not False,
         rescale=said.flag("rescale_acts_by_decoder_norm") or False,
         finetuned=said.flag("finetuning_scaling_factor") or False,
@@ -99,35 +122,53 @@ def spec(config: Mapping[str, Any], where: str) -> Spec:
     _check(said, found)
     reads = _meaning.Reads(said.hook(), found.site, found.d_in, found.context_size)
     for part in said.parts:
-        _meaning.refuse(part, reads, where)
+        _meaning.refuse({key: value for key, value in part.items() if key not in found.numbers}, reads, where)
     return found
+
+
+def _architecture(said: Said) -> str:
+    """The architecture, which must be one that there is."""
+    found = said.architecture()
+    if found in ("batchtopk", "matryoshka_batchtopk"):
+        said.refuse(
+            f"is of a {found} SAE in training.",
+            hint="SAELens saves it for use with save_inference_model, as a jumprelu SAE.",
+        )
+    _known(said, "architecture", found, plugins.names(ACTIVATIONS))
+    return found
+
+
+def _numbers(said: Said, architecture: str) -> dict[str, int | float]:
+    """The numbers that the architecture's activation takes."""
+    from circuitcli.core.activations import numbers
+
+    found = {name: said.own(name, kind) for name, kind in numbers(kind_of(architecture)).items()}
+    for name, value in found.items():
+        if value is None:
+            said.refuse(f"has {name} = None.", hint=f"A {architecture} SAE needs {name}.")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _known(said: Said, word: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        said.refuse(
+            f"has the {word} {foreign.shown(value)}, which isn't supported.", hint=f"Supported: {', '.join(known)}."
+        )
 
 
 def _check(said: Said, found: Spec) -> None:
     """Refuse by name what isn't supported."""
-    if found.architecture in ("batchtopk", "matryoshka_batchtopk"):
-        said.refuse(
-            f"is of a {found.architecture} SAE in training.",
-            hint="SAELens saves it for use with save_inference_model, as a jumprelu SAE.",
-        )
-    activations = ("topk", "relu") if found.architecture == "topk" else ("relu",)
-    for word, value, known in (
-        ("architecture", found.architecture, ARCHITECTURES),
-        ("activation function", said.activation(), activations),
-        ("normalisation", found.normalisation, NORMALISATIONS),
-        ("reshaping of activations", said.text("reshape_activations") or "none", _RESHAPES),
-    ):
-        if value not in known:
-            said.refuse(
-                f"has the {word} {foreign.shown(value)}, which isn't supported.", hint=f"Supported: {', '.join(known)}."
-            )
+    own = () if found.architecture == "standard" else (found.architecture,)
+    _known(said, "activation function", said.activation(), (*own, "relu"))
+    _known(said, "normalisation", found.normalisation, NORMALISATIONS)
+    _known(said, "reshaping of activations", said.text("reshape_activations") or "none", _RESHAPES)
     if found.fold_value_biases and not said.option("fold_ln"):
         said.refuse(
             "was trained on a model whose value biases were folded and whose LayerNorm was not.",
             hint="Both or neither are supported.",
         )
     # Of the SAEs that SAELens saves for inference only TopK's keep the word; where it stands, it was never folded.
-    if found.rescale and found.architecture != "topk":
+    if found.rescale and not found.kind.rescaled:
         said.refuse(
             f"rescales activations by decoder norms in a {found.architecture} SAE.",
             hint="Only a topk SAE can say so: fold the norms into the weights of another first.",

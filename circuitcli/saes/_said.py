@@ -90,15 +90,11 @@ class Said:
             return "expected_average_only_in" if found else "none"
         return self.text("normalize_activations") or "none"
 
-    def k(self) -> int | None:
-        """How many features a topk SAE keeps; None of another."""
-        if self.architecture() != "topk":
-            return None
-        inner = self._top["activation_fn_kwargs"].get("k")
-        found = self._number("k", self._get("k") if inner is None else inner)
-        if found is None:
-            self.refuse("has k = None.", hint="A topk SAE needs k between 1 and d_sae.")
-        return found
+    def own(self, key: str, kind: type) -> int | float | None:
+        """A number of the activation's own: a whole one above 0, or any that is finite."""
+        inner = self._top["activation_fn_kwargs"].get(key)
+        found = self._get(key) if inner is None else inner
+        return self._number(key, found) if kind is int else self._real(key, found)
 
     def refuse(self, what: str, *, hint: str) -> NoReturn:
         """Say what is wrong with the file."""
@@ -124,6 +120,11 @@ class Said:
         if found is not None and (type(found) is not int or found < 1):
             self._wrong(key, found, "a whole number above 0")
         return found
+
+    def _real(self, key: str, found: Any) -> float | None:
+        if found is not None and (type(found) not in (int, float) or not abs(found) < float("inf")):
+            self._wrong(key, found, "a finite number")
+        return None if found is None else float(found)
 
     def _wrong(self, key: str, found: Any, expected: str) -> NoReturn:
         self.refuse(f"has {key} = {shown(found)}.", hint=f"It should be {expected}.")

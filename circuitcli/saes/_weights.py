@@ -22,12 +22,6 @@ from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import ordinary, why
 from circuitcli.saes._saelens import Spec
 
-_OF = {
-    "standard": ("b_enc",),
-    "topk": ("b_enc",),
-    "jumprelu": ("b_enc", "threshold"),
-    "gated": ("b_gate", "r_mag", "b_mag"),
-}
 _SCALING = ("scaling_factor", "finetuning_scaling_factor")  # in files, and as SAELens's loader renames it
 # Numbers of fewer bits stand for others by scales that no SAE's file has a place for.
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -54,7 +48,7 @@ def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bo
     Raises:
         InputError: They aren't.
     """
-    needed = ("W_enc", "W_dec", "b_dec", *_OF[spec.architecture])
+    needed = ("W_enc", "W_dec", "b_dec", *spec.tensors)
     for name in needed:
         if name not in weights:
             raise InputError(f"{where} has no {name}.", hint=f"A {spec.architecture} SAE has {', '.join(needed)}.")
@@ -84,8 +78,8 @@ def _shapes(w_enc: Tensor, spec: Spec, where: str) -> dict[str, tuple[int, ...]]
     if w_enc.ndim != 2 or not w_enc.numel():
         raise InputError(f"{where}: W_enc isn't a matrix.", hint="It should be [d_in, d_sae], neither of them 0.")
     d_in, d_sae = spec.d_in or w_enc.shape[0], spec.d_sae or w_enc.shape[1]
-    features = ("b_enc", "threshold", "b_gate", "r_mag", "b_mag", *_SCALING)
-    return {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,), **dict.fromkeys(features, (d_sae,))}
+    features = dict.fromkeys((*spec.tensors, *_SCALING), (d_sae,))
+    return {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,), **features}
 
 
 def folded(weights: Mapping[str, Tensor], spec: Spec, factor: float | None, where: str) -> dict[str, Tensor]:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from circuitcli.core import ablation, selection
 from circuitcli.core.contexts import Firings
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
 from circuitcli.core.next_token import TokenSums
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 from circuitcli.runtime.device import Runtime
 from circuitcli.store import tables
@@ -45,7 +45,7 @@ class Baseline:
     runtime: Runtime
     model: Model
     sites: Sequence[Site]
-    saes: Callable[[Sequence[Site]], Mapping[Site, Sae]]
+    saes: Callable[[Sequence[Site]], Mapping[Site, Dictionary]]
     block_of: Callable[[Int[np.ndarray, " n"]], Int[np.ndarray, " n"]]
     clean: Callable[[int, bool], ablation.Clean]
 

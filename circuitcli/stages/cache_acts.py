@@ -35,8 +35,8 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which
 if TYPE_CHECKING:
     import torch
 
+    from circuitcli.core.dictionary import Dictionary
     from circuitcli.core.model import Model
-    from circuitcli.core.sae import Sae
 
 NAME = "cache-acts"
 FIT = "acts/fit.json"
@@ -178,7 +178,7 @@ class _Inputs:
 
     job: Job
     entries: Sequence[SaeEntry]
-    _saes: list[Sae] = field(default_factory=list)
+    _saes: list[Dictionary] = field(default_factory=list)
 
     @cached_property
     def model(self) -> Model:
@@ -197,9 +197,9 @@ class _Inputs:
             groups[-1].append(entry)
         return groups
 
-    def saes(self, group: Sequence[SaeEntry]) -> list[Sae]:
+    def saes(self, group: Sequence[SaeEntry]) -> list[Dictionary]:
         """The SAEs of a group; those of another go."""
-        if [sae.site for sae in self._saes] != [entry.at for entry in group]:
+        if [sae.reads for sae in self._saes] != [entry.at for entry in group]:
             self._saes = []
             self._saes = [load_sae(self.job, entry, self.model) for entry in group]
         return self._saes
@@ -212,12 +212,12 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shar
     job, model, width, counted = inputs.job, inputs.model, sample.tokens.shape[1], sample.counted
     runtime = todo.planned_batch(job.runtime.rows_at_once(4 * width * 40 * model.shape.d_model, width))
 
-    def encode(saes: Sequence[Sae], span: np.ndarray, part: slice) -> dict[Site, Firings]:
+    def encode(saes: Sequence[Dictionary], span: np.ndarray, part: slice) -> dict[Site, Firings]:
         rows = span[part]
         length = int(sample.lengths[rows].max())
         tokens = torch.as_tensor(sample.tokens[rows, :length], device=runtime.device).long()
-        read = model.run(tokens, [sae.site for sae in saes])
-        return {sae.site: firings_in(sae, read.sites[sae.site], rows, counted[rows, :length]) for sae in saes}
+        read = model.run(tokens, [sae.reads for sae in saes])
+        return {sae.reads: firings_in(sae, read.sites[sae.reads], rows, counted[rows, :length]) for sae in saes}
 
     with job.report.track("Caching activations", sum(s.stop - s.start for s in missing), "sequences") as done:
         for group in inputs.groups:
@@ -232,7 +232,7 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shar
                 done((stop - start) * len([s for s in missing if s.site in sites and s.start == start]))
 
 
-def firings_in(sae: Sae, x: torch.Tensor, rows: np.ndarray, counted: Bool[np.ndarray, "n t"]) -> Firings:
+def firings_in(sae: Dictionary, x: torch.Tensor, rows: np.ndarray, counted: Bool[np.ndarray, "n t"]) -> Firings:
     """The non-zero activations at the positions that count, of the sequences that these rows are."""
     import torch
 

@@ -17,8 +17,8 @@ from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import files
 
 if TYPE_CHECKING:
+    from circuitcli.core.dictionary import Dictionary
     from circuitcli.core.model import Model
-    from circuitcli.core.sae import Sae
     from circuitcli.runtime.checkpoint import Checkpoint
 
 NAME = "fetch-saes"
@@ -158,7 +158,7 @@ def known_releases() -> list[Offer]:
     return offers()
 
 
-def load_sae(job: Job, recorded: SaeEntry, model: Model, *, decoder: bool = True) -> Sae:
+def load_sae(job: Job, recorded: SaeEntry, model: Model, *, decoder: bool = True) -> Dictionary:
     """The SAE of an entry on the run's device, fitted to this model.
 
     Without `decoder` that stays where its file is mapped, for single rows of it.

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.examination import Bench, sequences
 from circuitcli.core.fit import MIN_POSITIONS, Fit
 from circuitcli.core.model import Model
 from circuitcli.core.reconstruction import Text
-from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
 from circuitcli.errors import InputError
 from circuitcli.stages.stage import Job
@@ -23,7 +23,7 @@ FULL, CHEAP = 2048, 256
 _NAMED = 4
 
 
-def examine(job: Job, model: Model, saes: Sequence[Sae], sample: Sample, *, bos: bool, full: bool) -> list[Fit]:
+def examine(job: Job, model: Model, saes: Sequence[Dictionary], sample: Sample, *, bos: bool, full: bool) -> list[Fit]:
     """How each SAE fits, on the first sequences of the sample; `full`: on more of them, the next token of all changes.
 
     The SAEs share one pass of the model, and the memory of all their sites.
@@ -31,7 +31,7 @@ def examine(job: Job, model: Model, saes: Sequence[Sae], sample: Sample, *, bos:
     text = _text(job, sample, bos=bos, positions=FULL if full else CHEAP)
     with job.report.track("Reading the sample", len(text), "sequences") as done:
         trials = Bench(model, text, job.tokenizer.bos, saes, done).trials(saes)
-    what = f"Examining {saes[0].site}" if len(saes) == 1 else f"Examining {len(saes)} SAEs"
+    what = f"Examining {saes[0].reads}" if len(saes) == 1 else f"Examining {len(saes)} SAEs"
     with job.report.track(what, sum(trial.total for trial in trials), "sequences") as done:
         return [trial.examine(full=full, done=done) for trial in trials]
 

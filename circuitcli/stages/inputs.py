@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from circuitcli import interventions
 from circuitcli.core.contexts import Firings, by_feature
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.donors import donors
 from circuitcli.core.model import Model
-from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
 from circuitcli.results.dictionaries import entries_of
@@ -80,7 +80,7 @@ class JobSources(Sources):
         """The job's."""
         return model_of(self._job, self.opened(contents).sample)
 
-    def sae(self, contents: Contents, entry: SaeEntry) -> Sae:
+    def sae(self, contents: Contents, entry: SaeEntry) -> Dictionary:
         """At its place."""
         return load_sae(self._job, entry, self.opened(contents).model, decoder=False)
 

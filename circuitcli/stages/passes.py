@@ -13,8 +13,8 @@ from jaxtyping import Int
 from circuitcli.core import ablation
 from circuitcli.core.active import Active
 from circuitcli.core.contexts import Firings
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
-from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
 from circuitcli.runtime.device import Runtime
@@ -36,7 +36,7 @@ class Passes(ABC):
         self.entries = entries
         self.widths = {entry.at: entry.d_sae for entry in entries}
         self._clean: dict[tuple[int, bool], ablation.Clean] = {}
-        self._saes: dict[Site, Sae] = {}
+        self._saes: dict[Site, Dictionary] = {}
 
     @property
     @abstractmethod
@@ -49,7 +49,7 @@ class Passes(ABC):
         """The model."""
 
     @abstractmethod
-    def load(self, entry: SaeEntry) -> Sae:
+    def load(self, entry: SaeEntry) -> Dictionary:
         """An SAE, on the device but for its decoder."""
 
     @property
@@ -71,7 +71,7 @@ class Passes(ABC):
         """They, as ablations take them."""
         return Baseline(self.runtime, self.model, list(self.widths), self.saes, self.block_of, self.clean)
 
-    def saes(self, sites: Sequence[Site]) -> dict[Site, Sae]:
+    def saes(self, sites: Sequence[Site]) -> dict[Site, Dictionary]:
         """The SAEs at these sites. Those that were loaded for others go: only two layers' have to fit into memory."""
         self._saes = {site: sae for site, sae in self._saes.items() if site in sites}
         for entry in self.entries:

@@ -11,8 +11,8 @@ import torch
 
 from circuitcli.core import flops
 from circuitcli.core.contexts import Firings
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
-from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site, last_block, resolve_pins
 from circuitcli.errors import InputError
@@ -65,7 +65,7 @@ class _Unread(Passes):
     def model(self) -> Model:
         return model_of(self._job, self.sample)
 
-    def load(self, entry: SaeEntry) -> Sae:
+    def load(self, entry: SaeEntry) -> Dictionary:
         return load_sae(self._job, entry, self.model, decoder=False)
 
     @cached_property

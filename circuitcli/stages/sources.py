@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Int
 
 from circuitcli.core.contexts import Firings
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
-from circuitcli.core.sae import Sae
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
@@ -90,7 +90,7 @@ class Sources:
         self._hub.fetch(found.files)
         return model.load(found, self.opened(contents).runtime)
 
-    def sae(self, contents: Contents, entry: SaeEntry) -> Sae:
+    def sae(self, contents: Contents, entry: SaeEntry) -> Dictionary:
         """An SAE, its decoder where its file is mapped.
 
         Raises:
@@ -148,7 +148,7 @@ class Stored(Passes):
         """The model."""
         return self._sources.model(self.contents)
 
-    def load(self, entry: SaeEntry) -> Sae:
+    def load(self, entry: SaeEntry) -> Dictionary:
         """An SAE."""
         return self._sources.sae(self.contents, entry)
 

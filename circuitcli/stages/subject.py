@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
-from circuitcli.core.sae import Sae
 from circuitcli.core.selection import downstream
 from circuitcli.core.sites import Site, check_sites, parse_layers
 from circuitcli.errors import UsageError
@@ -37,7 +38,7 @@ class Subject:
 
     name: str
     model: Model
-    saes: dict[Site, Sae]
+    saes: dict[Site, Dictionary]
     site: Site
     tokens: Tensor
     lengths: Tensor
@@ -104,7 +105,7 @@ def synthetic(job: Unrecorded, shape: str, d_sae: int, tokens: int) -> Subject:
     )
 
 
-def _random_saes(model: Model, sites: Sequence[Site], tokens: Tensor, d_sae: int) -> dict[Site, Sae]:
+def _random_saes(model: Model, sites: Sequence[Site], tokens: Tensor, d_sae: int) -> dict[Site, Dictionary]:
     """Random directions, decoded along themselves, each with the one bias at which `L0` of them fire."""
     read = model.run(tokens, sites).sites
     found = {}
@@ -115,5 +116,5 @@ def _random_saes(model: Model, sites: Sequence[Site], tokens: Tensor, d_sae: int
         w_enc, b_dec = w_dec.T.contiguous(), x.mean(0)
         pre = (x[:_SAMPLE] - b_dec) @ w_enc
         bias = pre.topk(L0 + 1, dim=-1).values[:, -1].median()
-        found[site] = Sae(site, "relu", w_enc, (-bias).expand(d_sae).contiguous(), w_dec, b_dec)
+        found[site] = Dictionary(site, site, Relu(), w_enc, (-bias).expand(d_sae).contiguous(), w_dec, b_dec)
     return found

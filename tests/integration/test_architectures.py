@@ -12,9 +12,10 @@ from support.families import D_MODEL, FAMILIES, LAYERS, VOCAB, WINDOW, Hf, plain
 from support.tiny import load_model
 from torch import Tensor
 
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.edits import adding
 from circuitcli.core.model import Edit, Pass, Places
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site
 from circuitcli.runtime import device
 from circuitcli.runtime.model import BridgeModel
@@ -229,7 +230,7 @@ def test_half_precision_runs_and_sae_arithmetic_stays_float32(
         assert_close(model.logits(ours.final[0]), models[family][0].logits(exact.final[0]), "logits", 0.1)
         assert model.logits(ours.final[0]).dtype == torch.float32
     d_in = model.shape.width("resid_post")
-    identity = Sae(down, "relu", torch.eye(d_in), torch.zeros(d_in), torch.eye(d_in), torch.zeros(d_in))
+    identity = Dictionary(down, down, Relu(), torch.eye(d_in), torch.zeros(d_in), torch.eye(d_in), torch.zeros(d_in))
     x = fast.sites[down]
     assert identity.encode(x).dtype == identity.decode(identity.encode(x), x).dtype == torch.float32
     assert torch.equal(identity.encode(x), x.float().relu())

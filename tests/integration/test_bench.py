@@ -19,9 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from circuitcli.core import flops
 from circuitcli.core.ablation import ablate
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Edit, Places
 from circuitcli.core.next_token import TokenSums
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site, last_block
 from circuitcli.runtime import device, shapes
 
@@ -178,9 +179,11 @@ def test_operations_by_formula_are_those_that_torch_counts(family: str, tmp_path
     names = [name for name in SITES if not (shape.parallel and name == "resid_mid")]
     last = Site(shape.n_layers - 1, "resid_post")
 
-    def sae(site: Site) -> Sae:
+    def sae(site: Site) -> Dictionary:
         d_in = shape.width(site.name)
-        return Sae(site, "relu", torch.randn(d_in, 50), torch.zeros(50), torch.randn(50, d_in), torch.zeros(d_in))
+        return Dictionary(
+            site, site, Relu(), torch.randn(d_in, 50), torch.zeros(50), torch.randn(50, d_in), torch.zeros(d_in)
+        )
 
     whole = counted(lambda: model.run(tokens, [last]))
     assert whole == pytest.approx(2 * t * shape.n_layers * flops.block(model.sizes, shape, float(t)), rel=1e-6)

@@ -18,8 +18,13 @@ from support import engine
 from support.families import CONFIGS, FAMILIES, VOCAB, save_checkpoint
 from support.tiny import load_model
 
+from circuitcli.core.activations.gated import Gated
+from circuitcli.core.activations.jumprelu import JumpRelu
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.activations.topk import TopK
+from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.frame import Frame, Normalisation
 from circuitcli.core.reference import ablate_one
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site
 
 WITHIN = 1e-4  # of the row's largest value, and of a border where rounding may decide
@@ -39,18 +44,21 @@ def model_of(family: str, other: bool) -> Any:
     return load_model(save_checkpoint(family, Path(mkdtemp()), config=config))
 
 
-def random_sae(model: Any, site: Site, kind: str, norm: str, d_sae: int, seed: int) -> Sae:
+def random_sae(model: Any, site: Site, kind: str, norm: Normalisation, d_sae: int, seed: int) -> Dictionary:
     draw = torch.Generator().manual_seed(seed)
     d_in = model.shape.width(site.name)
     w_enc, w_dec = (torch.randn(shape, generator=draw) / d_in**0.5 for shape in ((d_in, d_sae), (d_sae, d_in)))
     b_enc, b_dec = torch.randn(d_sae, generator=draw) * 0.1, torch.randn(d_in, generator=draw) * 0.1
-    more = {
-        "relu": {},
-        "topk": {"k": min(5, d_sae)},
-        "jumprelu": {"threshold": torch.rand(d_sae, generator=draw)},
-        "gated": {"b_gate": torch.randn(d_sae, generator=draw), "r_mag": torch.randn(d_sae, generator=draw) * 0.1},
+    threshold, b_gate = torch.rand(d_sae, generator=draw), torch.randn(d_sae, generator=draw)
+    r_mag = torch.randn(d_sae, generator=draw) * 0.1
+    activation = {
+        "relu": Relu(),
+        "topk": TopK(min(5, d_sae)),
+        "jumprelu": JumpRelu(threshold),
+        "gated": Gated(b_gate, r_mag, b_enc),
     }[kind]
-    return Sae(site, kind, w_enc, b_enc, w_dec, b_dec, normalisation=norm, **more)  # type: ignore[arg-type]
+    bias = torch.zeros(d_sae) if kind == "gated" else b_enc
+    return Dictionary(site, site, activation, w_enc, bias, w_dec, b_dec, frame=Frame(norm))
 
 
 @st.composite
@@ -79,7 +87,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-def workload(case: dict[str, Any]) -> tuple[Any, dict[Site, Sae], Any, Any]:
+def workload(case: dict[str, Any]) -> tuple[Any, dict[Site, Dictionary], Any, Any]:
     """Model, SAEs, text and rows of a case."""
     model = model_of(case["family"], case["other"])
     saes = {

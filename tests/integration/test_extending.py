@@ -4,19 +4,24 @@ import importlib
 import itertools
 import json
 import re
+import shutil
 import statistics
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
+import torch
+from safetensors.torch import load_file, save_file
 from support.brute import Brute, rows
 from support.commands import Result
-from support.tiny import SMALL
+from support.plain import NEAR, PlainSae
+from support.tiny import LAYERS, SMALL
+from torch import Tensor
 
 from circuitcli import plugins
 from circuitcli.stages import run_all
@@ -29,11 +34,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 EXAMPLES = {
     (folder, name): body
     for folder, name, body in re.findall(
-        r"^```python\n# circuitcli/(\w+)/(\w+)\.py\n(.*?)^```$",
+        r"^```python\n# circuitcli/([\w/]+)/(\w+)\.py\n(.*?)^```$",
         PAGE.read_text(encoding="utf-8"),
         re.MULTILINE | re.DOTALL,
     )
 }
+
+
+def module(point: str) -> str:
+    return f"circuitcli.{point.replace('/', '.')}"
 
 
 @pytest.fixture(autouse=True)
@@ -43,16 +52,16 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         folder = tmp_path / "beside" / point
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.py").write_text(body, encoding="utf-8")
-        package = importlib.import_module(f"circuitcli.{point}")
+        package = importlib.import_module(module(point))
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     importlib.invalidate_caches()
     yield
     for point, name in EXAMPLES:
-        sys.modules.pop(f"circuitcli.{point}.{name}", None)
+        sys.modules.pop(f"{module(point)}.{name}", None)
 
 
 def test_an_example_for_each_plug_point_but_saes() -> None:
-    assert [point for point, _ in EXAMPLES] == ["interventions", "renderers", "texts", "stages"]
+    assert [point for point, _ in EXAMPLES] == ["interventions", "core/activations", "renderers", "texts", "stages"]
 
 
 def test_the_intervention_and_the_format(
@@ -75,6 +84,68 @@ def test_the_intervention_and_the_format(
     assert set(lines) == wanted
     sizes = [abs(float(line.split()[-1])) for line in lines]
     assert sizes == sorted(sizes, reverse=True)
+
+
+@dataclass(frozen=True, eq=False)
+class PlainProLu(PlainSae):
+    """ProLU by hand; `pre` has the bias in it."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        h = self.pre(x) - self.weights["b_enc"]
+        return torch.where((h > 0) & (h > -self.weights["b_enc"]), h, 0)
+
+    def doubtful(self, x: Tensor) -> Tensor:
+        pre = self.pre(x)
+        return (pre.abs() < NEAR) | ((pre - self.weights["b_enc"]).abs() < NEAR)
+
+
+def test_the_activation(
+    circuit: Callable[..., Result], profile: Path, tmp_path: Path, plain_model: Any, tiny_saes: Path
+) -> None:
+    saes = {}
+    for layer in range(LAYERS):  # what fired above a threshold fires above its negated bias
+        folder = shutil.copytree(tiny_saes / f"{layer}.resid_post", tmp_path / "saes" / f"{layer}.resid_post")
+        config, weights = json.loads((folder / "cfg.json").read_text()), load_file(folder / "sae_weights.safetensors")
+        weights["b_enc"] -= weights.pop("threshold")
+        save_file(weights, folder / "sae_weights.safetensors")
+        (folder / "cfg.json").write_text(json.dumps({**config, "architecture": "prolu"}))
+        saes[layer, "resid_post"] = PlainProLu.read(folder)
+    settings = tomllib.loads(profile.read_text())
+    settings["saes"]["release"] = str(tmp_path / "saes")
+    profile.write_text(tomli_w.dumps(settings))
+    run = tmp_path / "run"
+    result = circuit("run-all", "--profile", profile, "--run", run)
+    assert result.code == 0, result.err
+    truth = Brute(run, plain_model, saes, ["resid_post"], settings["texts"]["num_sequences"])
+    fired = 0
+    for row in rows(run, "acts/features.parquet"):
+        place, feature = (row["layer"], row["site"]), row["feature"]
+        if not any(truth.doubtful(place, seq)[1:, feature].any() for seq in range(truth.counted)):
+            expected = truth.counted_latents(place)[:, feature]
+            assert row["n_active"] == int((expected > 0).sum())
+            assert row["mean_activation"] == pytest.approx(float(expected.mean()), rel=1e-4, abs=1e-6)
+            fired += row["n_active"]
+    assert fired
+    ablated = rows(run, "ablations/contexts-*.parquet")[::7]
+    assert ablated
+    for row in ablated:
+        place = row["layer"], row["site"]
+        if not truth.doubtful(place, row["seq"])[row["pos"], row["feature"]]:
+            outcome = truth.ablate(place, row["feature"], row["seq"], row["pos"], 0)
+            assert row["kl"] == pytest.approx(outcome.kl, rel=1e-3, abs=2e-6)
+
+
+def test_the_activation_without_its_tensor_is_refused(
+    circuit: Callable[..., Result], profile: Path, tmp_path: Path, tiny_saes: Path
+) -> None:
+    folder = shutil.copytree(tiny_saes / "1.resid_post", tmp_path / "saes" / "1.resid_post")
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps({**config, "architecture": "prolu"}))
+    typed = ("--profile", profile, "--run", tmp_path / "run", "--release", tmp_path / "saes")
+    result = circuit("fetch-saes", *typed)
+    assert result.code == 3, "it has the threshold of a jumprelu SAE as well"
+    assert "'threshold', which isn't of a prolu SAE" in result.err
+    assert "W_enc, W_dec, b_dec, b_enc" in result.err
 
 
 def test_the_source_of_text(circuit: Callable[..., Result], profile: Path, tmp_path: Path) -> None:

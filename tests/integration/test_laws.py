@@ -12,9 +12,9 @@ from support import tiny
 from support.engine import Result, ablated, clean_of, rows
 
 from circuitcli.core.ablation import Rows
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.edits import Change, adding
 from circuitcli.core.reference import ablate_one
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import SITES, Site
 
 pytestmark = pytest.mark.seams
@@ -30,7 +30,7 @@ def behind(site: Site, saes: dict[Site, Any]) -> list[Site]:
 def firing_rows(model: Any, sae: Any, text: Text, *, whole: bool, c: float = 0.0, fires: bool = True) -> Rows:
     """For every sequence, up to two features that do, or don't, fire at a position (−1: at any from 1 on)."""
     tokens, lengths = text
-    a = sae.encode(model.run(tokens, [sae.site]).sites[sae.site])
+    a = sae.encode(model.run(tokens, [sae.reads]).sites[sae.reads])
     found = []
     for seq, length in enumerate(lengths.tolist()):
         for pos in [-1] if whole else [1, length - 1]:
@@ -69,7 +69,7 @@ def test_law_1_splicing_all_saes_at_once_with_their_errors_changes_no_logits(
     """Each encodes the stream as it is by then: without the errors that isn't the clean one."""
 
     def spliced(*, errors: bool) -> torch.Tensor:
-        def splice(sae: Sae) -> Change:
+        def splice(sae: Dictionary) -> Change:
             def change(x: torch.Tensor) -> torch.Tensor:
                 kept = sae.decode(sae.encode(x), x)
                 return kept + (x - kept) if errors else kept
@@ -101,7 +101,7 @@ def test_the_gradient_of_an_activation_is_that_of_the_stream_along_its_direction
     final = bridge.run(sequences[0], [], final=True, edits={site: splice}).final
     metric = bridge.logits(final[:, -1]).log_softmax(-1)[:, 5].sum()
     along, stream = torch.autograd.grad(metric, [noted["a"], noted["x"]])
-    expected = stream @ sae.w_dec.T * sae.frame(noted["x"].detach()).sigma
+    expected = stream @ sae.w_dec.T * sae.frame.scale(noted["x"].detach()).sigma
     torch.testing.assert_close(along, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert along.abs().max() > 1e-3
 
@@ -200,12 +200,12 @@ def test_centring_the_centred_model_is_the_same_model(bridge: Any, centred: Any,
 def test_centring_activations_agree_at_every_site(bridge: Any, centred: Any, saes: Any, sequences: Text) -> None:
     raw, processed = (model.run(sequences[0], list(saes)).sites for model in (bridge, centred[0]))
     for site, sae in saes.items():
-        assert centred[1][site].centre == (site.name != "z")
+        assert centred[1][site].frame.centre == (site.name != "z")
         expected = sae.encode(processed[site])
         torch.testing.assert_close(
             centred[1][site].encode(raw[site]), expected, rtol=0, atol=1e-4 * float(expected.max()), msg=str(site)
         )
-        if site.name != "z" and sae.normalisation == "none":
+        if site.name != "z" and sae.frame.normalisation == "none":
             assert (sae.encode(raw[site]) - expected).abs().max() > 0.01, "not centring must matter"
 
 

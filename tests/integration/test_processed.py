@@ -6,6 +6,7 @@ processing (folded norms, centred writing weights, folded value biases) of the s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from support.tiny import load_model
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from circuitcli.core.sae import Sae
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.frame import Frame
 from circuitcli.core.sites import Site
 from circuitcli.runtime.model import BridgeModel
 
@@ -70,8 +73,10 @@ def test_a_centred_sae_sees_the_processed_models_stream(both: Any, tokens: Tenso
     model, other = both[family]
     site = Site(1, name)
     width = model.shape.width(name)
-    identity = Sae(site, "relu", torch.eye(width), torch.zeros(width), torch.eye(width), torch.zeros(width))
-    centred = Sae(**{**vars(identity), "centre": True})
+    identity = Dictionary(
+        site, site, Relu(), torch.eye(width), torch.zeros(width), torch.eye(width), torch.zeros(width)
+    )
+    centred = replace(identity, frame=Frame(centre=True))
     with torch.no_grad():
         _, cache = other.run_with_cache(tokens)
     raw = model.run(tokens, [site]).sites[site]
@@ -85,8 +90,8 @@ def test_an_offset_is_in_the_frame_of_encoding_and_decoding(both: Any, tokens: T
     draw = torch.Generator().manual_seed(1)
     d_z, d_sae = model.shape.d_z, 3 * model.shape.d_z
     weights = [torch.randn(shape, generator=draw) for shape in ((d_z, d_sae), (d_sae,), (d_sae, d_z), (d_z,))]
-    trained = Sae(site, "relu", *weights)
-    told = Sae(**{**vars(trained), "offset": model.z_offset(2)})
+    trained = Dictionary(site, site, Relu(), *weights)
+    told = replace(trained, frame=Frame(offset=model.z_offset(2)))
     with torch.no_grad():
         _, cache = other.run_with_cache(tokens)
     x, theirs = model.run(tokens, [site]).sites[site], cache[site.hook].flatten(2)

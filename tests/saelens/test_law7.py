@@ -29,7 +29,7 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig, StandardT
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 
 from circuitcli import demo
-from circuitcli.core.sae import Sae
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.saes import _files, _read
@@ -133,7 +133,7 @@ def near_border(theirs: Any, x: Tensor) -> Tensor:
     return torch.zeros_like(pre, dtype=torch.bool)  # relu is continuous
 
 
-def assert_equal(ours: Sae, theirs: Any, x: Tensor) -> None:
+def assert_equal(ours: Dictionary, theirs: Any, x: Tensor) -> None:
     """Law 7."""
     shaped = x.unflatten(-1, (HEADS, -1)) if theirs.cfg.reshape_activations == "hook_z" else x
     with torch.no_grad():

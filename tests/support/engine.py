@@ -8,9 +8,9 @@ from torch import Tensor
 
 from circuitcli.core.ablation import Clean, Rows, ablate, read_clean
 from circuitcli.core.active import Active, Changes
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
 from circuitcli.core.next_token import TokenSums
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
 Text = tuple[Tensor, Tensor]
@@ -37,7 +37,9 @@ def rows(
     return Rows(*columns, replacement, torch.arange(len(columns[0])))
 
 
-def encoded(model: Model, saes: Mapping[Site, Sae], text: Text, special: Tensor | None = None) -> dict[Site, Active]:
+def encoded(
+    model: Model, saes: Mapping[Site, Dictionary], text: Text, special: Tensor | None = None
+) -> dict[Site, Active]:
     """What every SAE makes of every position but the first and special tokens."""
     tokens, lengths = text
     width = int(lengths.max())
@@ -53,7 +55,7 @@ def encoded(model: Model, saes: Mapping[Site, Sae], text: Text, special: Tensor 
 
 
 def clean_of(
-    model: Model, saes: Mapping[Site, Sae], text: Text, *, logits: bool = True, special: Tensor | None = None
+    model: Model, saes: Mapping[Site, Dictionary], text: Text, *, logits: bool = True, special: Tensor | None = None
 ) -> Clean:
     """The clean passes of some sequences."""
     tokens, lengths = text
@@ -63,7 +65,7 @@ def clean_of(
 
 def ablated(
     model: Model,
-    saes: Mapping[Site, Sae],
+    saes: Mapping[Site, Dictionary],
     site: Site,
     which: Rows,
     text: Text | Clean,

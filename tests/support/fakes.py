@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.edits import Edits, adding
 from circuitcli.core.model import Edit, Pass, Places
-from circuitcli.core.sae import Sae
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site
 
@@ -112,8 +113,8 @@ class LinearModel:
         return Pass({site: sites[site] for site in read}, x, kept)
 
 
-def linear_sae(site: Site, seed: int = 0) -> Sae:
+def linear_sae(site: Site, seed: int = 0) -> Dictionary:
     """An SAE whose latents are so far above 0 that its relu is never bent: a = x W_enc + 50."""
     generator = torch.Generator().manual_seed(seed)
     w_enc, w_dec = torch.randn(D, 6, generator=generator), torch.randn(6, D, generator=generator)
-    return Sae(site, "relu", w_enc, torch.full((6,), 50.0), w_dec, torch.zeros(D))
+    return Dictionary(site, site, Relu(), w_enc, torch.full((6,), 50.0), w_dec, torch.zeros(D))

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from circuitcli import demo
-from circuitcli.core.sae import Sae
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.sites import Site
 from circuitcli.runtime.checkpoint import find
 from circuitcli.runtime.device import make
@@ -158,7 +158,7 @@ def load_model(folder: Path, dtype: str = "float32") -> BridgeModel:
     return load(find(str(folder)), make("cpu", dtype, None, seed=0))
 
 
-def load_saes(folder: Path) -> dict[Site, Sae]:
+def load_saes(folder: Path) -> dict[Site, Dictionary]:
     """The SAEs in a folder, as circuitcli loads them."""
     return {located.site: sae(located.files({})) for located in in_folder(folder)}
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from circuitcli.core import ablation
 from circuitcli.core.ablation import Rows, ablate
+from circuitcli.core.activations.standard import Relu
 from circuitcli.core.active import changes
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.places import edited_positions, pack, read_positions
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 
 UP, MID, LAST = Site(0, "mlp_out"), Site(1, "attn_out"), Site(1, "resid_post")
@@ -71,6 +72,19 @@ def test_effects_are_those_of_the_closed_form(pos: int) -> None:
         p, q = ((x @ MODEL.u).log_softmax(-1) for x in (final, final + last))
         torch.testing.assert_close(result.logprob_effect[i], q - p, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(result.prob_effect[i], q.exp() - p.exp(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_dictionary_that_writes_elsewhere_is_edited_there() -> None:
+    """δ comes from what it reads, resid_mid, and is added to mlp_out: the stream gets it once, the MLP not at all."""
+    reads, writes = Site(0, "resid_mid"), Site(0, "mlp_out")
+    coder = replace(linear_sae(reads, 7), writes=writes)
+    saes = {reads: coder, LAST: SAES[LAST]}
+    result = engine.ablated(MODEL, saes, reads, rows((2, 0, 3, 0.5)), (TOKENS, LENGTHS), [LAST])
+    seen = MODEL.run(TOKENS[:1], [reads, LAST]).sites
+    delta = (0.5 - (seen[reads][0, 3] @ coder.w_enc[:, 2] + 50)) * coder.w_dec[2]
+    moved = (delta + delta @ MODEL.v @ MODEL.o) @ (torch.eye(4) + MODEL.m)
+    after = ((seen[LAST][0, 3] + moved) @ SAES[LAST].w_enc + 50).relu()
+    torch.testing.assert_close(result.changes[LAST].ablated, after, rtol=1e-4, atol=1e-3)
 
 
 def test_without_logits_nothing_is_said_of_tokens() -> None:
@@ -159,7 +173,7 @@ def test_onward_passes_special_tokens_by(places: bool) -> None:
     ],
 )
 def test_what_counts_as_a_change(clean: float, ablated: float, stored: bool) -> None:
-    eye = Sae(UP, "relu", torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
+    eye = Dictionary(UP, UP, Relu(), torch.eye(2), torch.zeros(2), torch.eye(2), torch.zeros(2))
     contexts = torch.tensor([[9.0, 9.0], [7.0, clean]])
     found = changes(eye.active(contexts).at(torch.tensor([1])), eye.active(torch.tensor([[7.0, ablated]])))
     assert list(zip(found.row.tolist(), found.feature.tolist(), strict=True)) == ([(0, 1)] if stored else [])

@@ -14,10 +14,15 @@ from support.fakes import LinearModel, linear_sae
 
 from circuitcli.core import next_token
 from circuitcli.core.ablation import ablate, read_clean
+from circuitcli.core.activations.gated import Gated
+from circuitcli.core.activations.jumprelu import JumpRelu
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.activations.topk import TopK
 from circuitcli.core.active import Active
 from circuitcli.core.contexts import Firings
+from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.frame import Frame, Normalisation
 from circuitcli.core.next_token import TokenSums
-from circuitcli.core.sae import Sae
 from circuitcli.core.sites import Site
 from circuitcli.stages.assembly import effect_columns
 from circuitcli.stages.cache_acts import firings_in
@@ -36,9 +41,10 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def away(sae: Sae) -> Sae:
+def away(sae: Dictionary) -> Dictionary:
     """The SAE elsewhere, but for its decoder, which stays where its file is mapped."""
-    return replace(sae, **{name: part for name, part in moved(sae).items() if name != "w_dec"})
+    own = {name: replace(part, **moved(part)) for name, part in (("activation", sae.activation), ("frame", sae.frame))}
+    return replace(sae, **own, **{name: part for name, part in moved(sae).items() if name != "w_dec"})
 
 
 def test_devices_are_told_apart() -> None:
@@ -79,13 +85,19 @@ def test_ablations(pos: int, horizon: int | None, resumes: bool) -> None:
             assert np.array_equal(ours[name], column), name
 
 
-@pytest.mark.parametrize("kind", ["relu", "topk", "jumprelu", "gated"])
+KINDS = {
+    "relu": Relu(),
+    "topk": TopK(3),
+    "jumprelu": JumpRelu(torch.rand(6)),
+    "gated": Gated(torch.randn(6), torch.randn(6), torch.randn(6)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("norm", ["none", "layer_norm", "constant_norm"])
-def test_saes(kind: str, norm: str) -> None:
-    more = {"relu": {}, "topk": {"k": 3}, "jumprelu": {"threshold": torch.rand(6)}}.get(
-        kind, {"b_gate": torch.randn(6), "r_mag": torch.randn(6)}
-    )
-    sae = replace(SAES[UP], activation=kind, normalisation=norm, centre=norm == "none", offset=torch.randn(4), **more)  # type: ignore[arg-type]
+def test_saes(kind: str, norm: Normalisation) -> None:
+    frame = Frame(norm, centre=norm == "none", offset=torch.randn(4))
+    sae = replace(SAES[UP], activation=KINDS[kind], frame=frame)
     x, counted = torch.randn(2, 5, 4), np.arange(5) < np.asarray([[5], [3]])
     one, two = (firings_in(s, at, np.arange(2), counted) for s, at in ((sae, x), (away(sae), Elsewhere(x))))
     assert (one.feature.tolist(), one.pos.tolist()) == (two.feature.tolist(), two.pos.tolist())

@@ -59,7 +59,7 @@ def test_a_reading_in_two_steps_is_one_by_whole_passes(bridge, saes, text, name)
     """Few sequences first, with another reading beside it; against passes from the tokens, a sequence at a time."""
     site = Site(1, name)
     reading, other = Reading("", "", saes[site]), Reading("other", "", saes[Site(1, "mlp_out")])
-    arm = Arm(bridge, text, [site, other.sae.site], first=4)
+    arm = Arm(bridge, text, [site, other.sae.reads], first=4)
     [few, _] = arm.score([reading, other], few=True)
     [found] = arm.score([reading])
     assert set(few.seq) == {0, 1, 2, 3}

@@ -11,8 +11,10 @@ from support import fakes, tiny
 from tokenizers import Tokenizer
 
 from circuitcli import demo
+from circuitcli.core.activations.standard import Relu
 from circuitcli.core.examination import Bench
 from circuitcli.core.fit import Fit, Numbers, Verdict, compare, judge, numbers, undecided
+from circuitcli.core.frame import Frame
 from circuitcli.core.readings import CHANGES, Reading, Surroundings, readings
 from circuitcli.core.reconstruction import Arm, Lost, Scores, Text
 from circuitcli.core.shape import ModelShape
@@ -32,7 +34,7 @@ def test_numbers_are_those_of_plain_transformers(site):
     _, sae = measure.load_dictionary(demo.SAES / f"blocks.1.hook_{site}")
     clean = measure.cross_entropy(plain, rows)
     wanted = measure.quality(plain, Site(1, site), sae, rows, clean)
-    arm = Arm(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), [sae.site])
+    arm = Arm(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), [sae.reads])
     [scores] = arm.score([Reading("", "", sae)])
     found = numbers(scores)
     got = (found.fvu, found.l0, found.dead, found.recovered, found.ce_clean)
@@ -44,9 +46,9 @@ def test_kl_and_zero_by_hand_on_a_linear_model():
     model = fakes.LinearModel.random()
     tokens = torch.tensor([[1, 4, 2], [3, 5, 0]])
     sae = fakes.linear_sae(Site(1, "resid_post"))
-    arm = Arm(model, Text(tokens, torch.tensor([3, 2]), bos=False), [sae.site])
+    arm = Arm(model, Text(tokens, torch.tensor([3, 2]), bos=False), [sae.reads])
     [scores] = arm.score([Reading("", "", sae)])
-    last = model.run(tokens, [sae.site]).sites[sae.site]
+    last = model.run(tokens, [sae.reads]).sites[sae.reads]
     before = (last @ model.u).log_softmax(-1)
     kl = [(before[s, p].exp() * (before[s, p] + np.log(fakes.VOCAB))).sum().item() for s, p in ((0, 1), (0, 2), (1, 1))]
     assert scores.zero.kl == pytest.approx(kl, rel=1e-4)
@@ -89,11 +91,11 @@ def test_changes_that_make_no_sense_are_left_out(saes):
     z, post, mid = saes[Site(0, "z")], saes[Site(1, "resid_post")], saes[Site(0, "resid_mid")]
     assert not {"centring", "resid_pre", "layer before"} & names(z)
     assert {"processed z", "layer after", "ReLU", "no BOS"} <= names(z)
-    assert {"raw z"} <= names(replace(z, offset=torch.ones(32)))
+    assert {"raw z"} <= names(replace(z, frame=Frame(offset=torch.ones(32))))
     assert "processed z" not in names(z, replace(around, z_offset=torch.zeros(32)))
     assert not {"centring", "LayerNorm", "resid_pre"} & names(post)  # its block's resid_pre is the layer before
     assert {"layer before", "layer after", "resid_mid", "no normalisation"} <= names(post)
-    plain = replace(mid, normalisation="none", activation="relu", k=None)
+    plain = replace(mid, frame=Frame(), activation=Relu())
     assert {"centring", "LayerNorm"} <= names(plain)
     assert "centring" not in names(plain, replace(around, ignores_mean=False))
     assert not {"BOS", "no BOS"} & names(plain, replace(around, bos=None))
@@ -109,7 +111,7 @@ def made(fvu: float, kl: float, *, noise: float = 0.1, site: Site = SITE, count:
     draw = np.random.default_rng(1)
     error = fvu * (1 + noise * draw.standard_normal(count))[seq]
     ones = np.ones(len(seq))
-    sae = replace(fakes.linear_sae(site), site=site)
+    sae = fakes.linear_sae(site)
     spliced, zero = Lost(kl * ones, kl * ones + 3), Lost(ones, ones + 3)
     return Scores(
         Reading("the change", "so", sae), seq, token, error, ones, l0 * ones, 0.0, ones * 3, spliced=spliced, zero=zero
@@ -197,7 +199,7 @@ def test_other_tokens_are_left_out_of_a_comparison():
 
 
 def test_centring_is_tried_only_where_norms_drop_the_mean(bridge, saes):
-    sae = replace(saes[Site(1, "mlp_out")], normalisation="none")
+    sae = replace(saes[Site(1, "mlp_out")], frame=Frame())
     text = Text(torch.randint(1, tiny.VOCAB, (3, 9)), torch.full((3,), 9), bos=False)
     tried = Bench(bridge, text, None, [sae]).examine(sae, full=False).alternatives
     assert "centring" in {a.name for a in tried}

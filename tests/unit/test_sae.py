@@ -12,15 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from circuitcli.core.activations.gated import Gated
+from circuitcli.core.activations.jumprelu import JumpRelu
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.activations.topk import TopK
 from circuitcli.core.active import Active
-from circuitcli.core.sae import Sae
+from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.frame import Frame, Normalisation
 from circuitcli.core.sites import Site
 
 W_ENC = torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0, 1.0]])
 W_DEC = torch.tensor([[1.0, 0.0], [0.0, 0.5], [-1.0, 3.0]])
 B_ENC = torch.tensor([0.5, -1.0, 0.0])
 B_DEC = torch.tensor([1.0, -1.0])
-RELU = Sae(Site(0, "resid_post"), "relu", W_ENC, B_ENC, W_DEC, B_DEC)
+HERE = Site(0, "resid_post")
+RELU = Dictionary(HERE, HERE, Relu(), W_ENC, B_ENC, W_DEC, B_DEC)
 X = torch.tensor([2.0, 1.0])
 
 
@@ -47,23 +53,23 @@ def test_decode_adds_b_dec_whatever_was_subtracted() -> None:
 
 
 def test_topk_keeps_the_k_largest_and_then_applies_relu() -> None:
-    close(replace(RELU, activation="topk", k=1).encode(X), [0.0, 3.0, 0.0])
-    close(replace(RELU, activation="topk", k=2).encode(X), [1.5, 3.0, 0.0])
+    close(replace(RELU, activation=TopK(1)).encode(X), [0.0, 3.0, 0.0])
+    close(replace(RELU, activation=TopK(2)).encode(X), [1.5, 3.0, 0.0])
     # x − b_dec = (−2, −1): (−2, −2, 1) + b_enc = (−1.5, −3, 1): of the two largest one is negative
-    close(replace(RELU, activation="topk", k=2).encode(torch.tensor([-1.0, -2.0])), [0.0, 0.0, 1.0])
+    close(replace(RELU, activation=TopK(2)).encode(torch.tensor([-1.0, -2.0])), [0.0, 0.0, 1.0])
 
 
 def test_jumprelu_keeps_what_is_above_its_threshold_as_it_is() -> None:
-    jump = replace(RELU, activation="jumprelu", threshold=torch.tensor([1.4, 3.0, 2.0]))
+    jump = replace(RELU, activation=JumpRelu(torch.tensor([1.4, 3.0, 2.0])))
     close(jump.encode(X), [1.5, 0.0, 0.0])  # 3 is at its threshold, not above
-    below_zero = replace(jump, threshold=torch.tensor([-9.0, -9.0, -9.0]))
+    below_zero = replace(jump, activation=JumpRelu(torch.tensor([-9.0, -9.0, -9.0])))
     close(below_zero.encode(torch.tensor([-1.0, 1.0])), [0.0, 3.0, 4.0])  # relu holds even so
 
 
 def test_layer_norm_with_the_unbiased_deviation() -> None:
     # mean of (2, 1) is 1.5, its unbiased deviation √0.5: normal = ±0.5/(√0.5 + 1e-5)
     normal = 0.5 / (sqrt(0.5) + 1e-5)
-    sae = replace(RELU, normalisation="layer_norm", apply_b_dec_to_input=False)
+    sae = replace(RELU, frame=Frame("layer_norm"), apply_b_dec_to_input=False)
     close(sae.encode(X), [normal + 0.5, 0.0, 0.0])
     # of an input a thousand times smaller the 1e-5 takes a seventieth away
     small = 0.0005 / (0.001 * sqrt(0.5) + 1e-5)
@@ -74,34 +80,34 @@ def test_layer_norm_with_the_unbiased_deviation() -> None:
 
 
 def test_centring_subtracts_the_mean_and_puts_it_back() -> None:
-    sae = replace(RELU, centre=True, apply_b_dec_to_input=False)
+    sae = replace(RELU, frame=Frame(centre=True), apply_b_dec_to_input=False)
     close(sae.encode(X), [1.0, 0.0, 0.0])  # of (0.5, −0.5): (0.5, −1, −1) + b_enc
     close(sae.decode(torch.tensor([1.0, 2.0, 0.0]), X), [2.0 + 1.5, 0.0 + 1.5])
 
 
 def test_a_gate_decides_whether_and_a_magnitude_how_much() -> None:
     # x − b_dec = (1, 2): h = (1, 4, 1). Gate h + b_gate = (0, 1, −1): the first is at its border, not above.
-    # Magnitude h·exp(r_mag) + b_enc: 4·2 − 1 = 7, while the closed ones would have been 6.
-    gated = replace(
-        RELU,
-        activation="gated",
-        b_enc=torch.tensor([5.0, -1.0, 5.0]),
+    # Magnitude h·exp(r_mag) + b_mag: 4·2 − 1 = 7, while the closed ones would have been 6.
+    gate = Gated(
         b_gate=torch.tensor([-1.0, -3.0, -2.0]),
         r_mag=torch.tensor([1.0, 2.0, 1.0]).log(),
+        b_mag=torch.tensor([5.0, -1.0, 5.0]),
     )
-    close(gated.pre_activations(X), [0.0, 1.0, -1.0])
+    gated = replace(RELU, activation=gate, b_enc=torch.zeros(3))
+    close(gate.border(gated.pre_activations(X)), [0.0, 1.0, 1.0])
     close(gated.encode(X), [0.0, 7.0, 0.0])
     # h = (−2, 4, 4), gates (−3, 1, 2)
     close(gated.encode(torch.tensor([-1.0, 1.0])), [0.0, 7.0, 9.0])
     # an open gate with a negative magnitude: 4·2 − 9
-    close(replace(gated, b_enc=torch.tensor([5.0, -9.0, 5.0])).encode(X), [0.0, 0.0, 0.0])
+    low = replace(gate, b_mag=torch.tensor([5.0, -9.0, 5.0]))
+    close(replace(gated, activation=low).encode(X), [0.0, 0.0, 0.0])
 
 
 SEVEN = torch.tensor([7.0, 1.0])  # its norm is √50, so that |x|/√d_in = 5
 
 
 def test_constant_norm_divides_by_the_norm_over_the_root_of_the_width() -> None:
-    sae = replace(RELU, normalisation="constant_norm")
+    sae = replace(RELU, frame=Frame("constant_norm"))
     # (1.4, 0.2) − b_dec = (0.4, 1.2): (0.4, 2.4, 0.8) + b_enc
     close(sae.encode(SEVEN), [0.9, 1.4, 0.8])
     close(sae.encode(SEVEN * 1000), [0.9, 1.4, 0.8])
@@ -111,7 +117,7 @@ def test_constant_norm_divides_by_the_norm_over_the_root_of_the_width() -> None:
 
 
 def test_constant_norm_after_centring() -> None:
-    sae = replace(RELU, normalisation="constant_norm", centre=True, apply_b_dec_to_input=False)
+    sae = replace(RELU, frame=Frame("constant_norm", centre=True), apply_b_dec_to_input=False)
     # (7, 1) − 4 = (3, −3), whose norm is √18: divided by 3 it is (1, −1): (1, −2, −2) + b_enc
     close(sae.encode(SEVEN), [1.5, 0.0, 0.0])
     close(sae.decode(torch.tensor([1.0, 2.0, 0.0]), SEVEN), [2.0 * 3 + 4, 0.0 * 3 + 4])
@@ -120,7 +126,7 @@ def test_constant_norm_after_centring() -> None:
 
 
 def test_an_activation_of_zeros_has_a_constant_norm_too() -> None:
-    sae = replace(RELU, normalisation="constant_norm")
+    sae = replace(RELU, frame=Frame("constant_norm"))
     nothing = torch.zeros(2)
     close(sae.encode(nothing), [0.0, 1.0, 2.0])  # 0 − b_dec = (−1, 1): (−1, 2, 2) + b_enc
     close(sae.decode(torch.tensor([1.0, 2.0, 0.0]), nothing), [0.0, 0.0])
@@ -129,26 +135,30 @@ def test_an_activation_of_zeros_has_a_constant_norm_too() -> None:
 def test_an_offset_is_taken_away_before_and_put_back_after() -> None:
     offset = torch.tensor([1.0, 4.0])
     x = torch.tensor([3.0, 5.0])  # x − offset = (2, 1)
-    sae = replace(RELU, offset=offset)
+    sae = replace(RELU, frame=Frame(offset=offset))
     close(sae.encode(x), [1.5, 3.0, 1.0])
     close(sae.decode(torch.tensor([1.5, 3.0, 1.0]), x), [1.5 + 1, 3.5 + 4])
     close(edit(sae, 2, 1.0, 0.0, x), [1.0, -3.0])
     # mean and deviation are those of x − offset
-    normed = replace(sae, normalisation="layer_norm")
+    normed = replace(RELU, frame=Frame("layer_norm", offset=offset))
     close(normed.decode(torch.tensor([1.0, 2.0, 0.0]), x), [sqrt(0.5) * 2 + 1.5 + 1, 1.5 + 4])
     close(edit(normed, 2, 1.0, 0.0, x), [sqrt(0.5), -3 * sqrt(0.5)])
 
 
 def test_moving_an_sae_moves_all_of_it() -> None:
     features = torch.zeros(3)
-    whole = replace(RELU, threshold=features, b_gate=features, r_mag=features, offset=torch.zeros(2))
-    tensors = {name for name, value in vars(whole).items() if isinstance(value, Tensor)}
-    moved = whole.to(torch.device("meta"))
-    assert tensors == {name for name, value in vars(moved).items() if isinstance(value, Tensor) and value.is_meta}
-    assert len(tensors) == 8
+
+    def tensors(sae: Dictionary) -> list[Tensor]:
+        parts = [value for part in (sae, sae.activation, sae.frame) for value in vars(part).values()]
+        return [value for value in parts if isinstance(value, Tensor)]
+
+    for activation, own in ((JumpRelu(features), 1), (Gated(features, features, features), 3), (Relu(), 0)):
+        whole = replace(RELU, activation=activation, frame=Frame(offset=torch.zeros(2)))
+        assert len(tensors(whole)) == 5 + own
+        assert [value.is_meta for value in tensors(whole.to(torch.device("meta")))] == [True] * (5 + own)
 
 
-def edit(sae: Sae, feature: int, activation: float, replacement: float, x: Tensor = X) -> Tensor:
+def edit(sae: Dictionary, feature: int, activation: float, replacement: float, x: Tensor = X) -> Tensor:
     rows = (torch.tensor([value]) for value in (activation, replacement))
     return sae.edit(x.unsqueeze(0), torch.tensor([feature]), *rows)[0]
 
@@ -160,15 +170,15 @@ def test_an_edit_is_the_change_along_the_decoder_row() -> None:
 
 
 def test_an_edit_under_layer_norm_is_scaled_by_the_deviation_alone() -> None:
-    close(edit(replace(RELU, normalisation="layer_norm"), 2, 1.0, 0.0), [sqrt(0.5), -3 * sqrt(0.5)])
+    close(edit(replace(RELU, frame=Frame("layer_norm")), 2, 1.0, 0.0), [sqrt(0.5), -3 * sqrt(0.5)])
 
 
 def test_a_centred_edit_has_no_mean() -> None:
-    close(edit(replace(RELU, centre=True), 2, 1.0, 0.0), [2.0, -2.0])
+    close(edit(replace(RELU, frame=Frame(centre=True)), 2, 1.0, 0.0), [2.0, -2.0])
 
 
 def test_each_row_has_its_own_feature_and_scale() -> None:
-    sae = replace(RELU, normalisation="layer_norm")
+    sae = replace(RELU, frame=Frame("layer_norm"))
     x = torch.tensor([[2.0, 1.0], [8.0, 4.0]])  # deviations √0.5 and √8
     delta = sae.edit(x, torch.tensor([0, 2]), torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(delta, torch.tensor([[-sqrt(0.5), 0.0], [sqrt(8), -3 * sqrt(8)]]))
@@ -184,10 +194,12 @@ def test_arithmetic_is_float32_whatever_the_model_runs_in(dtype: torch.dtype) ->
 
 KINDS = {
     "relu": RELU,
-    "topk": replace(RELU, activation="topk", k=2),
-    "jumprelu": replace(RELU, activation="jumprelu", threshold=torch.tensor([2.0, 0.5, -1.0])),
+    "topk": replace(RELU, activation=TopK(2)),
+    "jumprelu": replace(RELU, activation=JumpRelu(torch.tensor([2.0, 0.5, -1.0]))),
     "gated": replace(
-        RELU, activation="gated", b_gate=torch.tensor([-1.0, 0.5, 0.0]), r_mag=torch.tensor([0.1, -0.2, 0.3])
+        RELU,
+        activation=Gated(torch.tensor([-1.0, 0.5, 0.0]), torch.tensor([0.1, -0.2, 0.3]), B_ENC),
+        b_enc=torch.zeros(3),
     ),
 }
 
@@ -196,11 +208,11 @@ KINDS = {
 @pytest.mark.parametrize("normalisation", ["none", "layer_norm", "constant_norm"])
 @pytest.mark.parametrize("offset", [None, torch.tensor([0.25, -1.5])], ids=["", "offset"])
 def test_what_is_active_is_what_encoding_gives(
-    kind: str, normalisation: str, offset: Tensor | None, monkeypatch: pytest.MonkeyPatch
+    kind: str, normalisation: Normalisation, offset: Tensor | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where dense encodings of all rows at once would be too many."""
-    monkeypatch.setattr("circuitcli.core.sae._DENSE_BYTES", 100)
-    sae = replace(KINDS[kind], normalisation=normalisation, offset=offset)
+    monkeypatch.setattr("circuitcli.core.dictionary._DENSE_BYTES", 100)
+    sae = replace(KINDS[kind], frame=Frame(normalisation, offset=offset))
     x = torch.randn(60, 2, generator=torch.Generator().manual_seed(1)) * 3
     dense = sae.encode(x)
     active = sae.active(x)

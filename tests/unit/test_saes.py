@@ -21,7 +21,10 @@ from support import pickled
 from torch import Tensor
 
 from circuitcli import demo, plugins
-from circuitcli.core.sae import Sae
+from circuitcli.core.activations.gated import Gated
+from circuitcli.core.activations.standard import Relu
+from circuitcli.core.activations.topk import TopK
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.runtime.hub import Hub
@@ -71,7 +74,7 @@ def files(folder: Path, **stated: Any) -> Files:
     return Files(folder / "sae_weights.safetensors", folder / "cfg.json", Stated(**stated))
 
 
-def take(release: Path | str) -> dict[Site, tuple[SaeEntry, Sae]]:
+def take(release: Path | str) -> dict[Site, tuple[SaeEntry, Dictionary]]:
     """What `circuit fetch-saes` does with a release on disk, and then what any later command does."""
     provider = provider_of(str(release))
     source = plugins.load("saes", provider)
@@ -111,7 +114,7 @@ def test_a_good_folder_is_taken_alone_or_inside_another(tmp_path: Path) -> None:
     inner = write(tmp_path / "release" / "any name")
     ((recorded, sae),) = take(inner).values()
     assert take(inner.parent)[SITE][0] == recorded
-    assert recorded.at == sae.site == SITE
+    assert recorded.at == sae.reads == SITE
     assert (recorded.d_in, recorded.d_sae, recorded.architecture) == (D_IN, D_SAE, "standard")
     assert recorded.source == str(inner / "sae_weights.safetensors")
     assert sae.w_dec.shape == (D_SAE, D_IN)
@@ -159,7 +162,7 @@ def test_what_the_release_states_goes_before_what_the_files_say(tmp_path: Path) 
     stated = facts(folder, prepend_bos=True, center_writing_weights=True, fold_value_biases=True, site=SITE)
     assert (stated["prepend_bos"], stated["centre"], stated["centre_stated"]) == (True, True, True)
     assert not stated["fold_value_biases"], "only z has them"
-    assert _read.sae(files(folder, center_writing_weights=True)).centre
+    assert _read.sae(files(folder, center_writing_weights=True)).frame.centre
     said_not = facts(folder, center_writing_weights=False)
     assert (said_not["centre"], said_not["centre_stated"]) == (False, True)
 
@@ -170,13 +173,13 @@ def test_z_is_never_centred_and_may_need_an_offset(tmp_path: Path) -> None:
     found = facts(folder, center_writing_weights=True, fold_value_biases=True)
     assert (found["site"].hook, found["centre"], found["fold_value_biases"]) == (hook, False, True)
     made = _read.sae(files(folder, center_writing_weights=True, fold_value_biases=True))
-    assert (made.centre, made.offset) == (False, None)
+    assert (made.frame.centre, made.frame.offset) == (False, None)
     assert not facts(folder)["fold_value_biases"]
 
 
 def test_a_site_that_only_the_release_knows(tmp_path: Path) -> None:
     folder = write(tmp_path / "sae", cfg=put(metadata={}))
-    assert _read.sae(files(folder, site=SITE)).site == SITE
+    assert _read.sae(files(folder, site=SITE)).reads == SITE
     other = write(tmp_path / "other")
     error = refused(lambda: _read.facts(files(other, site=Site(4, "resid_pre"))))
     assert "4.resid_pre" in error.message
@@ -339,7 +342,7 @@ def test_a_stated_factor_is_folded_in(tmp_path: Path) -> None:
     torch.testing.assert_close(a, torch.full((D_SAE,), 4.0))
     # (6 features · 4 + 1/4) · 2
     torch.testing.assert_close(sae.decode(a, X), torch.full((D_IN,), 48.5))
-    assert (sae.normalisation, facts(folder, scaling_factor=0.5)["normalisation"]) == ("none", "none")
+    assert (sae.frame.normalisation, facts(folder, scaling_factor=0.5)["normalisation"]) == ("none", "none")
     assert "scaling_factor" not in refused(lambda: _read.sae(files(folder))).message
 
 
@@ -376,9 +379,10 @@ def test_architectures_and_normalisations_arrive_where_they_belong(tmp_path: Pat
     folder = write(tmp_path / "gated", cfg=options, tensors=change)
     sae = _read.sae(files(folder))
     # |x| = √30 and √d_in = 2: Σx·2/√30 = 3.65 is below the gate's 9
-    torch.testing.assert_close(sae.pre_activations(X), torch.full((D_SAE,), 20 / sqrt(30) - 9))
-    assert (sae.activation, sae.normalisation, sae.apply_b_dec_to_input) == ("gated", "constant_norm", False)
-    assert (sae.b_enc[0], sae.r_mag is not None and sae.r_mag[0]) == (1.0, 2.0)
+    torch.testing.assert_close(sae.activation.border(sae.pre_activations(X)), torch.full((D_SAE,), 9 - 20 / sqrt(30)))
+    assert (sae.frame.normalisation, sae.apply_b_dec_to_input) == ("constant_norm", False)
+    assert isinstance(sae.activation, Gated)
+    assert (sae.activation.b_mag[0], sae.activation.r_mag[0], sae.b_enc[0]) == (1.0, 2.0, 0.0)
     found = facts(folder)
     assert (found["architecture"], found["normalisation"]) == ("gated", "constant_norm")
 
@@ -387,9 +391,10 @@ def test_architectures_and_normalisations_arrive_where_they_belong(tmp_path: Pat
 def test_topk_was_once_a_standard_sae_with_another_activation_function(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "sae", cfg=put(k=5, activation_fn_kwargs={"k": 2}, **{name: "topk"}))
     sae = _read.sae(files(folder))
-    assert (facts(folder)["architecture"], sae.activation, sae.k) == ("topk", "topk", 2)
+    assert isinstance(sae.activation, TopK)
+    assert (facts(folder)["architecture"], sae.activation.k) == ("topk", 2)
     relu = _read.sae(files(write(tmp_path / "relu", cfg=put(k=5, activation_fn_kwargs={"k": 2}, **{name: "relu"}))))
-    assert (relu.activation, relu.k) == ("relu", None)
+    assert isinstance(relu.activation, Relu)
 
 
 # Pickles.
@@ -445,7 +450,8 @@ def test_the_format_of_hook_z_kk(tmp_path: Path) -> None:
         False,
         "standard",
     )
-    assert (sae.activation, sae.apply_b_dec_to_input, sae.normalisation, sae.offset) == ("relu", True, "none", None)
+    assert isinstance(sae.activation, Relu)
+    assert (sae.apply_b_dec_to_input, sae.frame.normalisation, sae.frame.offset) == (True, "none", None)
     assert "W_enc has shape" in refused(lambda: _read.sae(hook_z_kk(tmp_path, dict_size=D_SAE + 1))).message
 
 
