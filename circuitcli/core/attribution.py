@@ -31,7 +31,7 @@ def estimates(
     read: Bool[Tensor, "s t"],
     firing: tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, " n"]],
 ) -> Float[Tensor, " n"] | None:
-    """E of each firing, nats; None where no gradient can be had of this model.
+    """The estimate e of each firing, nats; None where no gradient can be had of this model.
 
     Args:
         model: The model.

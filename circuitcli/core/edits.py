@@ -18,7 +18,7 @@ Edits = Mapping[Site, Change]
 
 
 def adding(site: Site, delta: Float[Tensor, "b t d"]) -> Edits:
-    """X → x + δ at one site, in the precision of x."""
+    """Adds δ at one site: x → x + δ, in the precision of x."""
     return {site: lambda x: x + delta.to(x.dtype)}
 
 

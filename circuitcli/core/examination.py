@@ -1,4 +1,4 @@
-"""SAEs on trial: each as stated and with every change of `core.readings`, on a sample that the model reads once.
+"""SAEs on trial: each as stated and with every change of `core.variants`, on a sample that the model reads once.
 
 1.  The model reads the sample, unedited.
 2.  The SAE as stated encodes it all; how many features fire decides which changes make sense.
@@ -19,8 +19,8 @@ from jaxtyping import Int
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.fit import BETTER, Alternative, Fit, compare, judge, undecided
 from circuitcli.core.model import Model
-from circuitcli.core.readings import Reading, Surroundings, readings
 from circuitcli.core.reconstruction import Arm, Scores, Text
+from circuitcli.core.variants import Surroundings, Variant, variants
 
 # Counted positions on which changes are tried first, but for the rest of a sequence.
 FIRST = 256
@@ -35,7 +35,7 @@ def sequences(counted: Int[np.ndarray, " n"], positions: int) -> int:
     return min(int(np.searchsorted(np.cumsum(counted), positions)) + 1, len(counted))
 
 
-class Bench:
+class Examiner:
     """A sample of text read by the model with and without BOS, on which SAEs are tried."""
 
     def __init__(
@@ -50,21 +50,21 @@ class Bench:
         self._model = model
         self._offsets = {s.reads: model.z_offset(s.reads.layer).to(s.w_enc.device) for s in saes}
         self._bos = None if bos is None else text.bos
-        self._mean_ignored = True  # until the stream is there; only sites matter now
-        sites = {site for sae in saes for site in (sae.reads, *(r.sae.reads for r in self._readings(sae, 0.0)))}
+        self._norms_subtract_mean = True  # until the stream is there; only sites matter now
+        sites = {site for sae in saes for site in (sae.reads, *(r.sae.reads for r in self._variants(sae, 0.0)))}
         first = sequences(text.counted.sum(1).cpu().numpy(), FIRST)
         self.sequences, self.first = len(text), first
         self._arm = Arm(model, text, sorted(sites, key=lambda s: s.order), first=first)
         self._arm.run(done)
-        self._mean_ignored = _ignores_mean(model, self._arm)
+        self._norms_subtract_mean = _subtracts_mean(model, self._arm)
         own = sorted({sae.reads for sae in saes}, key=lambda s: s.order)
         self._flipped = None if bos is None else Arm(model, text.flipped(bos, model.shape.n_ctx), own, first=first)
 
     def trials(self, saes: Sequence[Dictionary]) -> list[Trial]:
         """Each SAE, read as stated, and the changes that make sense for it."""
-        stated = [Reading("stated", "as stated", sae) for sae in saes]
+        stated = [Variant("stated", "as stated", sae) for sae in saes]
         encoded = self._arm.score(stated, splice=False)
-        return [Trial(self, e.reading, tuple(self._readings(e.reading.sae, float(e.active.mean())))) for e in encoded]
+        return [Trial(self, e.variant, tuple(self._variants(e.variant.sae, float(e.active.mean())))) for e in encoded]
 
     def examine(self, sae: Dictionary, *, full: bool) -> Fit:
         """How one SAE fits."""
@@ -72,39 +72,39 @@ class Bench:
 
     def tried(
         self,
-        stated: Reading,
-        changes: Sequence[Reading],
+        stated: Variant,
+        changes: Sequence[Variant],
         *,
         few: bool,
         splice: bool,
         done: Callable[[int], None] = _silent,
-    ) -> tuple[Scores, dict[Reading, Alternative]]:
+    ) -> tuple[Scores, dict[Variant, Alternative]]:
         """Some changes, and the SAE as stated beside them."""
-        here = [reading for reading in changes if not reading.flips_bos]
+        here = [variant for variant in changes if not variant.flips_bos]
         before, *found = self._arm.score([stated, *here], few=few, splice=splice, done=done)
-        flipped = [reading for reading in changes if reading.flips_bos]
+        flipped = [variant for variant in changes if variant.flips_bos]
         if flipped:
             assert self._flipped is not None
             found += self._flipped.score(flipped, few=few, splice=splice, done=done)
-        return before, {scores.reading: compare(before, scores) for scores in found}
+        return before, {scores.variant: compare(before, scores) for scores in found}
 
-    def _readings(self, sae: Dictionary, l0: float) -> list[Reading]:
-        around = Surroundings(self._model.shape, self._mean_ignored, self._offsets[sae.reads], self._bos, l0)
-        return readings(sae, around)
+    def _variants(self, sae: Dictionary, l0: float) -> list[Variant]:
+        around = Surroundings(self._model.shape, self._norms_subtract_mean, self._offsets[sae.reads], self._bos, l0)
+        return variants(sae, around)
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One SAE on a bench."""
+    """One SAE and its variants, on the sample of an examiner."""
 
-    bench: Bench
-    stated: Reading
-    changes: tuple[Reading, ...]
+    examiner: Examiner
+    stated: Variant
+    changes: tuple[Variant, ...]
 
     @property
     def total(self) -> int:
-        """What there is to do, in sequences of one reading; those that a change is spared count as done."""
-        return self.bench.sequences * (1 + len(self.changes))
+        """What there is to do, in sequences of one variant; those that a change is spared count as done."""
+        return self.examiner.sequences * (1 + len(self.changes))
 
     def examine(self, *, full: bool, done: Callable[[int], None] = _silent) -> Fit:
         """How the SAE fits; see the module's docstring."""
@@ -116,22 +116,22 @@ class Trial:
             told += count
             done(count)
 
-        bench, rest = self.bench, self.bench.sequences - self.bench.first
-        before, found = bench.tried(self.stated, self.changes, few=True, splice=full, done=tell)
-        going_on = [reading for reading in self.changes if self._goes_on(before, found[reading])]
-        tell((rest if full else bench.sequences) * (len(self.changes) - len(going_on)))
-        whole, more = bench.tried(self.stated, going_on, few=False, splice=True, done=tell)
+        examiner, rest = self.examiner, self.examiner.sequences - self.examiner.first
+        before, found = examiner.tried(self.stated, self.changes, few=True, splice=full, done=tell)
+        going_on = [variant for variant in self.changes if self._goes_on(before, found[variant])]
+        tell((rest if full else examiner.sequences) * (len(self.changes) - len(going_on)))
+        whole, more = examiner.tried(self.stated, going_on, few=False, splice=True, done=tell)
         tell(self.total - told)
         found |= more
-        return judge(whole, tuple(found[reading] for reading in self.changes))
+        return judge(whole, tuple(found[variant] for variant in self.changes))
 
     def _goes_on(self, before: Scores, tried: Alternative) -> bool:
-        if self.bench.first < self.bench.sequences:
+        if self.examiner.first < self.examiner.sequences:
             return undecided(before, tried)
         return tried.fvu_ratio is not None and tried.fvu_ratio <= BETTER  # there is no more text: it has to be now
 
 
-def _ignores_mean(model: Model, arm: Arm) -> bool:
+def _subtracts_mean(model: Model, arm: Arm) -> bool:
     """Whether the model's norms subtract the mean over d_model: a constant added to the stream changes no logit."""
     final = arm.final
     clean, moved = model.logits(final), model.logits(final + final.std())

@@ -10,7 +10,7 @@ Measured at counted positions (≥ 1 of each sequence, no padding), in float32, 
     KL         mean KL(clean ‖ spliced), and KL(clean ‖ zero), nats
     dead       share of features that never fired on the sample
 
-The rule compares the SAE as stated with the same SAE read with one thing changed (`readings.CHANGES`), paired, on the
+The rule compares the SAE as stated with the same SAE read with one thing changed (`variants.CHANGES`), paired, on the
 same tokens. A change fits *better* where all of these hold:
 
 1.  FVU is at most BETTER times the stated one, at least GAIN below it, and below POOR, or it explains nothing itself.
@@ -46,8 +46,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuitcli.core.readings import DENSE
 from circuitcli.core.reconstruction import Scores
+from circuitcli.core.variants import DENSE
 
 BETTER, GAIN, POOR = 0.95, 0.01, 0.95
 FAR, FAR_GAIN = 0.5, 0.1
@@ -79,8 +79,8 @@ class Alternative:
     """One change to how an SAE is read.
 
     Attributes:
-        name, words, site: Of the reading.
-        positions: Tokens that both readings counted: of few sequences where these showed that it isn't better.
+        name, words, site: Of the variant.
+        positions: Tokens that both variants counted: of few sequences where these showed that it isn't better.
         numbers: On these.
         fvu_ratio: FVU over the stated one's.
         fvu_ratio_low, fvu_ratio_high: Its 1 − QUANTILE and QUANTILE over bootstrap samples.
@@ -161,11 +161,11 @@ def compare(stated: Scores, other: Scores) -> Alternative:
     if above is not None and below is not None:
         kl_ratio = float((above[0].sum() / above[1].sum()) / (below[0].sum() / below[1].sum()))
         kl_low, _ = resampled.interval(above, below)
-    better = _better(before, after, ratio, high, kl_ratio, other.reading.sae.d_in)
+    better = _better(before, after, ratio, high, kl_ratio, other.variant.sae.d_in)
     far = better and _far(before, after, ratio, kl_ratio)
-    reading = other.reading
+    variant = other.variant
     return Alternative(
-        reading.name, reading.words, str(reading.sae.reads), len(mine), after, ratio, low, high, kl_ratio, kl_low,
+        variant.name, variant.words, str(variant.sae.reads), len(mine), after, ratio, low, high, kl_ratio, kl_low,
         better=better, far=far,
     )  # fmt: skip
 
@@ -174,7 +174,7 @@ def undecided(stated: Scores, tried: Alternative) -> bool:
     """Whether a change that was tried on few sequences could turn out better on more, by the end of the docstring."""
     if tried.fvu_ratio_low is None:
         return False
-    most = 2 * max(stated.reading.sae.d_in / DENSE, numbers(stated).l0)
+    most = 2 * max(stated.variant.sae.d_in / DENSE, numbers(stated).l0)
     kl = tried.kl_ratio_low is None or tried.kl_ratio_low <= BETTER
     return tried.fvu_ratio_low <= BETTER and kl and tried.numbers.l0 <= most
 
@@ -192,7 +192,7 @@ def _next_token(
     of_before, of_after = stated.zero.kl[mine], other.zero.kl[its]
     if before.mean() == 0 or min(of_before.mean(), of_after.mean()) < MEASURABLE:
         return None, None
-    if stated.reading.sae.reads == other.reading.sae.reads:
+    if stated.variant.sae.reads == other.variant.sae.reads:
         of_before = of_after = np.ones_like(before)
     return (after, of_after), (before, of_before)
 
@@ -236,7 +236,7 @@ def judge(stated: Scores, found: tuple[Alternative, ...]) -> Fit:
     """The verdict by the module's rule."""
     measured = numbers(stated)
     best = min((a for a in found if a.better), key=lambda a: a.numbers.fvu or 0.0, default=None)
-    sae = stated.reading.sae
+    sae = stated.variant.sae
     verdict, why = _verdict(measured, best, len(stated.seq), sae.d_in)
     return Fit(str(sae.reads), len(stated.seq), measured, verdict, why, best.name if best else None, found)
 

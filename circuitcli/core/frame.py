@@ -85,7 +85,7 @@ class Frame:
 PLAIN = Frame()
 
 
-def centrable(site: Site, *, ignores_mean: bool) -> bool:
+def centrable(site: Site, *, norms_subtract_mean: bool) -> bool:
     """Whether centred weights (`center_writing_weights`) leave other activations at a site.
 
     They take the mean over d_model from what is written to the stream, of models whose norms subtract it anyway: so not
@@ -93,6 +93,6 @@ def centrable(site: Site, *, ignores_mean: bool) -> bool:
 
     Args:
         site: Where a dictionary reads.
-        ignores_mean: Whether the model's norms subtract the mean: LayerNorm does, RMS norm doesn't.
+        norms_subtract_mean: Whether the model's norms subtract the mean: LayerNorm does, RMS norm doesn't.
     """
-    return ignores_mean and site.name != "z"
+    return norms_subtract_mean and site.name != "z"

@@ -1,8 +1,8 @@
-"""Splicing SAEs into a model: what each reading of an SAE loses of activations, and of the next token.
+"""Splicing SAEs into a model: what each variant of an SAE loses of activations, and what the next token loses by it.
 
-The model reads the sample once. Every reading starts from those passes: it encodes their activations, the rest of the
-model is resumed at the site, and the clean log-probabilities of a position serve all readings that are tried together.
-What a reading did in some of the sequences is kept, so that it can go on with the others.
+The model reads the sample once. Every variant starts from those passes: it encodes their activations, the rest of the
+model is resumed at the site, and the clean log-probabilities of a position serve all variants that are tried together.
+What a variant did in some of the sequences is kept, so that it can go on with the others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.model import Edit, Model, Pass
-from circuitcli.core.readings import Reading
 from circuitcli.core.sites import Site
+from circuitcli.core.variants import Variant
 
 # Positions of one pass, padding counted, and of one block of features or logits.
 _PASS, _BLOCK = 1024, 256
@@ -74,10 +74,10 @@ class Lost:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What one reading did at each counted position.
+    """What one variant did at each counted position.
 
     Attributes:
-        reading: Which.
+        variant: Which.
         seq, token: Sequence, and place in its text, BOS not counted.
         error, spread: |x − x̂|² and |x − x̄|².
         active: Features above 0.
@@ -86,7 +86,7 @@ class Scores:
         spliced, zero: With x̂, or 0, in place of x at all counted positions; None where that wasn't run.
     """
 
-    reading: Reading
+    variant: Variant
     seq: Int[np.ndarray, " n"]
     token: Int[np.ndarray, " n"]
     error: Float[np.ndarray, " n"]
@@ -118,7 +118,7 @@ class _Part:
 
 
 class _Encoded(NamedTuple):
-    """What a reading made of a part: x̂ − x, features above 0 at each counted position, and which fired at all."""
+    """What a variant made of a part: x̂ − x, features above 0 at each counted position, and which fired at all."""
 
     delta: Float[Tensor, "n d"]
     active: Float[Tensor, " n"]
@@ -126,21 +126,21 @@ class _Encoded(NamedTuple):
 
 
 _CLEAN = "clean"  # in place of an edit: none
-_Key = Reading | Site | str  # a reading, or the site at which x becomes 0
+_Key = Variant | Site | str  # a variant, or the site at which x becomes 0
 
 
 class Arm:
     """A sample of text read by the model unedited, each sequence once: the `first` ones before the others."""
 
     def __init__(self, model: Model, text: Text, sites: Sequence[Site], *, first: int | None = None) -> None:
-        """Nothing is run yet; `sites` are those that readings are at."""
+        """Nothing is run yet; `sites` are those that variants are at."""
         self._model = model
         self._read = sorted({s for site in sites for s in (site, *model.bases(site))}, key=lambda s: s.order)
         few = list(_parts(text, 0, len(text) if first is None else first))
         self._few = len(few)
         self._parts = [*few, *_parts(text, len(text) if first is None else first, len(text))]
         self._passes: dict[int, Pass] = {}
-        self._encoded: dict[tuple[Reading, int], _Encoded] = {}
+        self._encoded: dict[tuple[Variant, int], _Encoded] = {}
         self._lost: dict[tuple[_Key, int], Lost] = {}
 
     def run(self, done: Callable[[int], None] = lambda count: None) -> None:
@@ -155,12 +155,12 @@ class Arm:
         return _final(self._pass(0))[0]
 
     def activations(self, site: Site) -> Float[Tensor, "n d"]:
-        """X at the counted positions, float32."""
+        """Activations x at the counted positions, float32."""
         return torch.cat([self._x(site, i) for i in range(len(self._parts))])
 
     def score(
         self,
-        readings: Sequence[Reading],
+        variants: Sequence[Variant],
         *,
         few: bool = False,
         splice: bool = True,
@@ -169,18 +169,18 @@ class Arm:
         """Encode and decode at every counted position and, if asked, run the rest of the model on x̂ and on 0.
 
         Args:
-            readings: What to try, together.
+            variants: What to try, together.
             few: Whether on the first sequences only.
             splice: Whether to run the rest of the model.
-            done: Is told in how many more sequences one reading was spliced.
+            done: Is told in how many more sequences one variant was spliced.
         """
         parts = range(self._few if few else len(self._parts))
         for i in parts:
-            for reading in readings:
-                self._encode(reading, i)
+            for variant in variants:
+                self._encode(variant, i)
             if splice:
-                self._splice(readings, i, done)
-        return [self._scores(reading, parts, splice) for reading in readings]
+                self._splice(variants, i, done)
+        return [self._scores(variant, parts, splice) for variant in variants]
 
     def _pass(self, i: int) -> Pass:
         if i not in self._passes:
@@ -190,10 +190,10 @@ class Arm:
     def _x(self, site: Site, i: int) -> Float[Tensor, "n d"]:
         return self._pass(i).sites[site][self._parts[i].text.counted].float()
 
-    def _encode(self, reading: Reading, i: int) -> None:
-        if (reading, i) in self._encoded:
+    def _encode(self, variant: Variant, i: int) -> None:
+        if (variant, i) in self._encoded:
             return
-        sae, x = reading.sae, self._x(reading.sae.reads, i)
+        sae, x = variant.sae, self._x(variant.sae.reads, i)
         delta, active = torch.empty_like(x), torch.empty(len(x), device=x.device)
         fired = torch.zeros(sae.d_sae, dtype=torch.bool, device=x.device)
         for rows in _blocks(len(x)):
@@ -202,19 +202,19 @@ class Arm:
             fires = a > 0
             active[rows] = fires.sum(-1).float()
             fired |= fires.any(0)
-        self._encoded[reading, i] = _Encoded(delta, active, fired)
+        self._encoded[variant, i] = _Encoded(delta, active, fired)
 
-    def _splice(self, readings: Sequence[Reading], i: int, done: Callable[[int], None]) -> None:
-        """The rest of the model on x̂ of each reading, and on 0 at their sites, where that wasn't run before."""
+    def _splice(self, variants: Sequence[Variant], i: int, done: Callable[[int], None]) -> None:
+        """The rest of the model on x̂ of each variant, and on 0 at their sites, where that wasn't run before."""
         edits: dict[_Key, tuple[Site, Float[Tensor, "n d"]]] = {}
-        for reading in readings:
-            site = reading.sae.reads
-            edits |= {site: (site, -self._x(site, i)), reading: (site, self._encoded[reading, i].delta)}
+        for variant in variants:
+            site = variant.sae.reads
+            edits |= {site: (site, -self._x(site, i)), variant: (site, self._encoded[variant, i].delta)}
         finals = {}
         for key, (site, rows) in edits.items():
             if (key, i) not in self._lost:
                 finals[key] = self._edited(site, rows, i)
-                done(len(self._parts[i].text) if isinstance(key, Reading) else 0)
+                done(len(self._parts[i].text) if isinstance(key, Variant) else 0)
         if finals:
             self._lost |= {(key, i): lost for key, lost in self._compared(finals, i).items()}
 
@@ -244,13 +244,13 @@ class Arm:
         last = pos + 1 >= text.lengths[row]
         return {key: Lost(_numbers(kl[key]), _numbers(nats[key].masked_fill(last, float("nan")))) for key in kl}
 
-    def _scores(self, reading: Reading, parts: Sequence[int], splice: bool) -> Scores:
-        """What was found of a reading in some parts."""
-        site, encoded = reading.sae.reads, [self._encoded[reading, i] for i in parts]
+    def _scores(self, variant: Variant, parts: Sequence[int], splice: bool) -> Scores:
+        """What was found of a variant in some parts."""
+        site, encoded = variant.sae.reads, [self._encoded[variant, i] for i in parts]
         x = torch.cat([self._x(site, i) for i in parts])
         seq, token = (np.concatenate(column) for column in zip(*(self._parts[i].places for i in parts), strict=True))
         scores = Scores(
-            reading,
+            variant,
             seq,
             token,
             error=_numbers(torch.cat([found.delta for found in encoded]).pow(2).sum(-1)),
@@ -265,7 +265,7 @@ class Arm:
             found = [self._lost[key, i] for i in parts]
             return Lost(np.concatenate([f.kl for f in found]), np.concatenate([f.nats for f in found]))
 
-        return replace(scores, clean=lost(_CLEAN).nats, spliced=lost(reading), zero=lost(site))
+        return replace(scores, clean=lost(_CLEAN).nats, spliced=lost(variant), zero=lost(site))
 
 
 def _final(done: Pass) -> Float[Tensor, "b t d"]:

@@ -11,8 +11,8 @@ class ModelShape:
 
     Attributes:
         parallel: Whether attention and MLP of a block both read the block's input.
-        ignores_mean: Whether its norms drop the mean over d_model, as LayerNorm does and RMSNorm doesn't, so that
-            centring the stream changes nothing that the model computes.
+        norms_subtract_mean: Whether its norms subtract the mean over d_model, as LayerNorm does and RMSNorm doesn't:
+            centring the stream then changes nothing that the model computes.
     """
 
     n_layers: int
@@ -21,7 +21,7 @@ class ModelShape:
     d_vocab: int
     n_ctx: int
     parallel: bool = False
-    ignores_mean: bool = True
+    norms_subtract_mean: bool = True
 
     def width(self, site: str) -> int:
         """d_in of an SAE at a site."""

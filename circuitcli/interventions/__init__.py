@@ -65,7 +65,7 @@ class Intervention(Protocol):
     """Says what a feature's activation becomes."""
 
     def replacements(self, at: Contexts) -> Float[np.ndarray, " n"]:
-        """C in δ = σ·(c − a_j)·W_dec[j], of each context by itself: how they are cut into shards must not matter."""
+        """Gives c of δ = σ·(c − a_j)·W_dec[j], of each context by itself: how shards are cut must not matter."""
         ...
 
 

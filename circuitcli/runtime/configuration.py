@@ -89,7 +89,7 @@ def shape_of(name: str, folder: Path) -> ModelShape:
         **sizes,
         d_z=heads * (head or config.hidden_size // heads),
         parallel=config.model_type in _PARALLEL or bool(getattr(config, "use_parallel_residual", False)),
-        ignores_mean=not hasattr(config, "rms_norm_eps"),
+        norms_subtract_mean=not hasattr(config, "rms_norm_eps"),
     )
 
 

@@ -95,7 +95,7 @@ def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, wh
         b_dec=w["b_dec"],
         apply_b_dec_to_input=spec.apply_b_dec_to_input,
         frame=Frame(
-            _NORMALISATIONS.get(spec.normalisation, "none"), bool(centred) and centrable(site, ignores_mean=True)
+            _NORMALISATIONS.get(spec.normalisation, "none"), bool(centred) and centrable(site, norms_subtract_mean=True)
         ),
     )
     known = Facts(

@@ -84,7 +84,7 @@ def choose(job: Job) -> tuple[Checkpoint, list[SaeEntry]]:
     remote = [file for one in located for file in one.remote]
     fetched = dict(zip(remote, job.fetch([*remote, *checkpoint.files]), strict=False))
     entries = [entry(provider, one, one.files(fetched)) for one in located]
-    if not checkpoint.shape.ignores_mean:  # processing leaves such a model's stream as it is
+    if not checkpoint.shape.norms_subtract_mean:  # processing leaves such a model's stream as it is
         entries = [replace(found, centre=False, centre_stated=True) for found in entries]
     for found in entries:
         _check_width(found, checkpoint)

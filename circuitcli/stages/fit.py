@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.examination import Bench, sequences
+from circuitcli.core.examination import Examiner, sequences
 from circuitcli.core.fit import MIN_POSITIONS, Fit
 from circuitcli.core.model import Model
 from circuitcli.core.reconstruction import Text
@@ -30,7 +30,7 @@ def examine(job: Job, model: Model, saes: Sequence[Dictionary], sample: Sample, 
     """
     text = _text(job, sample, bos=bos, positions=FULL if full else CHEAP)
     with job.report.track("Reading the sample", len(text), "sequences") as done:
-        trials = Bench(model, text, job.tokenizer.bos, saes, done).trials(saes)
+        trials = Examiner(model, text, job.tokenizer.bos, saes, done).trials(saes)
     what = f"Examining {saes[0].reads}" if len(saes) == 1 else f"Examining {len(saes)} SAEs"
     with job.report.track(what, sum(trial.total for trial in trials), "sequences") as done:
         return [trial.examine(full=full, done=done) for trial in trials]

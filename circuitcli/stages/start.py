@@ -102,7 +102,7 @@ def _target(inputs: Inputs) -> str:
 
 
 def _estimates(inputs: Inputs, site: Site) -> np.ndarray | None:
-    """E of each firing of a site, in the order of `Passes.firings`; None where there is no gradient."""
+    """The estimate e of each firing of a site, in the order of `Passes.firings`; None where there is no gradient."""
     job, passes = inputs.job, inputs.passes
     firings, tokens, lengths = passes.firings(site), passes.sample.tokens, passes.sample.lengths
     found = np.zeros(len(firings), np.float64)

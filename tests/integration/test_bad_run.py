@@ -265,7 +265,7 @@ def test_memory_is_full_before_anything_is_written(circuit: Circuit, profile: Pa
     circuit("fetch-saes", "--profile", profile, "--run", tmp_path / "new")
     before = contents(tmp_path / "new")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit.Bench, "trials", fail)
+        patch.setattr(fit.Examiner, "trials", fail)
         circuit("cache-acts", "--run", tmp_path / "new").refused(5, "Out of memory", "--max-tokens")
     assert contents(tmp_path / "new") == before
     assert circuit("cache-acts", "--run", tmp_path / "new").code == 0

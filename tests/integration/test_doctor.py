@@ -13,7 +13,7 @@ from support.commands import contents
 
 from circuitcli import demo
 from circuitcli.cli.console import Terminal
-from circuitcli.core.examination import Bench
+from circuitcli.core.examination import Examiner
 from circuitcli.core.reconstruction import Arm, Text
 from circuitcli.core.sampling import pad, sample_documents, to_sequences
 from circuitcli.core.sites import Site
@@ -184,8 +184,8 @@ def test_the_demos_twelve_fit(model, seed, full):
     from support import tiny
 
     saes = list(tiny.load_saes(demo.SAES).values())
-    bench = Bench(model, sample(seed, 4), 0, saes)
-    fits = [bench.examine(sae, full=full) for sae in saes]
+    examiner = Examiner(model, sample(seed, 4), 0, saes)
+    fits = [examiner.examine(sae, full=full) for sae in saes]
     assert len(fits) == 12
     assert not [fit for fit in fits if fit.verdict != "fits"]
 

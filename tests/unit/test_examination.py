@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from circuitcli.core import examination, reconstruction
 from circuitcli.core.edits import adding
-from circuitcli.core.examination import Bench
+from circuitcli.core.examination import Examiner
 from circuitcli.core.fit import Fit
-from circuitcli.core.readings import Reading
 from circuitcli.core.reconstruction import Arm, Text
 from circuitcli.core.sites import Site
+from circuitcli.core.variants import Variant
 from circuitcli.runtime.model import BridgeModel
 
 
@@ -56,12 +56,12 @@ def text() -> Text:
 
 @pytest.mark.parametrize("name", ["resid_post", "z", "resid_mid"])
 def test_a_reading_in_two_steps_is_one_by_whole_passes(bridge, saes, text, name):
-    """Few sequences first, with another reading beside it; against passes from the tokens, a sequence at a time."""
+    """Few sequences first, with another variant beside it; against passes from the tokens, a sequence at a time."""
     site = Site(1, name)
-    reading, other = Reading("", "", saes[site]), Reading("other", "", saes[Site(1, "mlp_out")])
+    variant, other = Variant("", "", saes[site]), Variant("other", "", saes[Site(1, "mlp_out")])
     arm = Arm(bridge, text, [site, other.sae.reads], first=4)
-    [few, _] = arm.score([reading, other], few=True)
-    [found] = arm.score([reading])
+    [few, _] = arm.score([variant, other], few=True)
+    [found] = arm.score([variant])
     assert set(few.seq) == {0, 1, 2, 3}
     assert set(found.seq) == set(range(11))
     order = np.lexsort((found.token, found.seq))
@@ -87,11 +87,11 @@ def test_clean_passes_and_clean_logits_are_made_once(bridge, saes, text, monkeyp
     """And sequences of like length are together: little is padded."""
     monkeypatch.setattr(reconstruction, "_PASS", 30)
     model = Counting(bridge)
-    readings = [Reading(str(i), "", saes[Site(1, "resid_post")]) for i in range(5)]
+    variants = [Variant(str(i), "", saes[Site(1, "resid_post")]) for i in range(5)]
     arm = Arm(model, text, [Site(1, "resid_post")], first=11)
-    arm.score(readings, splice=False)
-    arm.score(readings)
-    arm.score(readings)
+    arm.score(variants, splice=False)
+    arm.score(variants)
+    arm.score(variants)
     counted = int((text.lengths - 1).sum())
     assert model.positions["logits"] == (1 + 5 + 1) * counted, "clean, five spliced, zero"
     assert int(text.lengths.sum()) <= model.positions["run"] <= 1.3 * int(text.lengths.sum())
@@ -119,7 +119,7 @@ def examined(small: tuple[BridgeModel, Any]) -> tuple[Fit, float, Counter[str], 
     with FlopCounterMode(display=False) as one:
         inner.logits(inner.run(tokens, [], final=True).final.flatten(0, 1))
     with FlopCounterMode(display=False) as all_:
-        fit = Bench(model, text, smol.BOS, [sae]).examine(sae, full=True)
+        fit = Examiner(model, text, smol.BOS, [sae]).examine(sae, full=True)
     return fit, all_.get_total_flops() / one.get_total_flops(), model.positions, tokens.numel()
 
 
@@ -147,8 +147,8 @@ def test_a_change_that_could_be_better_is_tried_on_all(small):
     tokens = torch.randint(1, 4000, (22, 94), generator=torch.Generator().manual_seed(0))
     text = Text(tokens, torch.full((22,), 94), bos=False)
     wrong = replace(sae, b_dec=-sae.b_dec)
-    bench = Bench(model, text, None, [wrong])
-    by_name = {a.name: a for a in bench.examine(wrong, full=True).alternatives}
+    examiner = Examiner(model, text, None, [wrong])
+    by_name = {a.name: a for a in examiner.examine(wrong, full=True).alternatives}
     assert by_name["b_dec negated"].better
     assert by_name["b_dec negated"].positions == 22 * 93
     assert {a.positions for a in by_name.values() if not a.better} >= {3 * 93}
@@ -159,9 +159,9 @@ def test_what_is_done_adds_up_to_what_was_told(small, full):
     model, sae = small
     tokens = torch.randint(1, 4000, (9, 94), generator=torch.Generator().manual_seed(0))
     read, done = [], []
-    bench = Bench(model, Text(tokens, torch.full((9,), 94), bos=True), smol.BOS, [sae], read.append)
+    examiner = Examiner(model, Text(tokens, torch.full((9,), 94), bos=True), smol.BOS, [sae], read.append)
     assert sum(read) == 9
-    [trial] = bench.trials([sae])
+    [trial] = examiner.trials([sae])
     trial.examine(full=full, done=done.append)
     assert sum(done) == trial.total == 9 * (1 + len(trial.changes))
     steps = list(itertools.accumulate(done))

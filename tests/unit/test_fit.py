@@ -12,13 +12,13 @@ from tokenizers import Tokenizer
 
 from circuitcli import demo
 from circuitcli.core.activations.standard import Relu
-from circuitcli.core.examination import Bench
+from circuitcli.core.examination import Examiner
 from circuitcli.core.fit import Fit, Numbers, Verdict, compare, judge, numbers, undecided
 from circuitcli.core.frame import Frame
-from circuitcli.core.readings import CHANGES, Reading, Surroundings, readings
 from circuitcli.core.reconstruction import Arm, Lost, Scores, Text
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
+from circuitcli.core.variants import CHANGES, Surroundings, Variant, variants
 from circuitcli.demo import corpus, language_model, measure
 from circuitcli.stages.fit import warnings
 
@@ -35,7 +35,7 @@ def test_numbers_are_those_of_plain_transformers(site):
     clean = measure.cross_entropy(plain, rows)
     wanted = measure.quality(plain, Site(1, site), sae, rows, clean)
     arm = Arm(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), [sae.reads])
-    [scores] = arm.score([Reading("", "", sae)])
+    [scores] = arm.score([Variant("", "", sae)])
     found = numbers(scores)
     got = (found.fvu, found.l0, found.dead, found.recovered, found.ce_clean)
     assert got == pytest.approx((wanted.fvu, wanted.l0, wanted.dead, wanted.recovered, clean), rel=1e-4, abs=1e-4)
@@ -47,7 +47,7 @@ def test_kl_and_zero_by_hand_on_a_linear_model():
     tokens = torch.tensor([[1, 4, 2], [3, 5, 0]])
     sae = fakes.linear_sae(Site(1, "resid_post"))
     arm = Arm(model, Text(tokens, torch.tensor([3, 2]), bos=False), [sae.reads])
-    [scores] = arm.score([Reading("", "", sae)])
+    [scores] = arm.score([Variant("", "", sae)])
     last = model.run(tokens, [sae.reads]).sites[sae.reads]
     before = (last @ model.u).log_softmax(-1)
     kl = [(before[s, p].exp() * (before[s, p] + np.log(fakes.VOCAB))).sum().item() for s, p in ((0, 1), (0, 2), (1, 1))]
@@ -76,7 +76,7 @@ def test_special_tokens_of_a_text_never_count():
     assert without.flipped(9, 3).counted.tolist() == text.counted.tolist()
     assert text.part(slice(1, 2)).counted.tolist() == [[False, True]]
     arm = Arm(fakes.LinearModel.random(), text, [Site(0, "resid_pre")])
-    [scores] = arm.score([Reading("", "", fakes.linear_sae(Site(0, "resid_pre")))], splice=False)
+    [scores] = arm.score([Variant("", "", fakes.linear_sae(Site(0, "resid_pre")))], splice=False)
     assert [place.tolist() for place in (scores.seq, scores.token)] == [[0, 1], [1, 0]]
     assert arm.activations(Site(0, "resid_pre")).shape[0] == 2
 
@@ -86,7 +86,7 @@ def test_changes_that_make_no_sense_are_left_out(saes):
     around = Surroundings(model_shape, True, torch.ones(32), True, 5.0)
 
     def names(sae, here=around):
-        return {reading.name for reading in readings(sae, here)}
+        return {variant.name for variant in variants(sae, here)}
 
     z, post, mid = saes[Site(0, "z")], saes[Site(1, "resid_post")], saes[Site(0, "resid_mid")]
     assert not {"centring", "resid_pre", "layer before"} & names(z)
@@ -97,7 +97,7 @@ def test_changes_that_make_no_sense_are_left_out(saes):
     assert {"layer before", "layer after", "resid_mid", "no normalisation"} <= names(post)
     plain = replace(mid, frame=Frame(), activation=Relu())
     assert {"centring", "LayerNorm"} <= names(plain)
-    assert "centring" not in names(plain, replace(around, ignores_mean=False))
+    assert "centring" not in names(plain, replace(around, norms_subtract_mean=False))
     assert not {"BOS", "no BOS"} & names(plain, replace(around, bos=None))
     assert {"TopK 16", "TopK 32"} <= names(plain, replace(around, l0=30.0))
     assert not {"TopK 16", "TopK 32"} & names(plain)
@@ -114,7 +114,7 @@ def made(fvu: float, kl: float, *, noise: float = 0.1, site: Site = SITE, count:
     sae = fakes.linear_sae(site)
     spliced, zero = Lost(kl * ones, kl * ones + 3), Lost(ones, ones + 3)
     return Scores(
-        Reading("the change", "so", sae), seq, token, error, ones, l0 * ones, 0.0, ones * 3, spliced=spliced, zero=zero
+        Variant("the change", "so", sae), seq, token, error, ones, l0 * ones, 0.0, ones * 3, spliced=spliced, zero=zero
     )
 
 
@@ -201,11 +201,11 @@ def test_other_tokens_are_left_out_of_a_comparison():
 def test_centring_is_tried_only_where_norms_drop_the_mean(bridge, saes):
     sae = replace(saes[Site(1, "mlp_out")], frame=Frame())
     text = Text(torch.randint(1, tiny.VOCAB, (3, 9)), torch.full((3,), 9), bos=False)
-    tried = Bench(bridge, text, None, [sae]).examine(sae, full=False).alternatives
+    tried = Examiner(bridge, text, None, [sae]).examine(sae, full=False).alternatives
     assert "centring" in {a.name for a in tried}
     linear = fakes.linear_sae(Site(0, "mlp_out"))
     tokens = Text(torch.randint(fakes.VOCAB, (3, 9)), torch.full((3,), 9), bos=False)
-    tried = Bench(fakes.LinearModel.random(), tokens, None, [linear]).examine(linear, full=False).alternatives
+    tried = Examiner(fakes.LinearModel.random(), tokens, None, [linear]).examine(linear, full=False).alternatives
     assert tried
     assert "centring" not in {a.name for a in tried}
 

@@ -1,7 +1,7 @@
-"""Ways to read an SAE that go wrong: each a single change to how it is read, made or unmade.
+"""Variants of an SAE: ways to read it that go wrong, each a single change to how it is read, made or unmade.
 
 `CHANGES` is the table of suspicions; a new one is one entry. A change that would change nothing, or makes no sense
-here (centring under LayerNorm, for z, or where the model's norms keep the mean), gives no reading.
+here (centring under LayerNorm, for z, or where the model's norms keep the mean), makes no variant.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ class Surroundings:
 
     Attributes:
         shape: Of the model.
-        ignores_mean: Whether the model's norms subtract the mean over d_model (LayerNorm; RMS norm doesn't).
+        norms_subtract_mean: Whether the model's norms subtract the mean over d_model, as measured on it.
         z_offset: What value biases add to z in the SAE's layer.
         bos: Whether the text starts with BOS; None where the model has no BOS.
         l0: Mean number of active features, as the SAE is stated.
     """
 
     shape: ModelShape
-    ignores_mean: bool
+    norms_subtract_mean: bool
     z_offset: Float[Tensor, " d_z"]
     bos: bool | None
     l0: float
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """One way of reading an SAE: it, changed or at another site, on text with BOS flipped or as it is."""
+class Variant:
+    """An SAE as stated, or with one change: read otherwise, at another site, or on text with BOS flipped."""
 
     name: str
     words: str
@@ -76,17 +76,17 @@ class Change:
     flips_bos: bool = False
 
 
-def readings(sae: Dictionary, around: Surroundings) -> list[Reading]:
+def variants(sae: Dictionary, around: Surroundings) -> list[Variant]:
     """Every change that makes sense for an SAE."""
     made = ((change, change.make(sae, around)) for change in CHANGES)
-    found = [Reading(c.name, c.words, changed, c.flips_bos) for c, changed in made if changed is not None]
+    found = [Variant(c.name, c.words, changed, c.flips_bos) for c, changed in made if changed is not None]
     seen, kept = {_tensor(sae.reads)}, []
-    for reading in found:  # the layer before a resid_post is the resid_pre of its block
-        elsewhere = reading.sae.reads != sae.reads
-        if elsewhere and _tensor(reading.sae.reads) in seen:
+    for variant in found:  # the layer before a resid_post is the resid_pre of its block
+        elsewhere = variant.sae.reads != sae.reads
+        if elsewhere and _tensor(variant.sae.reads) in seen:
             continue
-        seen.add(_tensor(reading.sae.reads))
-        kept.append(reading)
+        seen.add(_tensor(variant.sae.reads))
+        kept.append(variant)
     return kept
 
 
@@ -97,8 +97,9 @@ def _tensor(site: Site) -> Site:
 
 def _centre(on: bool) -> Make:
     def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
-        matters = centrable(sae.reads, ignores_mean=around.ignores_mean) and sae.frame.normalisation != "layer_norm"
-        return _framed(sae, replace(sae.frame, centre=on)) if matters and sae.frame.centre != on else None
+        able = centrable(sae.reads, norms_subtract_mean=around.norms_subtract_mean)
+        new = able and sae.frame.normalisation != "layer_norm" and sae.frame.centre != on
+        return _framed(sae, replace(sae.frame, centre=on)) if new else None
 
     return make
 
