@@ -29,7 +29,9 @@ from circuitcli.core.sites import Site
 from circuitcli.runtime.hub import Hub
 from circuitcli.saes import SaeEntry, load
 from circuitcli.saes.hub import releases
+from circuitcli.stages.contents import Content, Contents
 from circuitcli.stages.fetch_saes import known_releases
+from circuitcli.stages.sources import Sources
 
 LAYERS, D_MODEL, D_SAE, K = 12, 24, 40, 5
 GPT2 = "openai-community/gpt2"
@@ -242,6 +244,22 @@ def test_offline_says_what_is_missing_and_how_much(
     more.refused(4, "HF_HUB_OFFLINE", "blocks.5.hook_resid_pre/sae_weights.safetensors")
     assert re.search(r"15\d(\.\d)? MB", more.err), more.err
     assert len(server.requests) == asked
+
+
+def test_a_process_without_them_gets_what_a_task_needs_from_the_hub(
+    circuit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine has another cache: the commits that were recorded are fetched there."""
+    [entry] = fetch(circuit, tmp_path / "run", "gpt2-small-hook-z-kk", "--layers", "5")
+    commit = json.loads((tmp_path / "run" / "saes" / "stage.json").read_text())["inputs"]["model identity"]
+    contents = Contents("gpt2-small", commit, "float32", (entry,), Content("none", "", 0), 1, {}, None)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "other"))
+    opened = Sources([], "cpu").opened(contents)
+    assert opened.model.shape.n_layers == LAYERS
+    sae = opened.load(entry)
+    torch.testing.assert_close(sae.w_enc, weights(5)["W_enc"] * KINDS["gpt2-small-hook-z-kk"].factor)
+    assert sae.offset is not None
+    assert list((tmp_path / "other").rglob("model.safetensors"))
 
 
 def test_only_what_makes_the_model_is_fetched(circuit: Any, server: LoopbackHub, tmp_path: Path) -> None:
