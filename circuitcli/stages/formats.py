@@ -73,7 +73,7 @@ def _there(run: Run) -> tuple[dict[str, list[str]], list[str]]:
 
 def _format_of(name: str) -> str | None:
     """The format of a file, by its name: the plans of version 0.1 don't say it. None of what isn't drawn."""
-    path = PurePosixPath(name).relative_to("graph")
+    path = PurePosixPath(name.removeprefix("graph/"))
     if len(path.parts) > 1:
         return path.parts[0]
     return path.suffix.removeprefix(".") if path.stem == "circuit" or path.suffix == ".csv" else None
