@@ -29,7 +29,7 @@ from torch import Tensor
 
 from circuitcli.core.active import Active, Changes, changes
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.model import Edit, Model, Pass, Places
+from circuitcli.core.model import Addition, Model, Pass, Places
 from circuitcli.core.next_token import Followed, TokenSums, follow
 from circuitcli.core.places import Grid, alone, chain, edited_positions, read_positions
 from circuitcli.core.sites import Site, last_block
@@ -175,7 +175,7 @@ def ablate(
     delta, writes = _deltas(saes[site], site, rows, clean, on_device), saes[site].writes
     places = Places(on_device.seq, on_device.pos, chained=grid.chained) if model.resumes_at_places else None
     base = {name: _at(clean.run.sites[name], on_device) for name in model.bases(writes)}
-    ablated = model.resume(clean.run, base, Edit(writes, delta), downstream, final=clean.logits, places=places)
+    ablated = model.resume(clean.run, base, Addition(writes, delta), downstream, final=clean.logits, places=places)
     context, seq, pos = _contexts(grid, clean.which(rows.seq), clean.width)
     where_read = ((seq * clean.width + pos)[context]).to(device)
     special = clean.special[seq, pos][context]

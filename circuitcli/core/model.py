@@ -18,10 +18,10 @@ Activations = dict[Site, Float[Tensor, "b t _"]]  # z is d_z wide, all others d_
 
 
 @dataclass(frozen=True, eq=False)
-class Edit:
-    """What is added to the activations of one site: δ, zero where nothing changes.
+class Addition:
+    """The edit that adds δ to the activations of one site; δ is zero where nothing changes.
 
-    One feature's is of rank one and known beforehand, so that a pass can resume from it; others are `Edits`.
+    One feature's δ is of rank one and known beforehand, so that a pass can resume from it; other edits are `Edits`.
     """
 
     site: Site
@@ -125,7 +125,7 @@ class Model(Protocol):
         self,
         clean: Pass,
         base: Mapping[Site, Tensor],
-        edit: Edit,
+        edit: Addition,
         read: Sequence[Site],
         *,
         final: bool = False,

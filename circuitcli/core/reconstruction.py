@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitcli.core.model import Edit, Model, Pass
+from circuitcli.core.model import Addition, Model, Pass
 from circuitcli.core.sites import Site
 from circuitcli.core.variants import Variant
 
@@ -224,7 +224,7 @@ class Arm:
         delta = torch.zeros(clean.sites[site].shape, dtype=torch.float32, device=rows.device)
         delta[counted] = rows
         base = {name: clean.sites[name] for name in self._model.bases(site)}
-        return _final(self._model.resume(clean, base, Edit(site, delta), [], final=True))[counted]
+        return _final(self._model.resume(clean, base, Addition(site, delta), [], final=True))[counted]
 
     def _compared(self, finals: Mapping[_Key, Float[Tensor, "n d"]], i: int) -> dict[_Key, Lost]:
         """What each edit did to the next token; the clean one is computed once for all, a block of positions a time."""

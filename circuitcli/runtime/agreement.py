@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from circuitcli.core.edits import adding
-from circuitcli.core.model import Edit, Model, Pass, Places
+from circuitcli.core.model import Addition, Model, Pass, Places
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import SITES, Site
 from circuitcli.runtime.device import out_of_memory
@@ -143,7 +143,7 @@ def _check_block(model: Model, clean: Pass, layer: int, names: Sequence[str], wi
     for name in names:
         site, behind = Site(layer, name), Site(layer, "resid_post")
         if name != "resid_post":
-            again = model.resume(clean, clean.sites, Edit(site, torch.zeros_like(at[name])), [behind])
+            again = model.resume(clean, clean.sites, Addition(site, torch.zeros_like(at[name])), [behind])
             _agree(f"can't be resumed from {site}", again.sites[behind], at["resid_post"], within)
 
 
@@ -153,7 +153,7 @@ def _check_edits(model: Model, expected: Reference, clean: Pass, layer: int, nam
         site = Site(layer, name)
         x = clean.sites[site]
         delta = torch.linspace(-1, 1, x.shape[-1], device=x.device, dtype=x.dtype) * x.float().std().to(x.dtype)
-        edit = Edit(site, delta.expand_as(x))
+        edit = Addition(site, delta.expand_as(x))
         whole = model.run(expected.tokens, [], final=True, edits=adding(site, edit.delta)).final
         resumed = model.resume(clean, clean.sites, edit, [], final=True).final
         assert whole is not None
@@ -175,7 +175,9 @@ def trouble_at_places(model: Model) -> str:
         for pos, chained in (([2, end, 3, 3], False), (list(range(2, end + 1)), True)):
             places = Places(tokens.new_zeros(1), tokens.new_tensor([pos]), chained=chained)
             x = clean.sites[site][0][places.pos]
-            again = model.resume(clean, {site: x}, Edit(site, torch.zeros_like(x)), [], final=True, places=places).final
+            again = model.resume(
+                clean, {site: x}, Addition(site, torch.zeros_like(x)), [], final=True, places=places
+            ).final
             assert again is not None
             there = clean.final[0][places.pos]
             _agree("gives other numbers there", again, there, TOLERANCE[there.dtype])

@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
 from circuitcli.core.edits import Edits
-from circuitcli.core.model import Activations, Edit, Pass, Places
+from circuitcli.core.model import Activations, Addition, Pass, Places
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import CircuitError, InputError
@@ -117,7 +117,7 @@ class BridgeModel:
         self,
         clean: Pass,
         base: Mapping[Site, Tensor],
-        edit: Edit,
+        edit: Addition,
         read: Sequence[Site],
         *,
         final: bool = False,

@@ -15,7 +15,7 @@ from torch import Tensor
 from circuitcli.core.activations.standard import Relu
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.edits import adding
-from circuitcli.core.model import Edit, Pass, Places
+from circuitcli.core.model import Addition, Pass, Places
 from circuitcli.core.sites import SITES, Site
 from circuitcli.runtime import device
 from circuitcli.runtime.model import BridgeModel
@@ -48,12 +48,12 @@ def all_sites(model: BridgeModel, start: Site | None = None) -> list[Site]:
     return [s for s in sites if start is None or s.order > start.order]
 
 
-def random_edit(model: BridgeModel, site: Site, clean: Pass, rows: Tensor) -> Edit:
+def random_edit(model: BridgeModel, site: Site, clean: Pass, rows: Tensor) -> Addition:
     """δ as large as the activations, for rows of a clean pass, at all positions but the first."""
     x = clean.sites[site][rows]
     delta = torch.randn(x.shape, generator=torch.Generator().manual_seed(3)) * x.std()
     delta[:, 0] = 0
-    return Edit(site, delta)
+    return Addition(site, delta)
 
 
 def assert_close(ours: Tensor, theirs: Tensor, what: object, tolerance: float = TOLERANCE) -> None:
@@ -120,13 +120,13 @@ def test_a_few_places_are_computed_as_in_whole_sequences(models: Any, tokens: Te
     places = Places(torch.tensor([0, 2, 2, 1]), torch.tensor([[3, 7], [1, 10], [5, 5], [9, 2]]))
     base = {b: clean.sites[b][places.seq.unsqueeze(1), places.pos] for b in model.bases(site)}
     delta = torch.randn(4, 2, clean.sites[site].shape[-1], generator=torch.Generator().manual_seed(3))
-    edit = Edit(site, delta * clean.sites[site].std())
+    edit = Addition(site, delta * clean.sites[site].std())
     fast = model.resume(clean, base, edit, read, final=True, places=places)
     for group, count in itertools.product(range(4), range(2)):
         row, pos = int(places.seq[group]), int(places.pos[group, count])
         one = torch.zeros(1, *clean.sites[site].shape[1:])
         one[0, pos] = edit.delta[group, count]
-        theirs, logits = hf.run(tokens[row : row + 1], read, Edit(site, one))
+        theirs, logits = hf.run(tokens[row : row + 1], read, Addition(site, one))
         for down in read:
             assert_close(fast.sites[down][group, count], theirs[down][0, pos], f"{site} → {down}", 1e-4)
         assert_close(model.logits(fast.final[group, count : count + 1])[0], logits[0, pos], "logits", 1e-4)
@@ -145,7 +145,7 @@ def test_one_clean_pass_serves_any_number_of_rows_padded_or_not(
     fast = model.resume(clean, {b: clean.sites[b][rows] for b in model.bases(site)}, edit, [], final=True)
     for i, row in enumerate(rows):
         alone = padded[row : row + 1, : length if row == 1 else None]
-        _, logits = hf.run(alone, [], Edit(site, edit.delta[i : i + 1, : alone.shape[1]]))
+        _, logits = hf.run(alone, [], Addition(site, edit.delta[i : i + 1, : alone.shape[1]]))
         assert_close(model.logits(fast.final[i, : alone.shape[1]]), logits[0], f"row {i}")
 
 
@@ -163,7 +163,7 @@ def test_resuming_computes_nothing_before_the_edit_and_nothing_twice(
         for part in ("attn", "mlp")
     ]
     base = {b: clean.sites[b] for b in model.bases(site)}
-    model.resume(clean, base, Edit(site, torch.zeros_like(clean.sites[site])), [Site(last, "resid_post")])
+    model.resume(clean, base, Addition(site, torch.zeros_like(clean.sites[site])), [Site(last, "resid_post")])
     for handle in handles:
         handle.remove()
     later = [(layer, part) for layer in range(EDITED + 1, last + 1) for part in ("attn", "mlp")]
@@ -192,7 +192,7 @@ def test_an_edit_changes_no_earlier_position(models: Any, tokens: Tensor, family
     delta = torch.zeros_like(clean.sites[site])
     delta[:, pos] = torch.randn(delta.shape[-1], generator=torch.Generator().manual_seed(5)) * clean.sites[site].std()
     edited = model.resume(
-        clean, {b: clean.sites[b] for b in bases}, Edit(site, delta), all_sites(model, site), final=True
+        clean, {b: clean.sites[b] for b in bases}, Addition(site, delta), all_sites(model, site), final=True
     )
     for down, after in edited.sites.items():
         assert_close(after[:, :pos], clean.sites[down][:, :pos], down)
@@ -206,7 +206,7 @@ def test_gemmas_sliding_window_holds_when_resumed(models: Any, tokens: Tensor) -
     clean = model.run(tokens, [site, out])
     delta = torch.zeros_like(clean.sites[site])
     delta[:, pos] = torch.randn(D_MODEL, generator=torch.Generator().manual_seed(5))
-    moved = model.resume(clean, clean.sites, Edit(site, delta), [out]).sites[out] - clean.sites[out]
+    moved = model.resume(clean, clean.sites, Addition(site, delta), [out]).sites[out] - clean.sites[out]
     inside = [int(p) for p in (moved.abs().amax(dim=(0, 2)) > 1e-4).nonzero()]
     assert inside == list(range(pos, pos + WINDOW))
 
@@ -220,7 +220,7 @@ def test_half_precision_runs_and_sae_arithmetic_stays_float32(
     site, down = Site(EDITED, "z"), Site(EDITED, "resid_post")
     clean = model.run(tokens, sorted({site, down, *model.bases(site)}, key=lambda s: s.order), final=True)
     edit = random_edit(model, site, clean, torch.arange(len(tokens)))
-    edit = Edit(site, edit.delta.float())
+    edit = Addition(site, edit.delta.float())
     slow = model.run(tokens, [down], final=True, edits=adding(site, edit.delta))
     fast = model.resume(clean, clean.sites, edit, [down], final=True)
     exact = models[family][0].run(tokens, [down], final=True, edits=adding(site, edit.delta))

@@ -21,7 +21,7 @@ from circuitcli.core import flops
 from circuitcli.core.ablation import ablate
 from circuitcli.core.activations.standard import Relu
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.model import Edit, Places
+from circuitcli.core.model import Addition, Places
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import SITES, Site, last_block
 from circuitcli.runtime import device, shapes
@@ -214,7 +214,7 @@ def resumed_to_the_next_block(model: Any, name: str) -> int:
     clean = model.run(torch.randint(1, model.shape.d_vocab, (1, 9)), [site, *bases, behind], keep=0)
     places = Places(torch.tensor([0]), torch.tensor([[4, 4, 7, 2]]))
     base = {base: clean.sites[base][0][places.pos] for base in bases}
-    edit = Edit(site, torch.zeros(1, 4, model.shape.width(name)))
+    edit = Addition(site, torch.zeros(1, 4, model.shape.width(name)))
     found = []
     done = counted(lambda: found.append(model.resume(clean, base, edit, [behind], places=places)))
     torch.testing.assert_close(

@@ -14,7 +14,7 @@ from support.tiny import load_model
 from torch import Tensor
 
 from circuitcli.core.edits import adding, in_turn, watching
-from circuitcli.core.model import Edit, Places
+from circuitcli.core.model import Addition, Places
 from circuitcli.core.sites import SITES, Site
 from circuitcli.runtime.model import BridgeModel
 
@@ -210,7 +210,7 @@ def test_gradients_pass_where_a_pass_resumes(models: Any, tokens: Tensor, family
     delta[:, positions != pos] = 0
     delta.requires_grad_()
     base = {name: clean.sites[name][rows][:, positions] for name in model.bases(site)}
-    final = model.resume(clean, base, Edit(site, delta), [], final=True, places=places).final
+    final = model.resume(clean, base, Addition(site, delta), [], final=True, places=places).final
     read = 0 if at == "place" else -1  # the place itself, else the last position
     (ours,) = torch.autograd.grad(model.logits(final[:, read]).log_softmax(-1)[:, 3].sum(), delta)
     exact = Hf(copy.deepcopy(hf.model).double(), family)

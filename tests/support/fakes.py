@@ -10,7 +10,7 @@ from torch import Tensor
 from circuitcli.core.activations.standard import Relu
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.edits import Edits, adding
-from circuitcli.core.model import Edit, Pass, Places
+from circuitcli.core.model import Addition, Pass, Places
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site
 
@@ -73,7 +73,7 @@ class LinearModel:
         self,
         clean: Pass,
         base: Mapping[Site, Tensor],
-        edit: Edit,
+        edit: Addition,
         read: Sequence[Site],
         *,
         final: bool = False,

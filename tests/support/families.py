@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from circuitcli.core.model import Edit
+from circuitcli.core.model import Addition
 from circuitcli.core.sites import Site
 
 LAYERS, D_MODEL, VOCAB, WINDOW = 4, 36, 61, 4
@@ -128,12 +128,15 @@ class Hf:
             yield
 
     def run(
-        self, tokens: Tensor, read: list[Site], edits: Edit | Mapping[Site, Callable[[Tensor], Tensor]] | None = None
+        self,
+        tokens: Tensor,
+        read: list[Site],
+        edits: Addition | Mapping[Site, Callable[[Tensor], Tensor]] | None = None,
     ) -> tuple[dict[Site, Tensor], Tensor]:
         """Activations of sites, an edited one's as it is then, and logits."""
         found: dict[Site, Tensor] = {}
         with ExitStack() as hooks:
-            if isinstance(edits, Edit):
+            if isinstance(edits, Addition):
                 delta = edits.delta
                 hooks.enter_context(self.hooked(edits.site, lambda x: x + delta, edited=True))
                 edits = {}
