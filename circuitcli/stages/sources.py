@@ -1,8 +1,8 @@
 """Where a process has what ablations read: found by content, where it was recorded or wherever else it is told to look.
 
-files of a run       by sha256: at their path in one of the folders, else by their name anywhere below
-SAEs, a model        by what identifies their files: where they were recorded, else anywhere below the folders
-those of a hub       at their commit, in the hub's cache or from the hub
+- Files of a run by sha256: at their path in one of the folders, else anywhere below, whatever they are called there.
+- SAEs and a model by what identifies their files: where they were recorded, else anywhere below the folders.
+- Those of a hub at their commit, in the hub's cache or from the hub.
 """
 
 from __future__ import annotations

@@ -258,7 +258,7 @@ def test_a_process_without_them_gets_what_a_task_needs_from_the_hub(
     assert opened.model.shape.n_layers == LAYERS
     sae = opened.load(entry)
     torch.testing.assert_close(sae.w_enc, weights(5)["W_enc"] * KINDS["gpt2-small-hook-z-kk"].factor)
-    assert sae.offset is not None
+    assert sae.frame.offset is not None
     assert list((tmp_path / "other").rglob("model.safetensors"))
 
 
