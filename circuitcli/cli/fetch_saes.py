@@ -41,12 +41,12 @@ def show(job: Job, terminal: Terminal) -> None:
     rows = [
         (
             str(e.at),
-            e.architecture,
-            e.normalisation,
-            str(e.d_in),
-            str(e.d_sae),
-            "yes" if e.prepend_bos else "no",
-            "yes" if e.centre else "no",
+            e.facts.architecture,
+            e.facts.normalisation,
+            str(e.facts.d_in),
+            str(e.facts.d_sae),
+            "yes" if e.facts.prepend_bos else "no",
+            "yes" if e.facts.centre else "no",
             e.source if terminal.piped else _shortened(e.source),
         )
         for e in entries_of(job.run)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from circuitcli.errors import InputError
-from circuitcli.saes import SaeEntry
+from circuitcli.saes import SaeEntry, nested
 from circuitcli.store.run import Run
 
 SAES = "saes/saes.json"
 
 _STAGE = "fetch-saes"
-_RECORDED = TypeAdapter(
-    dict[Literal["saes"], Annotated[list[SaeEntry], Field(min_length=1)]], config=ConfigDict(extra="forbid")
+_ENTRY = Annotated[SaeEntry, BeforeValidator(lambda tree: nested(tree) if isinstance(tree, dict) else tree)]
+RECORDED = TypeAdapter(
+    dict[Literal["saes"], Annotated[list[_ENTRY], Field(min_length=1)]], config=ConfigDict(extra="forbid")
 )
 
 
@@ -26,7 +27,7 @@ def entries_of(run: Run) -> list[SaeEntry]:
     """
     path = run.verified(_STAGE, SAES)
     try:
-        return _RECORDED.validate_json(path.read_bytes())["saes"]
+        return RECORDED.validate_json(path.read_bytes())["saes"]
     except ValidationError:
         raise InputError(
             f"{path} isn't as this version of circuit writes it.", hint=f"Run `circuit {_STAGE} --force` on this run."

@@ -21,7 +21,7 @@ def basis(reader: Reader) -> Basis:
     return Basis(
         model=reader.settings.model,
         model_identity=reader.run.require("fetch-saes").inputs["model identity"],
-        saes=tuple(SaeFacts(e.layer, e.site, e.source, e.sha256, e.neuronpedia) for e in reader.saes),
+        saes=tuple(SaeFacts(*e.at, e.source, e.facts.sha256, e.facts.neuronpedia) for e in reader.saes),
         intervention=settings.intervention,
         strength=settings.strength if "strength" in taken else None,
         positions=settings.positions,

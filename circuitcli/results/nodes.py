@@ -24,7 +24,7 @@ def nodes(reader: Reader, features: Sequence[FeatureId], tokens_shown: int = TOK
     totals = reader.of_features(reduced.FEATURES, features)
     logits = reader.of_features(reduced.LOGITS, features)
     contexts = top_contexts(reader, features)
-    sources = {entry.at: entry.neuronpedia for entry in reader.saes}
+    sources = {entry.at: entry.facts.neuronpedia for entry in reader.saes}
     run, created = reader.measured
     for feature in features:
         total, source = totals[feature], sources[feature.site]

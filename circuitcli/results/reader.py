@@ -53,7 +53,7 @@ class Reader:
     @cached_property
     def widths(self) -> dict[Site, int]:
         """How many features the dictionary of each site has."""
-        return {entry.at: entry.d_sae for entry in self.saes}
+        return {entry.at: entry.facts.d_sae for entry in self.saes}
 
     @cached_property
     def ablated(self) -> list[FeatureId]:

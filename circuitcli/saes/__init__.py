@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from circuitcli import plugins
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError, nearest
 from circuitcli.runtime.names import check
+from circuitcli.saes._facts import Facts
 from circuitcli.saes._files import Files, digest
 from circuitcli.saes._locate import CONFIG, Located
 
@@ -21,49 +22,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SaeEntry:
-    """What saes.json says of one SAE.
+    """What saes.json says of one SAE: what it is, and where it is from.
 
     Attributes:
-        layer, site: Where it reads.
+        facts: What it is.
         provider: The plug-in that it comes from.
         source, config: The files of its weights and of its configuration: a path, or hf://owner/repo/path.
         revision: The hub's commit; None for a local folder.
         stated: What its release says of it that its files don't; see `Stated`.
-        sha256: Of its weights, its configuration, and what its release states of it.
-        d_in, d_sae: Its widths.
-        architecture: `standard`, `topk`, `jumprelu` or `gated`.
-        normalisation: What it does to activations; see `core.dictionary`.
-        prepend_bos: Whether it was trained on sequences that start with BOS.
-        context_size: Tokens in them, if that is known.
-        centre: Whether it was trained on a stream whose mean over d_model was removed.
-        centre_stated: Whether its configuration or its release says so; if not, it counts as not centred.
-        fold_value_biases: Whether it was trained on z of a processed model, without value biases.
-        neuronpedia: Its source on Neuronpedia, if it is there.
     """
 
-    layer: int
-    site: str
+    facts: Facts
     provider: str
     source: str
     config: str | None
     revision: str | None
     stated: dict[str, Any]
-    sha256: str
-    d_in: int
-    d_sae: int
-    architecture: str
-    normalisation: str
-    prepend_bos: bool
-    context_size: int | None
-    centre: bool
-    centre_stated: bool
-    fold_value_biases: bool
-    neuronpedia: str | None
 
     @property
     def at(self) -> Site:
         """Where it reads."""
-        return Site(self.layer, self.site)
+        return self.facts.site
+
+    def document(self) -> dict[str, Any]:
+        """As saes.json has it: facts and origin side by side."""
+        tree = asdict(self)
+        about = tree.pop("facts")
+        layer, site = about.pop("site")
+        return {"layer": layer, "site": site, **tree, **about}
+
+
+def nested(tree: dict[str, Any]) -> dict[str, Any]:
+    """What `document` made, with facts in a place of their own; nothing is checked."""
+    origin = {field.name for field in fields(SaeEntry)} - {"facts"}
+    about = {key: value for key, value in tree.items() if key not in (*origin, "layer", "site")}
+    about["site"] = (tree.get("layer"), tree.get("site"))
+    return {"facts": about, **{key: value for key, value in tree.items() if key in origin}}
 
 
 @dataclass(frozen=True)
@@ -162,26 +156,29 @@ def provider_of(release: str) -> str:
     )
 
 
-def entry(provider: str, located: Located, files: Files) -> SaeEntry:
+def entry(provider: str, located: Located, files: Files, *, norms_subtract_mean: bool = True) -> SaeEntry:
     """What there is to record of an SAE, its files read and checked.
+
+    Args:
+        provider: The plug-in that it comes from.
+        located: Where it is.
+        files: Its files, here.
+        norms_subtract_mean: Whether the norms of the model that it is used on subtract the mean over d_model.
 
     Raises:
         InputError: They are corrupt, or of a kind that isn't supported.
     """
     from circuitcli.saes._read import facts
 
-    found = asdict(facts(files))
-    layer, site = found.pop("site")
+    found = facts(files, norms_subtract_mean=norms_subtract_mean)
     stated = {key: value for key, value in asdict(located.stated).items() if value is not None and key != "site"}
     return SaeEntry(
-        layer=layer,
-        site=site,
+        facts=replace(found, neuronpedia=located.neuronpedia or found.neuronpedia),
         provider=provider,
         source=located.source,
         config=located.config_source,
         revision=located.revision,
         stated=stated,
-        **{**found, "neuronpedia": located.neuronpedia or found["neuronpedia"]},
     )
 
 
@@ -189,7 +186,7 @@ def still_there(recorded: SaeEntry) -> bool:
     """Whether the files of an entry are those that were recorded; of a hub's, which are at a commit, it is assumed."""
     source: SaeSource = plugins.load("saes", recorded.provider)
     try:
-        return recorded.revision is not None or digest(source.again(recorded).files({})) == recorded.sha256
+        return recorded.revision is not None or digest(source.again(recorded).files({})) == recorded.facts.sha256
     except (InputError, OSError):
         return False
 
@@ -206,7 +203,7 @@ def load(recorded: SaeEntry, hub: Hub) -> Dictionary:
     located = source.again(recorded)
     try:
         files = located.files(dict(zip(located.remote, hub.fetch(located.remote), strict=True)))
-        unchanged = digest(files) == recorded.sha256
+        unchanged = digest(files) == recorded.facts.sha256
     except (OSError, InputError):
         unchanged = False
     if not unchanged:
@@ -219,7 +216,7 @@ def load(recorded: SaeEntry, hub: Hub) -> Dictionary:
 
 def fitted(loaded: Dictionary, recorded: SaeEntry, model: Model) -> Dictionary:
     """An SAE that was loaded, told how this model differs from the one that it was trained on."""
-    frame = replace(loaded.frame, centre=recorded.centre)
-    if recorded.fold_value_biases and recorded.site == "z":
-        return replace(loaded, frame=replace(frame, offset=model.z_offset(recorded.layer)))
+    frame = replace(loaded.frame, centre=recorded.facts.centre)
+    if recorded.facts.fold_value_biases:
+        return replace(loaded, frame=replace(frame, offset=model.z_offset(recorded.at.layer)))
     return replace(loaded, frame=frame)

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,57 +18,29 @@ from torch import Tensor
 from circuitcli.core.activations import Activation, tensors
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.frame import Frame, Normalisation, centrable
-from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.saes import _pickled, _saelens, _weights
+from circuitcli.saes._facts import Facts
 from circuitcli.saes._files import Files, Stated, digest, stated_site
 
 _NORMALISATIONS: dict[str, Normalisation] = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What there is to record of an SAE.
-
-    Attributes:
-        site: Where it reads.
-        d_in, d_sae: Its widths.
-        architecture: `standard`, `topk`, `jumprelu` or `gated`.
-        normalisation: What is done to an activation before encoding; what could be folded into the weights is `none`.
-        prepend_bos: Whether it was trained on sequences that start with BOS.
-        centre: Whether it was trained on a stream whose mean over d_model was removed; never of z.
-        centre_stated: Whether its files or its release say so; if not, it counts as not centred.
-        fold_value_biases: Whether the model's z needs an offset subtracted before the SAE sees it; only of z.
-        context_size: The length of those sequences; None where nothing is said.
-        neuronpedia: Its name on Neuronpedia; None where its files don't say.
-        sha256: Of its files and of what is stated; see `digest`.
-    """
-
-    site: Site
-    d_in: int
-    d_sae: int
-    architecture: str
-    normalisation: str
-    prepend_bos: bool
-    centre: bool
-    centre_stated: bool
-    fold_value_biases: bool
-    context_size: int | None
-    neuronpedia: str | None
-    sha256: str
-
-
-def facts(files: Files) -> Facts:
+def facts(files: Files, *, norms_subtract_mean: bool = True) -> Facts:
     """What there is to record of an SAE, its weights read and checked.
+
+    Args:
+        files: Its files.
+        norms_subtract_mean: Whether the norms of its model subtract the mean over d_model.
 
     Raises:
         InputError: The files are missing, corrupt, don't belong together, or are of a kind that isn't supported.
     """
-    return replace(_read(files, thorough=True)[0], sha256=digest(files))
+    return replace(_read(files, norms_subtract_mean, thorough=True)[0], sha256=digest(files))
 
 
 def sae(files: Files) -> Dictionary:
-    """The SAE, in float32 on the CPU. Its offset, which is the model's to give, is left out.
+    """The SAE, in float32 on the CPU, for a model whose norms subtract the mean; its offset is the model's to give.
 
     Weights stay in the mapped file as far as they are float32 and nothing is folded into them: what isn't used is never
     read. So NaNs are looked for by `facts` alone.
@@ -76,15 +48,17 @@ def sae(files: Files) -> Dictionary:
     Raises:
         InputError: As `facts`, but for weights that aren't finite.
     """
-    return _read(files, thorough=False)[1]
+    return _read(files, True, thorough=False)[1]
 
 
-def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, where: str) -> tuple[Facts, Dictionary]:
+def _made(
+    spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, norms_subtract_mean: bool, where: str
+) -> tuple[Facts, Dictionary]:
     """Facts, without sha256, and SAE, of weights that were checked; `where` is their file."""
     site = stated_site(spec, stated, where)
     w = _weights.folded(weights, spec, stated.scaling_factor, where)
-    centred = _first(stated.center_writing_weights, spec.center_writing_weights)
-    is_z = site.name == "z"
+    normalisation = _NORMALISATIONS.get(spec.normalisation, "none")
+    centred = _centring(spec, stated, centrable(site, norms_subtract_mean=norms_subtract_mean))
     made = Dictionary(
         reads=site,
         writes=site,
@@ -94,25 +68,28 @@ def _made(spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, wh
         w_dec=w["W_dec"],
         b_dec=w["b_dec"],
         apply_b_dec_to_input=spec.apply_b_dec_to_input,
-        frame=Frame(
-            _NORMALISATIONS.get(spec.normalisation, "none"), bool(centred) and centrable(site, norms_subtract_mean=True)
-        ),
+        frame=Frame(normalisation, centre=bool(centred)),
     )
     known = Facts(
         site=site,
+        sha256="",
         d_in=made.d_in,
         d_sae=made.d_sae,
         architecture=spec.architecture,
-        normalisation=made.frame.normalisation,
+        normalisation=normalisation,
         prepend_bos=bool(_first(stated.prepend_bos, spec.prepend_bos)),
-        centre=made.frame.centre,
-        centre_stated=centred is not None,
-        fold_value_biases=bool(_first(stated.fold_value_biases, spec.fold_value_biases)) and is_z,
         context_size=spec.context_size,
+        centre=made.frame.centre,
+        centre_stated=centred is not None or normalisation == "layer_norm",
+        fold_value_biases=bool(_first(stated.fold_value_biases, spec.fold_value_biases)) and site.name == "z",
         neuronpedia=spec.neuronpedia,
-        sha256="",
     )
     return known, made
+
+
+def _centring(spec: _saelens.Spec, stated: Stated, matters: bool) -> bool | None:
+    """Whether the mean is taken from what it reads; None where that matters and nobody says."""
+    return _first(stated.center_writing_weights, spec.center_writing_weights) if matters else False
 
 
 def _activation(spec: _saelens.Spec, weights: Mapping[str, Tensor], where: str) -> Activation:
@@ -124,7 +101,7 @@ def _activation(spec: _saelens.Spec, weights: Mapping[str, Tensor], where: str) 
     return made
 
 
-def _read(files: Files, *, thorough: bool) -> tuple[Facts, Dictionary]:
+def _read(files: Files, norms_subtract_mean: bool, *, thorough: bool) -> tuple[Facts, Dictionary]:
     given = None if files.config is None else _saelens.read_config(files.config)
     inside: Mapping[str, Any] | None = None
     if files.weights.suffix == ".pt":
@@ -136,7 +113,9 @@ def _read(files: Files, *, thorough: bool) -> tuple[Facts, Dictionary]:
         raise InputError(f"{files.weights} has no configuration.", hint="It needs a cfg.json beside it.")
     spec = _saelens.spec(config, str(files.config or files.weights))
     where = str(files.weights)
-    return _made(spec, _weights.checked(weights, spec, where, finite=thorough), files.stated, where)
+    return _made(
+        spec, _weights.checked(weights, spec, where, finite=thorough), files.stated, norms_subtract_mean, where
+    )
 
 
 def _first(stated: bool | None, said: bool | None) -> bool | None:

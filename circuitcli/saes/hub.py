@@ -153,7 +153,7 @@ class OnHub:
         paths = [weights, *([_split(entry.config)[1]] if entry.config else [])]
         there = {file.path: file for file in _hub().files(repo, paths, str(entry.revision))}
         config = there[paths[1]] if entry.config else None
-        return Located(entry.at, there[weights], config, Stated(site=entry.at, **entry.stated), entry.neuronpedia)
+        return Located(entry.at, there[weights], config, Stated(site=entry.at, **entry.stated), entry.facts.neuronpedia)
 
 
 def _hub() -> Hub:

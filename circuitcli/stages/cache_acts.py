@@ -190,8 +190,8 @@ class _Inputs:
         groups: list[list[SaeEntry]] = []
         room = self.job.runtime.room(_SAE_BYTES)
         for entry in self.entries:
-            size = 8 * entry.d_in * entry.d_sae
-            taken = sum(8 * e.d_in * e.d_sae for e in groups[-1]) if groups else room
+            size = 8 * entry.facts.d_in * entry.facts.d_sae
+            taken = sum(8 * e.facts.d_in * e.facts.d_sae for e in groups[-1]) if groups else room
             if taken + size > room:
                 groups.append([])
             groups[-1].append(entry)
@@ -248,7 +248,7 @@ def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample
     counted = sample.first(job.settings.texts.num_sequences).counted.sum(1)
     contexts, features, dead = [], [], {}
     for entry in entries:
-        statistics = FeatureStatistics(entry.d_sae)
+        statistics = FeatureStatistics(entry.facts.d_sae)
         best = Firings.concat([])
         for name, span in shards.items():
             if span.site != entry.at:
@@ -259,14 +259,14 @@ def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample
             best, _ = top_contexts(Firings.concat([best, shard]), job.settings.contexts.top_k)
             statistics.add(shard.where(shard.seq < len(counted)), int(counted[span.start : span.stop].sum()))
         best, rank = top_contexts(best, job.settings.contexts.top_k)
-        here = {"layer": entry.layer, "site": entry.site}
+        here = {"layer": entry.at.layer, "site": entry.at.name}
         contexts.append(
             here | {"feature": best.feature, "rank": rank, "seq": best.seq, "pos": best.pos, "activation": best.value}
         )
         features.append(
             here
             | {
-                "feature": np.arange(entry.d_sae, dtype=np.int32),
+                "feature": np.arange(entry.facts.d_sae, dtype=np.int32),
                 "n_active": statistics.n_active.astype(np.int32),
                 "density": statistics.density,
                 "max_activation": statistics.maximum,

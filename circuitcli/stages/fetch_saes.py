@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from circuitcli import plugins
@@ -36,12 +35,12 @@ def run(job: Job) -> Outcome:
         return stage(job, NAME, recorded, lambda todo: None)
     checkpoint, entries = choose(job)
     _check_pins(job, entries)
-    facts = {"model identity": checkpoint.identity(), "saes": {str(entry.at): entry.sha256 for entry in entries}}
+    facts = {"model identity": checkpoint.identity(), "saes": {str(entry.at): entry.facts.sha256 for entry in entries}}
 
     def work(todo: Work) -> None:
         path = job.run.path(SAES)
         todo.expect({SAES: None})
-        files.write(path, (json.dumps({"saes": [asdict(e) for e in entries]}, indent=1) + "\n").encode())
+        files.write(path, (json.dumps({"saes": [e.document() for e in entries]}, indent=1) + "\n").encode())
         todo.files[SAES] = job.run.entry(path, len(entries))
         todo.facts.update(
             model=checkpoint.name, release=job.settings.saes.release, saes=[str(entry.at) for entry in entries]
@@ -51,7 +50,7 @@ def run(job: Job) -> Outcome:
 
 
 def _check_pins(job: Job, entries: Sequence[SaeEntry]) -> None:
-    resolve_pins(job.settings.features.pinned, {entry.at: entry.d_sae for entry in entries})
+    resolve_pins(job.settings.features.pinned, {entry.at: entry.facts.d_sae for entry in entries})
 
 
 def _unchanged(job: Job) -> dict[str, str | dict[str, str]] | None:
@@ -83,12 +82,11 @@ def choose(job: Job) -> tuple[Checkpoint, list[SaeEntry]]:
     located = source.locate(release, saes_revision, _sites(job, source, saes_revision, checkpoint))
     remote = [file for one in located for file in one.remote]
     fetched = dict(zip(remote, job.fetch([*remote, *checkpoint.files]), strict=False))
-    entries = [entry(provider, one, one.files(fetched)) for one in located]
-    if not checkpoint.shape.norms_subtract_mean:  # processing leaves such a model's stream as it is
-        entries = [replace(found, centre=False, centre_stated=True) for found in entries]
+    norms_subtract_mean = checkpoint.shape.norms_subtract_mean
+    entries = [entry(provider, one, one.files(fetched), norms_subtract_mean=norms_subtract_mean) for one in located]
     for found in entries:
         _check_width(found, checkpoint)
-    unstated = [str(e.at) for e in entries if not e.centre_stated and e.site != "z" and e.normalisation != "layer_norm"]
+    unstated = [str(e.at) for e in entries if not e.facts.centre_stated]
     if unstated:
         job.report.say(
             f"Note: nothing says whether the SAEs at {', '.join(unstated)} were trained on centred weights "
@@ -145,10 +143,10 @@ def _sites(job: Job, source: SaeSource, revision: str, checkpoint: Checkpoint) -
 
 
 def _check_width(entry: SaeEntry, checkpoint: Checkpoint) -> None:
-    width = checkpoint.shape.width(entry.site)
-    if entry.d_in != width:
+    width = checkpoint.shape.width(entry.at.name)
+    if entry.facts.d_in != width:
         raise InputError(
-            f"The SAE at {entry.at} reads {entry.d_in} dimensions; {checkpoint.name} has {width} there.",
+            f"The SAE at {entry.at} reads {entry.facts.d_in} dimensions; {checkpoint.name} has {width} there.",
             hint="Choose SAEs of this model with --release, or their model with --model.",
         )
 

@@ -94,12 +94,12 @@ def intact(todo: Work) -> bool:
 
 
 def _widths(job: Job) -> dict[Site, int]:
-    return {entry.at: entry.d_sae for entry in entries_of(job.run)}
+    return {entry.at: entry.facts.d_sae for entry in entries_of(job.run)}
 
 
 def _addresses(job: Job, nodes: Sequence[Node]) -> dict[str, Address]:
     """Where those of the nodes are that Neuronpedia has: by the run's SAEs, or by the page that a node names."""
-    sources = {entry.at: entry.neuronpedia for entry in entries_of(job.run)}
+    sources = {entry.at: entry.facts.neuronpedia for entry in entries_of(job.run)}
     found = {}
     for node in nodes:
         source = sources.get(Site(node.layer, node.site)) if node.kind == "feature" else None

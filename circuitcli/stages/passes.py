@@ -34,7 +34,7 @@ class Passes(ABC):
 
     def __init__(self, entries: Sequence[SaeEntry]) -> None:
         self.entries = entries
-        self.widths = {entry.at: entry.d_sae for entry in entries}
+        self.widths = {entry.at: entry.facts.d_sae for entry in entries}
         self._clean: dict[tuple[int, bool], ablation.Clean] = {}
         self._saes: dict[Site, Dictionary] = {}
 

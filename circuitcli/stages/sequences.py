@@ -58,9 +58,9 @@ def prepend_bos(job: Job, entries: Sequence[SaeEntry]) -> bool:
     wanted = job.settings.texts.prepend_bos
     if wanted != "auto":
         return wanted
-    with_bos = {entry.prepend_bos for entry in entries}
+    with_bos = {entry.facts.prepend_bos for entry in entries}
     if len(with_bos) > 1:
-        split = ", ".join(f"{e.at} {'with' if e.prepend_bos else 'without'}" for e in entries)
+        split = ", ".join(f"{e.at} {'with' if e.facts.prepend_bos else 'without'}" for e in entries)
         raise InputError(
             f"The SAEs disagree on BOS: {split}.", hint="Use them in separate runs, or say --prepend-bos true or false."
         )

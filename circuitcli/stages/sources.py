@@ -108,7 +108,7 @@ class Sources:
             moved = replace(entry, source=str(weights), config=config)
             if still_there(moved):
                 return moved
-        raise _missing(f"The SAE at {entry.at}, {entry.source}", entry.sha256)
+        raise _missing(f"The SAE at {entry.at}, {entry.source}", entry.facts.sha256)
 
     def file(self, content: Content) -> Path:
         """The path of a file here.

@@ -102,7 +102,7 @@ def test_centring_is_for_models_whose_norms_drop_the_mean(
     theirs = ((cache[entry.at.hook] - sae.b_dec) @ sae.w_enc + sae.b_enc).relu()
     ours = sae.encode(loaded.run(tokens, [entry.at]).sites[entry.at])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.max()))
-    assert entry.centre == (family in ("gpt2", "neox"))
+    assert entry.facts.centre == (family in ("gpt2", "neox"))
 
 
 def test_saes_of_layers_that_the_model_has_not_are_refused(start: Callable[..., Any], tmp_path: Path) -> None:

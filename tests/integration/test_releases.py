@@ -26,12 +26,15 @@ from torch import Tensor
 from transformers import GPT2Config
 
 from circuitcli.core.sites import Site
+from circuitcli.results.dictionaries import entries_of
 from circuitcli.runtime.hub import Hub
 from circuitcli.saes import SaeEntry, load
 from circuitcli.saes.hub import releases
 from circuitcli.stages.contents import Content, Contents
 from circuitcli.stages.fetch_saes import known_releases
 from circuitcli.stages.sources import Sources
+from circuitcli.stages.spec import STAGES
+from circuitcli.store.run import Run
 
 LAYERS, D_MODEL, D_SAE, K = 12, 24, 40, 5
 GPT2 = "openai-community/gpt2"
@@ -159,7 +162,7 @@ def fetch(circuit: Any, run: Path, release: str, *more: str) -> list[SaeEntry]:
     done = circuit("fetch-saes", "--run", run, "--model", "gpt2-small", "--release", release, "--json", *more)
     assert done.code == 0, done.err
     assert "center_writing_weights" not in done.err, "everything that matters is stated"
-    return [SaeEntry(**entry) for entry in json.loads((run / "saes" / "saes.json").read_text())["saes"]]
+    return entries_of(Run(run, STAGES.folders))
 
 
 @pytest.mark.parametrize("release", KINDS)
@@ -170,9 +173,9 @@ def test_every_release_is_read_as_it_was_trained(circuit: Any, tmp_path: Path, r
     [entry] = entries
     layer = some[1]
     assert entry.at == Site(layer, kind.site)
-    assert (entry.architecture, entry.normalisation) == (kind.architecture, kind.normalisation)
-    assert (entry.centre, entry.fold_value_biases) == (kind.centre, kind.fold_value_biases)
-    assert entry.prepend_bos == kind.prepend_bos
+    assert (entry.facts.architecture, entry.facts.normalisation) == (kind.architecture, kind.normalisation)
+    assert (entry.facts.centre, entry.facts.fold_value_biases) == (kind.centre, kind.fold_value_biases)
+    assert entry.facts.prepend_bos == kind.prepend_bos
     assert entry.source.startswith(f"hf://{kind.repository}/")
     sae, raw = load(entry, Hub()), weights(layer)
     torch.testing.assert_close(sae.w_enc, raw["W_enc"] * kind.factor)
@@ -187,10 +190,10 @@ def test_all_layers_are_those_that_there_are(release: str) -> None:
 
 
 def test_sources_on_neuronpedia(circuit: Any, tmp_path: Path) -> None:
-    assert [e.neuronpedia for e in fetch(circuit, tmp_path / "a", "gpt2-small-res-jb", "--layers", "4:6")] == [
+    assert [e.facts.neuronpedia for e in fetch(circuit, tmp_path / "a", "gpt2-small-res-jb", "--layers", "4:6")] == [
         "4-res-jb", "5-res-jb"]  # fmt: skip
     [entry] = fetch(circuit, tmp_path / "b", "gpt2-small-mlp-out-v5-32k", "--layers", "7")
-    assert entry.neuronpedia == "7-mlp_32k-oai"
+    assert entry.facts.neuronpedia == "7-mlp_32k-oai"
     final = next(sae for sae in releases()["gpt2-small-res-jb"].saes if sae.site == Site(11, "resid_post"))
     assert final.neuronpedia == "12-res-jb"
 
@@ -201,7 +204,7 @@ def test_a_repository_that_isnt_listed(circuit: Any, tmp_path: Path) -> None:
     there = fetch(circuit, tmp_path / "b", address, "--layers", "3:5")
     assert [(e.source, e.revision, e.at) for e in there] == [(e.source, e.revision, e.at) for e in listed]
     [own] = fetch(circuit, tmp_path / "b2", "hf://jbloom/GPT2-Small-SAEs-Reformatted/blocks.4.hook_resid_pre")
-    assert (own.centre, own.neuronpedia) == (True, "4-res-jb"), "whatever it is called by, it is res-jb"
+    assert (own.facts.centre, own.facts.neuronpedia) == (True, "4-res-jb"), "whatever it is called by, it is res-jb"
     [one] = fetch(circuit, tmp_path / "c", f"{address}/v5_32k_layer_4")
     assert one.at == Site(4, "mlp_out")
     nothing = circuit(
@@ -228,7 +231,7 @@ def test_a_run_goes_on_with_the_commits_that_it_began_with(circuit: Any, server:
         [forced] = fetch(circuit, run, "gpt2-small-res_sce-ajt", "--force")
         assert (before.revision, forced.revision) == (old, new)
         [pinned] = fetch(circuit, tmp_path / "other", "gpt2-small-res_sce-ajt", "--layers", "6", "--revision", old)
-        assert pinned.sha256 == before.sha256 != forced.sha256
+        assert pinned.facts.sha256 == before.facts.sha256 != forced.facts.sha256
     finally:
         repository.revisions["main"] = old
 

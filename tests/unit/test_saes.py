@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from support import pickled
 from torch import Tensor
@@ -27,6 +28,7 @@ from circuitcli.core.activations.topk import TopK
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
+from circuitcli.results import dictionaries
 from circuitcli.runtime.hub import Hub
 from circuitcli.saes import SaeEntry, _files, _read, entry, load, provider_of
 from circuitcli.saes._files import Files, Stated
@@ -115,7 +117,7 @@ def test_a_good_folder_is_taken_alone_or_inside_another(tmp_path: Path) -> None:
     ((recorded, sae),) = take(inner).values()
     assert take(inner.parent)[SITE][0] == recorded
     assert recorded.at == sae.reads == SITE
-    assert (recorded.d_in, recorded.d_sae, recorded.architecture) == (D_IN, D_SAE, "standard")
+    assert (recorded.facts.d_in, recorded.facts.d_sae, recorded.facts.architecture) == (D_IN, D_SAE, "standard")
     assert recorded.source == str(inner / "sae_weights.safetensors")
     assert sae.w_dec.shape == (D_SAE, D_IN)
 
@@ -175,6 +177,48 @@ def test_z_is_never_centred_and_may_need_an_offset(tmp_path: Path) -> None:
     made = _read.sae(files(folder, center_writing_weights=True, fold_value_biases=True))
     assert (made.frame.centre, made.frame.offset) == (False, None)
     assert not facts(folder)["fold_value_biases"]
+
+
+def test_centring_is_decided_by_what_is_said_the_site_and_the_norms(tmp_path: Path) -> None:
+    """Whether it is centred, and whether anybody has to say so: not where it makes no difference."""
+    hooks = {"stream": SITE.hook, "z": "blocks.3.attn.hook_z"}
+    folders = {
+        (where, norm): write(
+            tmp_path / f"{where} {norm}", cfg=put(metadata={"hook_name": hook}, normalize_activations=norm)
+        )
+        for where, hook in hooks.items()
+        for norm in ("none", "layer_norm")
+    }
+    for (where, norm), folder in folders.items():
+        for norms_subtract_mean in (True, False):
+            for said in (None, True, False):
+                found = _read.facts(files(folder, center_writing_weights=said), norms_subtract_mean=norms_subtract_mean)
+                matters = where == "stream" and norms_subtract_mean
+                assert found.centre == (matters and said is True)
+                assert found.centre_stated == (said is not None or not matters or norm == "layer_norm")
+
+
+def test_saes_json_has_facts_and_origin_side_by_side(tmp_path: Path) -> None:
+    """As since the first version; and what isn't known, isn't there or isn't of its type is refused."""
+    ((recorded, _),) = take(write(tmp_path / "sae")).values()
+    tree = recorded.document()
+    assert list(tree) == [
+        "layer", "site", "provider", "source", "config", "revision", "stated", "sha256", "d_in", "d_sae",
+        "architecture", "normalisation", "prepend_bos", "context_size", "centre", "centre_stated", "fold_value_biases",
+        "neuronpedia",
+    ]  # fmt: skip
+    read = dictionaries.RECORDED.validate_json(json.dumps({"saes": [tree]}))["saes"]
+    assert read == [recorded]
+    assert read[0].at == recorded.at
+    assert isinstance(read[0].at, Site)
+    spoiled = [
+        {**tree, "width": 3},
+        {**tree, "layer": "x"},
+        *({k: v for k, v in tree.items() if k != key} for key in tree),
+    ]
+    for other in [*spoiled, [], None]:
+        with pytest.raises(ValidationError):
+            dictionaries.RECORDED.validate_json(json.dumps({"saes": [other]}))
 
 
 def test_a_site_that_only_the_release_knows(tmp_path: Path) -> None:
