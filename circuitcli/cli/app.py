@@ -74,7 +74,7 @@ def main() -> None:
     with streams.ready():
         try:
             code = _run()
-        except BrokenPipeError:  # the reader has gone, which is its right
+        except BrokenPipeError:  # whoever read stdout has closed it, as `head` does
             streams.drop()
             code = 0
         sys.exit(code)
@@ -109,7 +109,7 @@ def _told(error: CircuitError) -> int:
     return error.exit_code
 
 
-# What a path may be guilty of.
+# Errors of the file system that a path may cause.
 _UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from circuitcli.stages.bench import Timings
     from circuitcli.stages.rounds import Ratio
 
-HELP = "Time the engine here. It is held against plain passes of the model, and the machine's own rate of products."
+HELP = "Time ablations here. They are compared with plain passes of the model, and with the machine's matrix products."
 EXAMPLES = """\
 circuit bench
 circuit bench --shape gpt2 --budget 120"""
@@ -40,7 +40,7 @@ MORE: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "budget": (
-        Annotated[int, typer.Option("--budget", min=1, help="Seconds to spend on timing, about.", metavar="SECONDS")],
+        Annotated[int, typer.Option("--budget", min=1, help="About how many seconds to time.", metavar="SECONDS")],
         BUDGET,
     ),
 }

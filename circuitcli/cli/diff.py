@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 HELP = "Show what changed between two graphs. Nodes and edges gained, lost, and changed beyond their 95% intervals."
 EXAMPLES = "circuit diff before-run after-run --output changes.svg"
 
-_BEFORE = typer.Argument(help="The one before: a run, or a circuit.json.", metavar="BEFORE", show_default=False)
-_AFTER = typer.Argument(help="The one after.", metavar="AFTER", show_default=False)
+_BEFORE = typer.Argument(help="The graph before: a run, or a circuit.json.", metavar="BEFORE", show_default=False)
+_AFTER = typer.Argument(help="The graph after, likewise.", metavar="AFTER", show_default=False)
 
 
 def command(

@@ -13,7 +13,7 @@ from circuitcli.errors import CheckFailed
 if TYPE_CHECKING:
     from circuitcli.core.fit import Fit, Numbers
 
-HELP = "Check whether the SAEs fit the model. A sample of text is read, and what else they could be is tried."
+HELP = "Check whether the SAEs fit the model. They are tried on a sample of text, as stated and otherwise."
 EXAMPLES = "circuit doctor --model gpt2 --release gpt2-small-res-jb --layers 8"
 
 _NUMBERS = ("L0", "FVU", "CE clean", "CE spliced", "CE zero", "recovered", "KL", "dead")

@@ -17,7 +17,7 @@ from circuitcli.settings import Layers, Setting, nest, table
 from circuitcli.stages.spec import STAGES
 
 _STUDY = ("model", "saes.", "texts.", "seed", "runtime.dtype")
-# The settings whose flags other commands than the stages' take, by prefix of their keys; run-all takes all.
+# For commands that are no stages: which settings they have flags for, by prefix of their keys. run-all takes all.
 _FLAGS = {"doctor": _STUDY, "bench": _STUDY, "run-all": ("",)}
 _EVERYWHERE = ("runtime.device", "runtime.batch_size")
 
@@ -37,7 +37,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "verify": (
         Annotated[
             bool,
-            typer.Option("--verify", help="Read what is done again, and compare it with the hashes in its records."),
+            typer.Option("--verify", help="Read finished files again, and compare them with the recorded hashes."),
         ],
         False,
     ),

@@ -53,7 +53,7 @@ class _Data:
         try:
             if self.lost is None:
                 do(*args)
-        except BrokenPipeError:  # nobody reads any more, which is no failure
+        except BrokenPipeError:  # nobody reads any more, as after `| head`: no failure
             raise
         except OSError as error:
             self.lost = error

@@ -34,7 +34,7 @@ from circuitcli.core.next_token import Followed, TokenSums, follow
 from circuitcli.core.places import Grid, alone, chain, edited_positions, read_positions
 from circuitcli.core.sites import Site, last_block
 
-# Rows of logits that are held at once.
+# How many rows of logits are held at once.
 _LOGIT_BYTES = 2**27
 
 

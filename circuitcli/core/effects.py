@@ -73,7 +73,7 @@ def mean_effects(
         len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES
     )
     flat = np.bincount(cluster[context] * n_targets + target, weights=effect, minlength=len(names) * n_targets)
-    sums = flat.astype(np.float64).reshape(len(names), n_targets)  # of nothing, bincount makes integers
+    sums = flat.astype(np.float64).reshape(len(names), n_targets)  # of an empty array bincount makes integers
     low, high = _percentiles(weights.astype(np.float64), sums, np.bincount(cluster).astype(np.float64))
     return MeanEffects(mean, std, low, high)
 

@@ -22,7 +22,7 @@ from circuitcli.core.model import Model
 from circuitcli.core.reconstruction import Arm, Scores, Text
 from circuitcli.core.variants import Surroundings, Variant, variants
 
-# Counted positions on which changes are tried first, but for the rest of a sequence.
+# Changes are tried on so many counted positions first, and on the rest of the sequence in which these end.
 FIRST = 256
 
 

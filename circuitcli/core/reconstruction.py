@@ -20,7 +20,7 @@ from circuitcli.core.model import Addition, Model, Pass
 from circuitcli.core.sites import Site
 from circuitcli.core.variants import Variant
 
-# Positions of one pass, padding counted, and of one block of features or logits.
+# How many positions, padding counted, one pass has; and how many one block of features or logits.
 _PASS, _BLOCK = 1024, 256
 
 

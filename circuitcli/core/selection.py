@@ -1,4 +1,4 @@
-"""Which features are ablated: layer by layer, from the pinned, random or strongest few along the largest effects."""
+"""Which features are ablated, layer by layer: from a few (pinned, random or strongest) along their largest effects."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Variants of an SAE: ways to read it that go wrong, each a single change to how it is read, made or unmade.
 
-`CHANGES` is the table of suspicions; a new one is one entry. A change that would change nothing, or makes no sense
+`CHANGES` is the table of them; a new one is one entry. A change that would change nothing, or makes no sense
 here (centring under LayerNorm, for z, or where the model's norms keep the mean), makes no variant.
 """
 
@@ -61,7 +61,7 @@ Make = Callable[[Dictionary, Surroundings], Dictionary | None]
 
 @dataclass(frozen=True)
 class Change:
-    """One suspicion.
+    """One thing that may be wrong with how an SAE is read.
 
     Attributes:
         name: What it is called in tables and documents.

@@ -20,7 +20,7 @@ from circuitcli.store.run import Run
 
 SAVED = "graph/labels.json"
 ANNOTATIONS = "graph/edits.json"
-# Where labels are from that are from nowhere.
+# The source of a graph that is drawn without labels.
 NONE = "none"
 _MEND = "Mend it, or delete it and load your labels and groups again."
 

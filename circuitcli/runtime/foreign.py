@@ -75,7 +75,7 @@ def json_object(path: Path, *, hint: str = _AGAIN) -> dict[str, Any]:
 
 
 def _check_values(tree: dict[str, Any], path: Path, hint: str) -> None:
-    """Whoever reads a tree on calls himself at each level, and writes its strings out as UTF-8."""
+    """Refuse what later readers couldn't take: they recurse at each level, and write strings out as UTF-8."""
     level: list[Any] = [tree]
     for _ in range(_MAX_DEPTH):
         try:

@@ -40,7 +40,7 @@ def model_errors(name: str) -> Iterator[None]:
     """Around another library's work on a model's files, and nothing else.
 
     Raises:
-        InputError: It doesn't get on with them.
+        InputError: It can't read them.
     """
     try:
         yield

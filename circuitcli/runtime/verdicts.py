@@ -19,7 +19,7 @@ class Verdicts:
     """The verdict on one content at these versions, on this kind of device, in this dtype."""
 
     def __init__(self, content: str | None, runtime: Runtime) -> None:
-        """Of no content nothing is kept."""
+        """With `content` None nothing is remembered."""
         versions = [importlib.metadata.version(library) for library in LIBRARIES]
         key = json.dumps([content, versions, _readers(), runtime.device.type, str(runtime.dtype)])
         name = f"{hashlib.sha256(key.encode()).hexdigest()}.json"

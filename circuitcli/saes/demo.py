@@ -39,11 +39,11 @@ class Demo:
     """The release `demo`: resid_post, attn_out and mlp_out of every layer."""
 
     def knows(self, release: str) -> bool:
-        """Whether it is the demo."""
+        """Whether it is called demo."""
         return release == "demo"
 
     def offers(self) -> list[Offer]:
-        """The one."""
+        """The demo's own release."""
         found = _locate.in_folder(demo.SAES)
         widths = {spec_of(Path(str(located.config))).d_sae for located in found}
         return [

@@ -74,7 +74,7 @@ class Runtime:
     ] = "auto"
     allow_over_memory: Annotated[
         Truth,
-        Flag("--allow-over-memory", "Whether to ablate although more memory is expected to be taken than is free."),
+        Flag("--allow-over-memory", "Whether to ablate even where that is expected to take more memory than is free."),
     ] = False
 
 
@@ -136,7 +136,7 @@ class Texts:
     ] = "auto"
     num_sequences: Annotated[int, Range(ge=1), Flag("--num-sequences", "Sequences to sample from the text.")] = 200
     max_tokens: Annotated[
-        int, Range(ge=2), Flag("--max-tokens", "Tokens a sequence may have, its BOS counted; prompts are read whole.")
+        int, Range(ge=2), Flag("--max-tokens", "Most tokens of a sequence, its BOS counted; prompts are read whole.")
     ] = 100
     prepend_bos: Annotated[
         Literal["auto"] | Truth,
@@ -170,23 +170,22 @@ class Features:
         Literal["auto", "random", "strongest", "top-effect"],
         Flag(
             "--start",
-            "Which features of the first layer start where none of it is pinned. random: by lot. strongest: by their "
-            "largest |activation × gradient|, top-effect: by its sum over all contexts; the gradient is that of the "
-            "likeliest next token's log-probability, of a prompt at its end, else at every position. auto: strongest "
-            "of prompts, else random. Of the strongest at least --branching start.",
+            "Which features of the first layer to start from where none of it is pinned. random: a random share. "
+            "strongest: those of the largest |activation × gradient| at any context; top-effect: those of its largest "
+            "sum over contexts. The gradient is of the likeliest next token's log-probability: at the end of a prompt, "
+            "in other text at every position. auto: strongest for prompts, else random. strongest and top-effect take "
+            "at least --branching features.",
             "auto|random|strongest|top-effect",
         ),
     ] = "auto"
     thinning: Annotated[
-        float, Range(gt=0, le=1), Flag("--thinning", "Share of the firing features of the first layer that starts.")
+        float, Range(gt=0, le=1), Flag("--thinning", "The share of the first layer's firing features to start from.")
     ] = 0.01
     branching: Annotated[
-        int, Range(ge=1), Flag("--branching", "Largest effects of each feature, at each site, that are followed on.")
+        int, Range(ge=1), Flag("--branching", "Largest effects of each feature to follow on, at each site.")
     ] = 10
-    max_features: Annotated[
-        int, Range(ge=1), Flag("--max-features", "Features of one layer that are ablated at most.")
-    ] = 500
-    seq_cap: Annotated[int, Range(ge=1), Flag("--seq-cap", "Contexts of one feature that are ablated at most.")] = 100
+    max_features: Annotated[int, Range(ge=1), Flag("--max-features", "Most features to ablate in one layer.")] = 500
+    seq_cap: Annotated[int, Range(ge=1), Flag("--seq-cap", "Most contexts at which to ablate one feature.")] = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +220,9 @@ class Ablate:
     horizon: Annotated[
         int,
         Range(ge=0),
-        Flag("--horizon", "Positions behind the edited one that `onward` reads at most; 0: all of them."),
+        Flag("--horizon", "Most positions behind the edited one that `onward` reads; 0: all of them."),
     ] = 0
-    logits: Annotated[Truth, Flag("--logits", "Whether to measure the next token as well.")] = True
+    logits: Annotated[Truth, Flag("--logits", "Whether to measure what ablations do to the next token as well.")] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +231,9 @@ class Effects:
 
     __pydantic_config__ = _TABLE
     logit_tokens: Annotated[
-        int, Range(ge=1, le=256), Flag("--logit-tokens", "Promoted, and suppressed, tokens kept for each feature.")
+        int,
+        Range(ge=1, le=256),
+        Flag("--logit-tokens", "Promoted tokens to keep of each feature, and as many suppressed ones."),
     ] = 10
 
 
@@ -241,10 +242,8 @@ class Graph:
     """[graph]: what is drawn."""
 
     __pydantic_config__ = _TABLE
-    min_effect: Annotated[float, Range(ge=0), Flag("--min-effect", "Smallest mean effect, in size, that is drawn.")] = (
-        0.0
-    )
-    max_edges: Annotated[int, Range(ge=1), Flag("--max-edges", "Edges drawn at most, the largest first.")] = 100
+    min_effect: Annotated[float, Range(ge=0), Flag("--min-effect", "Smallest |mean effect| to draw.")] = 0.0
+    max_edges: Annotated[int, Range(ge=1), Flag("--max-edges", "Most edges to draw, the largest first.")] = 100
     formats: Annotated[
         tuple[str, ...],
         PlugIns("renderers"),
@@ -258,8 +257,8 @@ class Graph:
         str,
         Flag(
             "--labels",
-            "What features are called: neuronpedia asks there for explanations, a csv file with the header "
-            "feature,label has your own.",
+            "Where labels of features come from: neuronpedia asks there for explanations; or a csv file of your own, "
+            "with the header feature,label.",
             "neuronpedia|FILE|none",
         ),
     ] = "none"

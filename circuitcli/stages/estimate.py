@@ -30,7 +30,7 @@ from circuitcli.stages.task import LOGIT_TOKENS
 from circuitcli.store import tables
 from circuitcli.store.ablations import SHARD_FEATURES
 
-# Ablations of the trial at most, and bytes of a row of contexts, and of one of the stored tokens, on disk.
+# Most ablations of the trial; and bytes on disk of a row of contexts, and of one of the stored tokens.
 _TRIAL, _CONTEXT_BYTES, _TOKEN_BYTES = 64, 24, 12
 # Of a row of effects until its shard is written: as it was found, as columns, and as a table.
 _EFFECT_BYTES = 100

@@ -17,7 +17,7 @@ from circuitcli.core.sampling import Sample
 from circuitcli.errors import InputError
 from circuitcli.stages.stage import Job
 
-# Positions that are measured at most, but for the rest of a sequence: by doctor, and before activations are cached.
+# About how many positions are measured (whole sequences are): by doctor, and before activations are cached.
 FULL, CHEAP = 2048, 256
 # SAEs that a warning calls by name, at most.
 _NAMED = 4

@@ -81,11 +81,11 @@ class JobSources(Sources):
         return model_of(self._job, self.opened(contents).sample)
 
     def sae(self, contents: Contents, entry: SaeEntry) -> Dictionary:
-        """At its place."""
+        """From where its files were recorded."""
         return load_sae(self._job, entry, self.opened(contents).model, decoder=False)
 
     def file(self, content: Content) -> Path:
-        """In the run."""
+        """The path in the run."""
         return self._job.run.verified(_ACTS, content.name)
 
 

@@ -68,7 +68,7 @@ class Passes(ABC):
 
     @property
     def baseline(self) -> Baseline:
-        """They, as ablations take them."""
+        """The model, SAEs and sequences, as ablations take them."""
         return Baseline(self.runtime, self.model, list(self.widths), self.saes, self.block_of, self.clean)
 
     def saes(self, sites: Sequence[Site]) -> dict[Site, Dictionary]:

@@ -1,4 +1,4 @@
-"""How a stage speaks while it works; cli shows it, tests stay silent."""
+"""How a stage reports while it works: the command line shows it, tests and Python need not."""
 
 from __future__ import annotations
 

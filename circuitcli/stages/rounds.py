@@ -16,9 +16,9 @@ from statistics import median
 
 import numpy as np
 
-# Rounds of each way at least, whatever the budget; and the half-width at which a ratio is known well enough.
+# Each way has so many rounds, whatever the budget; and the half-width at which a ratio is known well enough.
 LEAST, ENOUGH = 2, 0.01
-# What is over sooner is repeated within one timing.
+# What takes less is repeated within one timing.
 _SHORTEST = 0.05
 # 97.5% quantiles of Student's t by degrees of freedom, from 1.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)

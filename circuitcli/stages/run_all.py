@@ -65,7 +65,7 @@ def _announce(job: Job) -> None:
 
 
 def dry_run(job: Job) -> tuple[Preview | None, Estimate | None]:
-    """What is still to do would take: of a run whose activations are cached the ablations, else both."""
+    """What is still to do would take: the ablations of a run whose activations are cached, else caching as well."""
     record = job.run.record(cache_acts.NAME)
     if record is None or job.force:
         from circuitcli.stages import preview

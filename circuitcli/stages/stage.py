@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from circuitcli.runtime.hub import Hub
     from circuitcli.runtime.tokenizer import Tokenizer
 
-# Files that are named when something is amiss with many.
+# So many files are named when something is wrong with more.
 _NAMED = 6
 _LIBRARIES = ("torch", "transformer_lens", "transformers", "numpy", "pyarrow")
 

@@ -1,8 +1,8 @@
 """The unit of work: the ablations of one shard, as a value that any process computes to the same tables.
 
 A task says all that decides its tables: what is read, by content, which features are ablated at which contexts, what
-they become, and in which batches. It knows no run, no settings and nobody to report to: who plans shards, writes them
-and shows progress is somebody else, and may be on another machine.
+they become, and in which batches. It knows no run, no settings and no report: planning, writing and showing progress
+are the coordinator's, which may be on another machine.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def _held(folder: Path, path: Path, say: Callable[[str], None]) -> Iterator[None
     while not _created(path):
         holder = _read(path) or _unwritten(path)
         if holder is None:
-            continue  # it has gone
+            continue  # whoever held it has just ended
         if holder.ended():
             _take_away(path, holder)
         elif holder.host != socket.gethostname():

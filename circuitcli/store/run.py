@@ -21,7 +21,7 @@ class Run:
     """A run folder: its settings, and the plans, records and files of its stages."""
 
     def __init__(self, root: Path, folders: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Name a run folder; nothing is made yet.
+        """A run folder, which needn't exist yet.
 
         Args:
             root: Where it is.

@@ -15,7 +15,7 @@ _FORMS = "Give owner/name, owner/name:configuration, or a folder of .jsonl, .par
 
 
 class Asking:
-    """A block in which a dataset is opened or read. Only errors that have a known meaning are turned into words.
+    """A block in which a dataset is opened or read: errors whose meaning is known are told in this tool's words.
 
     Args:
         name: Of the dataset, or its folder.

@@ -173,7 +173,7 @@ REFUSALS = {
     "forbidden": (Reply(403), "it refuses the key in NEURONPEDIA_API_KEY (403)"),
     "a long wait": (
         Reply(429, headers={"Retry-After": "3600"}),
-        "it had too many requests (429), and asks to wait 3600 s",
+        "it got too many requests (429), and asks to wait 3600 s",
     ),
     "a teapot": (Reply(418), "it answered 418"),
     "packed": (

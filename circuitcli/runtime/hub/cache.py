@@ -112,7 +112,7 @@ def check_room(cache: Path, missing: Sequence[RemoteFile]) -> None:
 
 @contextlib.contextmanager
 def writing(cache: Path) -> Iterator[None]:
-    """A full disk, or a cache that can't be written, is no bug.
+    """Within it a full disk, or a cache that can't be written, is told in two lines: it is no bug.
 
     Raises:
         ResourceError: It is one of them.

@@ -82,7 +82,7 @@ def _refusal(response: Any, what: str) -> HubError:
         wait = asked_wait(response)
         when = "a while" if wait is None else f"{wait:g} s"
         return HubError(
-            f"The hub had too many requests, and puts off {what} ({status}).",
+            f"The hub got too many requests, and refuses {what} for now ({status}).",
             hint=f"Wait {when}, then run the command again; more are allowed with a token: {LOG_IN}.",
         )
     if status == 403:

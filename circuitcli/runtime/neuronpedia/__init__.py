@@ -1,4 +1,4 @@
-"""Neuronpedia: what people and models say that features do, asked politely and remembered.
+"""Neuronpedia: what people and models say that features do, asked for slowly, and remembered.
 
 Only https, or http on loopback, and the key from NEURONPEDIA_API_KEY to that one host: no redirect is followed. A few
 requests at a time and a second, tried again where that may help, each capped in bytes and seconds. What is answered is

@@ -23,7 +23,7 @@ class RateLimit:
         """Wait until the next request may start.
 
         Raises:
-            Stopped: None may.
+            Stopped: Nobody waits for answers any more.
         """
         while True:
             with self._lock:
@@ -40,10 +40,10 @@ class RateLimit:
             self._next = max(self._next, time.monotonic() + seconds)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, unless all is stopped.
+        """Wait for so many seconds.
 
         Raises:
-            Stopped: It is.
+            Stopped: Nobody waits for answers any more.
         """
         if self._stop.wait(seconds):
             raise Stopped

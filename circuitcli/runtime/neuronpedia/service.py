@@ -111,7 +111,7 @@ def _refusal(response: httpx2.Response, *, key: bool) -> Trouble:
         return Trouble(f"{which} NEURONPEDIA_API_KEY ({status})", for_all=True)
     if status == 429:
         asked = "" if wait_s is None else f", and asks to wait {wait_s:.0f} s"
-        return Trouble(f"it had too many requests ({status}){asked}", again=True, wait_s=wait_s, for_all=True)
+        return Trouble(f"it got too many requests ({status}){asked}", again=True, wait_s=wait_s, for_all=True)
     if 300 <= status < 400:
         return Trouble(f"it sends us to another address ({status})", for_all=True)
     return Trouble(f"it answered {status}", again=status == 408 or status >= 500, wait_s=wait_s)

@@ -98,7 +98,7 @@ def test_a_missing_file_is_not_the_hubs_fault(server: LoopbackHub, client: Hub) 
 HOW_THEY_END = {
     401: "The hub wants a token for the model x, or another one (401).",
     403: "The hub forbids the model x (403).",
-    429: "The hub had too many requests, and puts off the model x (429).",
+    429: "The hub got too many requests, and refuses the model x for now (429).",
     503: "The hub failed: it answered 503 for the model x.",
     "gated": "Access has to be asked for: the model x (403) is gated.",
     "repository": "The hub doesn't know the model x (404).",
