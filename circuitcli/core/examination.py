@@ -19,7 +19,7 @@ from jaxtyping import Int
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.fit import BETTER, Alternative, Fit, compare, judge, undecided
 from circuitcli.core.model import Model
-from circuitcli.core.reconstruction import Arm, Scores, Text
+from circuitcli.core.reconstruction import Scores, Splicer, Text
 from circuitcli.core.variants import Surroundings, Variant, variants
 
 # Changes are tried on so many counted positions first, and on the rest of the sequence in which these end.
@@ -54,16 +54,16 @@ class Examiner:
         sites = {site for sae in saes for site in (sae.reads, *(r.sae.reads for r in self._variants(sae, 0.0)))}
         first = sequences(text.counted.sum(1).cpu().numpy(), FIRST)
         self.sequences, self.first = len(text), first
-        self._arm = Arm(model, text, sorted(sites, key=lambda s: s.order), first=first)
-        self._arm.run(done)
-        self._norms_subtract_mean = _subtracts_mean(model, self._arm)
+        self._splicer = Splicer(model, text, sorted(sites, key=lambda s: s.order), first=first)
+        self._splicer.run(done)
+        self._norms_subtract_mean = _subtracts_mean(model, self._splicer)
         own = sorted({sae.reads for sae in saes}, key=lambda s: s.order)
-        self._flipped = None if bos is None else Arm(model, text.flipped(bos, model.shape.n_ctx), own, first=first)
+        self._flipped = None if bos is None else Splicer(model, text.flipped(bos, model.shape.n_ctx), own, first=first)
 
     def trials(self, saes: Sequence[Dictionary]) -> list[Trial]:
         """Each SAE, read as stated, and the changes that make sense for it."""
         stated = [Variant("stated", "as stated", sae) for sae in saes]
-        encoded = self._arm.score(stated, splice=False)
+        encoded = self._splicer.score(stated, splice=False)
         return [Trial(self, e.variant, tuple(self._variants(e.variant.sae, float(e.active.mean())))) for e in encoded]
 
     def examine(self, sae: Dictionary, *, full: bool) -> Fit:
@@ -81,7 +81,7 @@ class Examiner:
     ) -> tuple[Scores, dict[Variant, Alternative]]:
         """Some changes, and the SAE as stated beside them."""
         here = [variant for variant in changes if not variant.flips_bos]
-        before, *found = self._arm.score([stated, *here], few=few, splice=splice, done=done)
+        before, *found = self._splicer.score([stated, *here], few=few, splice=splice, done=done)
         flipped = [variant for variant in changes if variant.flips_bos]
         if flipped:
             assert self._flipped is not None
@@ -131,8 +131,8 @@ class Trial:
         return tried.fvu_ratio is not None and tried.fvu_ratio <= BETTER  # there is no more text: it has to be now
 
 
-def _subtracts_mean(model: Model, arm: Arm) -> bool:
+def _subtracts_mean(model: Model, splicer: Splicer) -> bool:
     """Whether the model's norms subtract the mean over d_model: a constant added to the stream changes no logit."""
-    final = arm.final
+    final = splicer.final
     clean, moved = model.logits(final), model.logits(final + final.std())
     return bool((moved - clean).abs().mean() < 0.1 * clean.std())

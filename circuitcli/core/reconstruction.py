@@ -129,8 +129,8 @@ _CLEAN = "clean"  # in place of an edit: none
 _Key = Variant | Site | str  # a variant, or the site at which x becomes 0
 
 
-class Arm:
-    """A sample of text read by the model unedited, each sequence once: the `first` ones before the others."""
+class Splicer:
+    """Splices SAEs into the model on a sample, which it first reads unedited: `first` sequences before the others."""
 
     def __init__(self, model: Model, text: Text, sites: Sequence[Site], *, first: int | None = None) -> None:
         """Nothing is run yet; `sites` are those that variants are at."""

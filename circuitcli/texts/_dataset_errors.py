@@ -14,7 +14,7 @@ from circuitcli.runtime import hub
 _FORMS = "Give owner/name, owner/name:configuration, or a folder of .jsonl, .parquet or .csv files."
 
 
-class Asking:
+class DatasetErrors:
     """A block in which a dataset is opened or read: errors whose meaning is known are told in this tool's words.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import refuse_pointer
 from circuitcli.texts import TextRequest, _columns
-from circuitcli.texts._dataset_errors import Asking
+from circuitcli.texts._dataset_errors import DatasetErrors
 from circuitcli.texts._open import find
 
 # Only so many rows are read before sampling among them: a stream may have no end.
@@ -48,7 +48,7 @@ class Dataset:
         """Its texts, of the first MAX_DOCUMENTS rows."""
         name = _parse(request.values[0])
         what, blank = f"The dataset {name}", True
-        with Asking(name.name, name.config):
+        with DatasetErrors(name.name, name.config):
             rows = enumerate(islice(_stream(_builder(name)), MAX_DOCUMENTS), 1)
             first = list(islice(rows, _columns.FIRST_ROWS))
             column = _columns.choose_in_rows(request.column, [row for _, row in first], what) if first else ""
@@ -95,7 +95,7 @@ def _on_the_hub(name: _Name) -> Any:
 def _load(name: _Name) -> Any:
     import datasets
 
-    with Asking(name.name, name.config, lambda: datasets.get_dataset_config_names(_path(name))):
+    with DatasetErrors(name.name, name.config, lambda: datasets.get_dataset_config_names(_path(name))):
         for pattern in _patterns(name.folder) if name.folder else []:
             if "://" in pattern:  # they would be asked for at once
                 raise _outside(name, pattern)

@@ -17,7 +17,7 @@ from circuitcli.core import examination, reconstruction
 from circuitcli.core.edits import adding
 from circuitcli.core.examination import Examiner
 from circuitcli.core.fit import Fit
-from circuitcli.core.reconstruction import Arm, Text
+from circuitcli.core.reconstruction import Splicer, Text
 from circuitcli.core.sites import Site
 from circuitcli.core.variants import Variant
 from circuitcli.runtime.model import BridgeModel
@@ -59,9 +59,9 @@ def test_a_reading_in_two_steps_is_one_by_whole_passes(bridge, saes, text, name)
     """Few sequences first, with another variant beside it; against passes from the tokens, a sequence at a time."""
     site = Site(1, name)
     variant, other = Variant("", "", saes[site]), Variant("other", "", saes[Site(1, "mlp_out")])
-    arm = Arm(bridge, text, [site, other.sae.reads], first=4)
-    [few, _] = arm.score([variant, other], few=True)
-    [found] = arm.score([variant])
+    splicer = Splicer(bridge, text, [site, other.sae.reads], first=4)
+    [few, _] = splicer.score([variant, other], few=True)
+    [found] = splicer.score([variant])
     assert set(few.seq) == {0, 1, 2, 3}
     assert set(found.seq) == set(range(11))
     order = np.lexsort((found.token, found.seq))
@@ -88,10 +88,10 @@ def test_clean_passes_and_clean_logits_are_made_once(bridge, saes, text, monkeyp
     monkeypatch.setattr(reconstruction, "_PASS", 30)
     model = Counting(bridge)
     variants = [Variant(str(i), "", saes[Site(1, "resid_post")]) for i in range(5)]
-    arm = Arm(model, text, [Site(1, "resid_post")], first=11)
-    arm.score(variants, splice=False)
-    arm.score(variants)
-    arm.score(variants)
+    splicer = Splicer(model, text, [Site(1, "resid_post")], first=11)
+    splicer.score(variants, splice=False)
+    splicer.score(variants)
+    splicer.score(variants)
     counted = int((text.lengths - 1).sum())
     assert model.positions["logits"] == (1 + 5 + 1) * counted, "clean, five spliced, zero"
     assert int(text.lengths.sum()) <= model.positions["run"] <= 1.3 * int(text.lengths.sum())

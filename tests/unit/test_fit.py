@@ -15,7 +15,7 @@ from circuitcli.core.activations.standard import Relu
 from circuitcli.core.examination import Examiner
 from circuitcli.core.fit import Fit, Numbers, Verdict, compare, judge, numbers, undecided
 from circuitcli.core.frame import Frame
-from circuitcli.core.reconstruction import Arm, Lost, Scores, Text
+from circuitcli.core.reconstruction import Lost, Scores, Splicer, Text
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
 from circuitcli.core.variants import CHANGES, Surroundings, Variant, variants
@@ -34,8 +34,8 @@ def test_numbers_are_those_of_plain_transformers(site):
     _, sae = measure.load_dictionary(demo.SAES / f"blocks.1.hook_{site}")
     clean = measure.cross_entropy(plain, rows)
     wanted = measure.quality(plain, Site(1, site), sae, rows, clean)
-    arm = Arm(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), [sae.reads])
-    [scores] = arm.score([Variant("", "", sae)])
+    splicer = Splicer(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), [sae.reads])
+    [scores] = splicer.score([Variant("", "", sae)])
     found = numbers(scores)
     got = (found.fvu, found.l0, found.dead, found.recovered, found.ce_clean)
     assert got == pytest.approx((wanted.fvu, wanted.l0, wanted.dead, wanted.recovered, clean), rel=1e-4, abs=1e-4)
@@ -46,8 +46,8 @@ def test_kl_and_zero_by_hand_on_a_linear_model():
     model = fakes.LinearModel.random()
     tokens = torch.tensor([[1, 4, 2], [3, 5, 0]])
     sae = fakes.linear_sae(Site(1, "resid_post"))
-    arm = Arm(model, Text(tokens, torch.tensor([3, 2]), bos=False), [sae.reads])
-    [scores] = arm.score([Variant("", "", sae)])
+    splicer = Splicer(model, Text(tokens, torch.tensor([3, 2]), bos=False), [sae.reads])
+    [scores] = splicer.score([Variant("", "", sae)])
     last = model.run(tokens, [sae.reads]).sites[sae.reads]
     before = (last @ model.u).log_softmax(-1)
     kl = [(before[s, p].exp() * (before[s, p] + np.log(fakes.VOCAB))).sum().item() for s, p in ((0, 1), (0, 2), (1, 1))]
@@ -75,10 +75,10 @@ def test_special_tokens_of_a_text_never_count():
     assert without.counted.tolist() == [[False, True], [False, False]]
     assert without.flipped(9, 3).counted.tolist() == text.counted.tolist()
     assert text.part(slice(1, 2)).counted.tolist() == [[False, True]]
-    arm = Arm(fakes.LinearModel.random(), text, [Site(0, "resid_pre")])
-    [scores] = arm.score([Variant("", "", fakes.linear_sae(Site(0, "resid_pre")))], splice=False)
+    splicer = Splicer(fakes.LinearModel.random(), text, [Site(0, "resid_pre")])
+    [scores] = splicer.score([Variant("", "", fakes.linear_sae(Site(0, "resid_pre")))], splice=False)
     assert [place.tolist() for place in (scores.seq, scores.token)] == [[0, 1], [1, 0]]
-    assert arm.activations(Site(0, "resid_pre")).shape[0] == 2
+    assert splicer.activations(Site(0, "resid_pre")).shape[0] == 2
 
 
 def test_changes_that_make_no_sense_are_left_out(saes):
