@@ -40,7 +40,7 @@ def recorded(path: Path) -> Job:
     folder = Run(path, STAGES.folders)
     if not folder.settings_path.is_file():
         raise InputError(f"There is no run at {path}.", hint="Name the folder of a run.")
-    return Job(folder, resolve(folder.settings()), Silent())
+    return Job(resolve(folder.settings()), Silent(), folder)
 
 
 def run(

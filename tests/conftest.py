@@ -120,7 +120,7 @@ def start(tiny_model: Path, tiny_saes: Path, tiny_text: Path) -> Start:
         settings = resolve(base, changes or {})
         run = Run(root, STAGES.folders)
         run.save_settings(to_dict(settings))
-        return Job(run, settings, Silent(), force)
+        return Job(settings, Silent(), run, force)
 
     return make
 

@@ -9,7 +9,7 @@ import typer
 
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
-from circuitcli.cli.session import unrecorded
+from circuitcli.cli.session import unwritten
 from circuitcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -67,14 +67,14 @@ def command(request: Request) -> None:
             "--shape draws weights and tokens: it takes no --model, no --release and no text.",
             hint="Leave --shape out to time what you chose.",
         )
-    job = unrecorded(request, terminal)
-    from circuitcli.stages import bench, subject
+    tools, run = unwritten(request, terminal)
+    from circuitcli.stages import bench, cases, subject
 
     if options["shape"] is None:
-        timed = subject.chosen(job)
+        case = cases.of(subject.chosen(tools, run))
     else:
-        timed = subject.synthetic(job, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS)
-    found = bench.run(timed, job.runtime, job.report, float(options["budget"]))
+        case = cases.synthetic(tools, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS)
+    found = bench.run(case, tools.runtime, tools.report, float(options["budget"]))
     terminal.table("Where time goes", ("what", "value", ""), _rows(found))
     terminal.document(bench.document(found))
 

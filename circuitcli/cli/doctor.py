@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
-from circuitcli.cli.session import unrecorded
+from circuitcli.cli.session import unwritten
 from circuitcli.errors import CheckFailed
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ def command(request: Request) -> None:
 
     hush()
     terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
-    job = unrecorded(request, terminal)
-    from circuitcli.stages import doctor, fit
+    tools, run = unwritten(request, terminal)
+    from circuitcli.stages import doctor, fit, subject
 
-    findings = doctor.run(job)
+    findings = doctor.run(subject.chosen(tools, run))
     fits = findings.fits
     for line in fit.warnings([found for found in fits if found.verdict == "doubtful"]):
         terminal.say(line)
     _show(fits, findings.engine, terminal)
-    document = findings.document(job)
+    document = findings.document(tools.settings)
     wrong = [found for found in fits if found.verdict == "wrong"]
     if wrong:
         raise CheckFailed(
-            f"{len(wrong)} of {len(fits)} SAEs {'does' if len(wrong) == 1 else 'do'}n't fit {job.settings.model}; "
+            f"{len(wrong)} of {len(fits)} SAEs {'does' if len(wrong) == 1 else 'do'}n't fit {tools.settings.model}; "
             f"{wrong[0].site}: {wrong[0].why}.",
             hint="Mend its cfg.json or choose another model, layer or release; see “Do they fit?” in docs/saes.md.",
             document=document,

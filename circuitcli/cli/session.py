@@ -14,8 +14,8 @@ from circuitcli.settings import Layers, resolve
 from circuitcli.stages.spec import STAGES
 
 if TYPE_CHECKING:
-    from circuitcli.stages.doctor import Unrecorded
     from circuitcli.stages.stage import Job, Outcome
+    from circuitcli.stages.tools import Tools
     from circuitcli.store.run import Run
 
 
@@ -51,19 +51,19 @@ def existing(path: Path) -> Run:
     return run
 
 
-def unrecorded(request: Request, terminal: Terminal) -> Unrecorded:
-    """A job on what the settings choose, those of a run too if one is named; nothing of it is written.
+def unwritten(request: Request, terminal: Terminal) -> tuple[Tools, Run | None]:
+    """The tools of a command that writes nothing, with the settings of a run too if one is named, and that run.
 
     Raises:
         InputError: There is no run where one was named.
     """
     from circuitcli.stages.checks import check
-    from circuitcli.stages.doctor import NoRun, Unrecorded
+    from circuitcli.stages.tools import Tools
 
     run = existing(request.run) if request.run is not None else None
     settings = resolve(run.settings() if run else {}, read_profile(request.profile), request.flags)
     check(settings)
-    return Unrecorded(run or NoRun(), settings, terminal)
+    return Tools(settings, terminal), run
 
 
 def work(request: Request, body: Callable[[Job, Terminal], None], *, writes: bool = True) -> None:

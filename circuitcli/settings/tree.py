@@ -224,6 +224,13 @@ class Ablate:
     ] = 0
     logits: Annotated[Truth, Flag("--logits", "Whether to measure what ablations do to the next token as well.")] = True
 
+    @property
+    def reach(self) -> int | None:
+        """How many positions behind an edited one are read; None: all of them."""
+        if self.positions != "onward":
+            return 0 if self.positions == "top" else None
+        return self.horizon or None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Effects:

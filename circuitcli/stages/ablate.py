@@ -115,7 +115,9 @@ class _Ablations:
                 new = [f.index for f in features if f.site == site and f not in there]
                 counts[site] = [len(found) for found in self._contexts(site, new).values()]
             named[layer] = Named(len(features), counts)
-        return estimate(self.inputs, count(self.inputs, named, exact=True))
+        passes = self.inputs.passes
+        planned = count(self.job.settings, passes, named, exact=True)
+        return estimate(self.job, passes, planned, self.job.run.free_disk())
 
     def _known(self, there: set[FeatureId]) -> dict[int, list[FeatureId]]:
         """The features of each layer, as far as they are known: named, or behind a layer whose effects are there."""

@@ -15,9 +15,9 @@ import torch
 
 from circuitcli.runtime.device import Runtime, peak_memory
 from circuitcli.runtime.engine import Engine, engine, slowness
+from circuitcli.stages.cases import Case
 from circuitcli.stages.report import Report
 from circuitcli.stages.rounds import Clock, Ratio, Times, Visit, spend
-from circuitcli.stages.subject import Subject
 from circuitcli.stages.timed import Difference, Workload
 
 # Rounds of everything that should fit into the budget, and its share that comparing engine and plain way may take.
@@ -77,24 +77,24 @@ class Timings:
     ratios: dict[str, Ratio]
 
 
-def run(subject: Subject, runtime: Runtime, report: Report, budget: float) -> Timings:
+def run(case: Case, runtime: Runtime, report: Report, budget: float) -> Timings:
     """Time everything within a budget of seconds, or in as few rounds as there must be.
 
     Raises:
         InputError: Nothing fires at the edited site.
     """
     clock = Clock(budget)
-    model = subject.model
+    model = case.model
     if engine(model) == "whole":
-        report.say(slowness(subject.name, model, float(subject.lengths.float().mean())))
+        report.say(slowness(case.name, model, float(case.lengths.float().mean())))
     with report.track("Timing", math.ceil(budget), "s") as done:
-        one = Workload(subject.first(1), runtime)
+        one = Workload(case.first(1), runtime)
         difference = one.difference(lambda: clock.spent < _COMPARING * budget)
         trial = Times(clock, partial(_wait, model.device))
         for visit in VISITS:
             trial.round(visit, one.ways)
-        size = _sequences(trial, len(subject.lengths))
-        work = one if size == 1 else Workload(subject.first(size), runtime)
+        size = _sequences(trial, len(case.lengths))
+        work = one if size == 1 else Workload(case.first(size), runtime)
         times = trial if size == 1 else Times(clock, trial.wait)
         spend(times, VISITS, work.ways, done)
     return _timings(work, times, difference)
@@ -122,7 +122,7 @@ def _timings(work: Workload, times: Times, difference: Difference) -> Timings:
         "clean_share_with_logits": times.ratio("clean with logits", "engine with logits"),
     }
     return Timings(
-        subject=work.subject.name,
+        subject=work.case.name,
         device=_device_name(model.device),
         dtype=str(work.runtime.dtype).removeprefix("torch."),
         threads=work.runtime.threads,

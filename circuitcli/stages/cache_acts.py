@@ -9,7 +9,6 @@ SAEs are tried on a few sequences: those that don't fit the model are refused.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -25,16 +24,11 @@ from circuitcli.results.dictionaries import entries_of
 from circuitcli.results.next_tokens import at_positions, on_prompts
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import next_tokens, passages
-from circuitcli.stages.fetch_saes import load_sae
-from circuitcli.stages.sequences import prepend_bos, read_sample, source_of
+from circuitcli.stages.sequences import read_sample, source_of
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import acts, files, tables
 
-if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
-    from jaxtyping import Bool
 if TYPE_CHECKING:
-    import torch
-
     from circuitcli.core.dictionary import Dictionary
     from circuitcli.core.model import Model
 
@@ -75,7 +69,7 @@ def text_identity(job: Job, say: Callable[[str], None] = lambda line: None) -> s
 
     A dataset whose hub can't be asked is taken to be what it was when this run read it, if its tokens are there.
     """
-    source, request = source_of(job)
+    source, request = source_of(job.settings)
     try:
         return source.identity(request)
     except HubError:
@@ -103,11 +97,11 @@ def _work(job: Job, todo: Work) -> None:
     path = job.run.path(acts.TOKENS)
     inputs = _Inputs(job, entries)
     if not todo.found(acts.TOKENS):
-        sample, bos = read_sample(job, entries, job.report.say), prepend_bos(job, entries)
+        sample = read_sample(job.subject, job.report.say)
         fits = [
             found
             for group in inputs.groups
-            for found in fit.examine(job, inputs.model, inputs.saes(group), sample, bos=bos, full=False)
+            for found in fit.examine(job.subject, inputs.saes(group), sample, full=False)
         ]
         fit.check(job, fits)
         todo.expect({FIT: None, acts.TOKENS: None})
@@ -143,7 +137,7 @@ def _write_next(todo: Work, inputs: _Inputs, sample: Sample) -> None:
 
     from circuitcli.core.next_token import likeliest
 
-    path, tokenizer = todo.job.run.path(acts.NEXT), todo.job.tokenizer
+    path, tokenizer = todo.job.run.path(acts.NEXT), todo.job.subject.tokenizer
     todo.expect({acts.NEXT: None})
     if not todo.found(acts.NEXT):
         parts = []
@@ -182,7 +176,7 @@ class _Inputs:
 
     @cached_property
     def model(self) -> Model:
-        return self.job.model
+        return self.job.subject.model
 
     @cached_property
     def groups(self) -> list[list[SaeEntry]]:
@@ -201,13 +195,15 @@ class _Inputs:
         """The SAEs of a group; those of another go."""
         if [sae.reads for sae in self._saes] != [entry.at for entry in group]:
             self._saes = []
-            self._saes = [load_sae(self.job, entry, self.model) for entry in group]
+            self._saes = [self.job.subject.sae(entry) for entry in group]
         return self._saes
 
 
 def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shard]) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
     import torch
+
+    from circuitcli.stages.firings import firings_in
 
     job, model, width, counted = inputs.job, inputs.model, sample.tokens.shape[1], sample.counted
     runtime = todo.planned_batch(job.runtime.rows_at_once(4 * width * 40 * model.shape.d_model, width))
@@ -230,17 +226,6 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shar
                     path = job.run.path(acts.shard_name(todo.plan.fingerprint, site, start, stop))
                     acts.write_firings(path, Firings.concat([part[site] for part in parts]))
                 done((stop - start) * len([s for s in missing if s.site in sites and s.start == start]))
-
-
-def firings_in(sae: Dictionary, x: torch.Tensor, rows: np.ndarray, counted: Bool[np.ndarray, "n t"]) -> Firings:
-    """The non-zero activations at the positions that count, of the sequences that these rows are."""
-    import torch
-
-    row, pos = torch.as_tensor(counted, device=x.device).nonzero(as_tuple=True)
-    active = sae.active(x[row, pos])
-    columns = (c.cpu().numpy() for c in (row[active.place], pos[active.place], active.feature))
-    seq, position, index = (c.astype(np.int32) for c in columns)
-    return Firings(rows[seq].astype(np.int32), position, index, active.value.cpu().numpy())
 
 
 def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, shards: Mapping[str, _Shard]) -> None:

@@ -30,7 +30,7 @@ def run(job: Job) -> Outcome:
 
 
 def _work(job: Job, todo: Work) -> None:
-    tokenizer = job.tokenizer
+    tokenizer = job.subject.tokenizer
     parts: dict[str, list[tables.Columns]] = {EFFECTS: [], LOGITS: [], FEATURES: []}
     clean: tables.Columns = {}
     if "next" in next_tokens.kinds(job.settings):

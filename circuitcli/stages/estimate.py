@@ -23,10 +23,11 @@ from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
+from circuitcli.settings import Settings
 from circuitcli.stages.assembly import Ablations, effect_columns
-from circuitcli.stages.inputs import Inputs
-from circuitcli.stages.passes import CLEAN_BYTES
+from circuitcli.stages.passes import CLEAN_BYTES, Passes
 from circuitcli.stages.task import LOGIT_TOKENS
+from circuitcli.stages.tools import Tools
 from circuitcli.store import tables
 from circuitcli.store.ablations import SHARD_FEATURES
 
@@ -59,20 +60,21 @@ class Named:
     contexts: Mapping[Site, Sequence[int]]
 
 
-def count(inputs: Inputs, named: Mapping[int, Named], *, exact: bool) -> Counts:
+def count(settings: Settings, passes: Passes, named: Mapping[int, Named], *, exact: bool) -> Counts:
     """All ablations: of layers whose features are named as they are, of the others as many as may follow.
 
     Each feature of the layer before leads to `branching` at each site, together to `max_features` at most.
 
     Args:
-        inputs: The run.
+        settings: Of the run.
+        passes: Over its sequences.
         named: Layers whose features are known; the first is one.
         exact: Whether the contexts of named features are counted, and not bounded.
     """
-    settings, most = inputs.job.settings, most_contexts(inputs)
+    most = most_contexts(settings, passes)
     features, contexts, before = {}, {}, 0
-    for layer in sorted({site.layer for site in inputs.widths}):
-        sites = [site for site in inputs.widths if site.layer == layer]
+    for layer in sorted({site.layer for site in passes.widths}):
+        sites = [site for site in passes.widths if site.layer == layer]
         if layer in named:
             for site, counts in named[layer].contexts.items():
                 features[site], contexts[site] = len(counts), sum(counts)
@@ -83,16 +85,16 @@ def count(inputs: Inputs, named: Mapping[int, Named], *, exact: bool) -> Counts:
         before = min(each * len(sites), settings.features.max_features)
         left = before
         for site in sites:
-            features[site] = min(each, left, inputs.widths[site])
+            features[site] = min(each, left, passes.widths[site])
             contexts[site] = features[site] * most
             left -= features[site]
     return Counts(features, contexts, exact)
 
 
-def most_contexts(inputs: Inputs) -> int:
+def most_contexts(settings: Settings, passes: Passes) -> int:
     """How often a feature is ablated at most: `seq_cap` times, or as often as the text has places for it."""
-    sample, whole = inputs.passes.sample, inputs.job.settings.ablate.positions == "all"
-    return min(inputs.job.settings.features.seq_cap, len(sample.lengths) if whole else int(sample.counted.sum()))
+    sample, whole = passes.sample, settings.ablate.positions == "all"
+    return min(settings.features.seq_cap, len(sample.lengths) if whole else int(sample.counted.sum()))
 
 
 @dataclass(frozen=True)
@@ -150,89 +152,89 @@ class _Trial:
     change_bytes: float  # of each of them
 
 
-def estimate(inputs: Inputs, planned: Counts) -> Estimate | None:
+def estimate(tools: Tools, passes: Passes, planned: Counts, free_disk: int) -> Estimate | None:
     """What the planned ablations take; None if there are none, or nothing fires where they would be."""
-    passes = inputs.passes
+    settings, device = tools.settings, passes.runtime.device
     tried = next((site for site, count in planned.contexts.items() if count and len(passes.firings(site))), None)
     if tried is None:
         return None
-    trial = _trial(inputs, tried)
+    trial = _trial(tools, passes, tried)
     ablations, features = sum(planned.contexts.values()), sum(planned.features.values())
     positions = [len(block) * int(passes.sample.lengths[block].max()) for block in passes.blocks]
     blocks = sum(positions) / positions[trial.block]  # in those of the trial's size
-    kept = min(int(blocks * trial.clean_bytes), inputs.job.runtime.room(CLEAN_BYTES))
+    kept = min(int(blocks * trial.clean_bytes), passes.runtime.room(CLEAN_BYTES))
     again = 1 if blocks * trial.clean_bytes <= kept else len(planned.contexts)
-    own = _operations(inputs, trial.site)
+    own = _operations(passes, trial.site, logits=settings.ablate.logits)
     seconds = again * blocks * trial.clean_seconds + trial.row_seconds * sum(
-        count * _operations(inputs, site) / own for site, count in planned.contexts.items()
+        count * _operations(passes, site, logits=settings.ablate.logits) / own
+        for site, count in planned.contexts.items()
     )
     rows = round(ablations * trial.changes)
-    logits = features * 2 * LOGIT_TOKENS if inputs.job.settings.ablate.logits else 0
-    held = held_memory(inputs.job.runtime.device)
+    logits = features * 2 * LOGIT_TOKENS if settings.ablate.logits else 0
+    held = held_memory(device)
     return Estimate(
         exact=planned.exact,
         features=features,
         ablations=ablations,
         rows=rows + ablations + logits,
         disk_bytes=round(rows * trial.change_bytes + ablations * _CONTEXT_BYTES + logits * _TOKEN_BYTES),
-        free_disk_bytes=inputs.job.run.free_disk(),
+        free_disk_bytes=free_disk,
         seconds=seconds,
-        memory_bytes=held + kept + _more(inputs, trial, planned),
-        free_memory_bytes=held + free_memory(inputs.job.runtime.device),
+        memory_bytes=held + kept + _more(settings, passes, trial, planned),
+        free_memory_bytes=held + free_memory(device),
     )
 
 
-def _more(inputs: Inputs, trial: _Trial, planned: Counts) -> int:
+def _more(settings: Settings, passes: Passes, trial: _Trial, planned: Counts) -> int:
     """Bytes that come on top of the trial's: SAEs of wider layers, a batch, a shard's effects, and what torch takes."""
-    settings = inputs.job.settings
-    widest = max(_sae_bytes(inputs, site) for site in planned.contexts)
-    batch = min(inputs.batch_size, max(planned.contexts.values())) * inputs.row_bytes
+    horizon = settings.ablate.reach
+    widest = max(_sae_bytes(passes, site) for site in planned.contexts)
+    batch = min(passes.batch_size(horizon), max(planned.contexts.values())) * passes.row_bytes(horizon)
     contexts = min(max(planned.contexts.values()), SHARD_FEATURES * settings.features.seq_cap)
     effects = round(contexts * trial.changes) * _EFFECT_BYTES
-    d_vocab = inputs.passes.model.shape.d_vocab if settings.ablate.logits else 0
+    d_vocab = passes.model.shape.d_vocab if settings.ablate.logits else 0
     sums = SHARD_FEATURES * 4 * 8 * d_vocab  # two, and their copies
-    return max(0, widest - _sae_bytes(inputs, trial.site)) + batch + effects + sums + _OVERHEAD
+    return max(0, widest - _sae_bytes(passes, trial.site)) + batch + effects + sums + _OVERHEAD
 
 
-def _sae_bytes(inputs: Inputs, site: Site) -> int:
+def _sae_bytes(passes: Passes, site: Site) -> int:
     """Encoders of the sites behind one."""
-    shape = inputs.passes.model.shape
+    shape = passes.model.shape
     return sum(
-        4 * shape.width(s.name) * inputs.widths[s] for s in selection.downstream(site, list(inputs.widths), shape)
+        4 * shape.width(s.name) * passes.widths[s] for s in selection.downstream(site, list(passes.widths), shape)
     )
 
 
-def _operations(inputs: Inputs, site: Site) -> float:
+def _operations(passes: Passes, site: Site, *, logits: bool) -> float:
     """Floating-point operations of one ablation at a site, the same constant factors left out at all of them."""
-    model, logits = inputs.passes.model, inputs.job.settings.ablate.logits
-    shape = model.shape
-    downstream = selection.downstream(site, list(inputs.widths), shape)
+    model, shape = passes.model, passes.model.shape
+    downstream = selection.downstream(site, list(passes.widths), shape)
     last = shape.n_layers - 1 if logits else last_block(downstream)
-    encoders = sum(flops.encode(shape.width(down.name), inputs.widths[down]) for down in downstream)
+    encoders = sum(flops.encode(shape.width(down.name), passes.widths[down]) for down in downstream)
     tokens = flops.unembed(shape) if logits else 0.0
     # Never nothing: rows are gathered and written even where no product is made.
     return flops.resumed(site, last, model.sizes, shape, 1.0) + encoders + tokens + flops.unembed(shape) / 10
 
 
-def _trial(inputs: Inputs, site: Site) -> _Trial:
+def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:
     """A few ablations at a site, in the first block of sequences in which it fires, timed once all is warm."""
-    job, passes = inputs.job, inputs.passes
-    logits, runtime, firings = job.settings.ablate.logits, job.runtime, passes.firings(site)
-    with job.report.track("Estimating", 0, ""):
+    settings, runtime, firings = tools.settings, passes.runtime, passes.firings(site)
+    logits, horizon = settings.ablate.logits, settings.ablate.reach
+    with tools.report.track("Estimating", 0, ""):
         one = torch.as_tensor(passes.sample.tokens[:1], device=runtime.device).long()
         passes.model.run(one, [site], final=logits)  # whatever is slow the first time only
         block = int(passes.block_of(firings.seq).min())
         started = time.perf_counter()
         clean = passes.clean(block, logits)
         clean_seconds = time.perf_counter() - started
-        few = _few(firings, passes.blocks[block], whole=job.settings.ablate.positions == "all")
+        few = _few(firings, passes.blocks[block], whole=settings.ablate.positions == "all")
         trial = Ablations(
             site=site,
             contexts=few,
             replacement=np.zeros(len(few), np.float32),
             slot=np.zeros(len(few), np.int64),
-            horizon=inputs.horizon,
-            batch_size=min(len(few), inputs.batch_size),
+            horizon=horizon,
+            batch_size=min(len(few), passes.batch_size(horizon)),
             threads=runtime.threads,
         )
         baseline = replace(passes.baseline, clean=lambda block, logits: clean)  # kept or not, it is here
@@ -242,7 +244,7 @@ def _trial(inputs: Inputs, site: Site) -> _Trial:
         for read in reads:
             clean.acts[read]  # once for all ablations: no part of what one takes
         started = time.perf_counter()
-        made = trial.made(baseline, sums, say=job.report.say)
+        made = trial.made(baseline, sums, say=tools.report.say)
         # As numbers on the host, so that a device has finished.
         parts = [columns for here, result in made for columns in effect_columns(site, here, result)]
         seconds = time.perf_counter() - started

@@ -11,11 +11,12 @@ import torch
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.examination import Examiner, sequences
 from circuitcli.core.fit import MIN_POSITIONS, Fit
-from circuitcli.core.model import Model
 from circuitcli.core.reconstruction import Text
 from circuitcli.core.sampling import Sample
 from circuitcli.errors import InputError
-from circuitcli.stages.stage import Job
+from circuitcli.stages.sequences import prepend_bos
+from circuitcli.stages.subject import Subject
+from circuitcli.stages.tools import Tools
 
 # About how many positions are measured (whole sequences are): by doctor, and before activations are cached.
 FULL, CHEAP = 2048, 256
@@ -23,42 +24,42 @@ FULL, CHEAP = 2048, 256
 _NAMED = 4
 
 
-def examine(job: Job, model: Model, saes: Sequence[Dictionary], sample: Sample, *, bos: bool, full: bool) -> list[Fit]:
+def examine(subject: Subject, saes: Sequence[Dictionary], sample: Sample, *, full: bool) -> list[Fit]:
     """How each SAE fits, on the first sequences of the sample; `full`: on more of them, the next token of all changes.
 
     The SAEs share one pass of the model, and the memory of all their sites.
     """
-    text = _text(job, sample, bos=bos, positions=FULL if full else CHEAP)
-    with job.report.track("Reading the sample", len(text), "sequences") as done:
-        trials = Examiner(model, text, job.tokenizer.bos, saes, done).trials(saes)
+    text, report = _text(subject, sample, positions=FULL if full else CHEAP), subject.tools.report
+    with report.track("Reading the sample", len(text), "sequences") as done:
+        trials = Examiner(subject.model, text, subject.tokenizer.bos, saes, done).trials(saes)
     what = f"Examining {saes[0].reads}" if len(saes) == 1 else f"Examining {len(saes)} SAEs"
-    with job.report.track(what, sum(trial.total for trial in trials), "sequences") as done:
+    with report.track(what, sum(trial.total for trial in trials), "sequences") as done:
         return [trial.examine(full=full, done=done) for trial in trials]
 
 
-def _text(job: Job, sample: Sample, *, bos: bool, positions: int) -> Text:
+def _text(subject: Subject, sample: Sample, *, positions: int) -> Text:
     count = sequences(sample.counted.sum(1), positions)
-    device = job.runtime.device
+    device = subject.tools.runtime.device
     tokens, lengths = (torch.as_tensor(part, device=device).long() for part in (sample.tokens, sample.lengths))
     special = torch.as_tensor(sample.special, device=device) if sample.special.any() else None
-    return Text(tokens, lengths, bos, special).part(slice(count))
+    return Text(tokens, lengths, prepend_bos(subject), special).part(slice(count))
 
 
-def check(job: Job, fits: Sequence[Fit]) -> None:
+def check(tools: Tools, fits: Sequence[Fit]) -> None:
     """Refuse SAEs that don't fit, and say which are doubtful; where the settings allow misfits, only name them.
 
     Raises:
         InputError: One is wrong.
     """
     wrong = [fit for fit in fits if fit.verdict == "wrong"]
-    if wrong and not job.settings.allow_misfit:
+    if wrong and not tools.settings.allow_misfit:
         more = f" So {_are(len(wrong) - 1)} {len(wrong) - 1} other{'s' * (len(wrong) > 2)}." if len(wrong) > 1 else ""
         raise InputError(
-            f"The SAE at {wrong[0].site} doesn't fit {job.settings.model}: {wrong[0].why}.{more}",
+            f"The SAE at {wrong[0].site} doesn't fit {tools.settings.model}: {wrong[0].why}.{more}",
             hint="`circuit doctor` with the same settings says more; --allow-misfit goes on all the same.",
         )
-    for line in warnings(wrong if job.settings.allow_misfit else fits, hint=" See `circuit doctor`."):
-        job.report.say(line)
+    for line in warnings(wrong if tools.settings.allow_misfit else fits, hint=" See `circuit doctor`."):
+        tools.report.say(line)
 
 
 def warnings(fits: Sequence[Fit], *, hint: str = "") -> list[str]:

@@ -23,12 +23,11 @@ from circuitcli.runtime.device import Runtime
 from circuitcli.runtime.engine import slowness
 from circuitcli.saes import SaeEntry
 from circuitcli.stages.assembly import Ablations
-from circuitcli.stages.batching import batch_size, row_bytes
 from circuitcli.stages.contents import Content, Contents
-from circuitcli.stages.fetch_saes import load_sae
 from circuitcli.stages.passes import Passes
 from circuitcli.stages.sources import Sources
 from circuitcli.stages.stage import Job
+from circuitcli.stages.subject import Subject
 from circuitcli.stages.task import ShardTask
 from circuitcli.store import acts, tables
 from circuitcli.store.run import missing
@@ -57,11 +56,11 @@ def contents_of(job: Job) -> Contents:
     )
 
 
-def model_of(job: Job, sample: Sample) -> Model:
-    """The model of a job; where it will be slow, that is said."""
-    model = job.model
+def model_of(subject: Subject, sample: Sample) -> Model:
+    """The model of a subject; where it will be slow, that is said."""
+    model, tools = subject.model, subject.tools
     if not model.resumes_at_places:
-        job.report.say(slowness(job.settings.model, model, float(sample.lengths.mean())))
+        tools.report.say(slowness(tools.settings.model, model, float(sample.lengths.mean())))
     return model
 
 
@@ -78,11 +77,11 @@ class JobSources(Sources):
 
     def model(self, contents: Contents) -> Model:
         """The job's."""
-        return model_of(self._job, self.opened(contents).sample)
+        return model_of(self._job.subject, self.opened(contents).sample)
 
     def sae(self, contents: Contents, entry: SaeEntry) -> Dictionary:
         """From where its files were recorded."""
-        return load_sae(self._job, entry, self.opened(contents).model, decoder=False)
+        return self._job.subject.sae(entry, decoder=False)
 
     def file(self, content: Content) -> Path:
         """The path in the run."""
@@ -114,14 +113,6 @@ class Inputs:
     def widths(self) -> dict[Site, int]:
         """d_sae at each site."""
         return self.passes.widths
-
-    @cached_property
-    def horizon(self) -> int | None:
-        """How many positions behind an edited one are read; None: all of them."""
-        settings = self.job.settings.ablate
-        if settings.positions != "onward":
-            return 0 if settings.positions == "top" else None
-        return settings.horizon or None
 
     @cached_property
     def statistics(self) -> dict[Site, dict[str, np.ndarray]]:
@@ -160,18 +151,13 @@ class Inputs:
             contexts=rows,
             replacement=self.replacements(site, rows),
             slot=np.searchsorted(features, rows.feature),
-            horizon=self.horizon,
+            horizon=self.job.settings.ablate.reach,
             batch_size=batch_size,
             threads=threads,
         )
         return ShardTask(self.contents, features, ablations, self.job.settings.ablate.logits)
 
     @property
-    def row_bytes(self) -> int:
-        """What one ablation holds."""
-        return row_bytes(self.passes.model, int(self.passes.sample.tokens.shape[1]), self.horizon)
-
-    @property
     def batch_size(self) -> int:
         """Ablations at once."""
-        return batch_size(self.passes.model, self.job.runtime, int(self.passes.sample.tokens.shape[1]), self.horizon)
+        return self.passes.batch_size(self.job.settings.ablate.reach)

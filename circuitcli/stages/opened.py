@@ -44,7 +44,7 @@ def opened(
     with run.locked(report.say):
         settings = resolve(run.settings(), *layers)
         check(settings)
-        yield Job(run, settings, report, force, verify)
+        yield Job(settings, report, run, force, verify)
         if writes:
             run.save_settings(to_dict(settings))
 

@@ -17,7 +17,7 @@ def keep(job: Job, todo: Work, sample: Sample) -> None:
             {
                 "seq": np.full(length, seq, np.int32),
                 "pos": np.arange(length, dtype=np.int32),
-                "text": np.asarray(job.tokenizer.pieces(sample.tokens[seq, :length].tolist()), dtype=object),
+                "text": np.asarray(job.subject.tokenizer.pieces(sample.tokens[seq, :length].tolist()), dtype=object),
             }
             for seq, length in enumerate(sample.lengths.tolist())
         ]

@@ -20,7 +20,7 @@ from circuitcli.core.sites import Site
 from circuitcli.runtime.device import Runtime
 from circuitcli.saes import SaeEntry
 from circuitcli.stages.assembly import Baseline
-from circuitcli.stages.batching import blocks
+from circuitcli.stages.batching import batch_size, blocks, row_bytes
 
 # Sequences that are run clean together, once for all ablations in them, and their positions, padding too: a pass holds
 # attention scores of all heads.
@@ -90,6 +90,14 @@ class Passes(ABC):
         for i, sequences in enumerate(self.blocks):
             block[sequences] = i
         return np.asarray(block[seq])
+
+    def row_bytes(self, horizon: int | None) -> int:
+        """What one ablation holds."""
+        return row_bytes(self.model, int(self.sample.tokens.shape[1]), horizon)
+
+    def batch_size(self, horizon: int | None) -> int:
+        """Ablations at once."""
+        return batch_size(self.model, self.runtime, int(self.sample.tokens.shape[1]), horizon)
 
     def clean(self, block: int, logits: bool) -> ablation.Clean:
         """A block of sequences, unedited: run once for all features of all sites, while there is room to keep it."""

@@ -19,14 +19,13 @@ from circuitcli.errors import InputError
 from circuitcli.runtime.device import Runtime
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import start as starting
-from circuitcli.stages.cache_acts import firings_in
-from circuitcli.stages.doctor import Unrecorded
 from circuitcli.stages.estimate import Estimate, Named, count, estimate, most_contexts
-from circuitcli.stages.fetch_saes import load_sae
-from circuitcli.stages.inputs import Inputs, model_of
+from circuitcli.stages.firings import firings_in
+from circuitcli.stages.inputs import model_of
 from circuitcli.stages.passes import Passes
 from circuitcli.stages.sequences import Say, hushed, read_sample
 from circuitcli.stages.stage import Job
+from circuitcli.stages.subject import Subject, chosen
 
 
 @dataclass(frozen=True)
@@ -48,40 +47,47 @@ class Preview:
         )
 
 
-class _Unread(Passes):
-    """Sequences before their activations are cached: what fires is computed, in the first block of them."""
+class Uncached(Passes):
+    """Sequences whose activations aren't kept yet: what fires is computed, in the first block of them."""
 
-    def __init__(self, job: Job, entries: Sequence[SaeEntry], say: Say) -> None:
-        super().__init__(entries)
-        self._job, self._say = job, say
+    def __init__(self, subject: Subject, say: Say) -> None:
+        """Nothing is read yet; `say` is told what is to be known of the text."""
+        super().__init__(subject.entries)
+        self._subject, self._say = subject, say
         self._firings: dict[Site, Firings] = {}
         self.seconds: dict[Site, float] = {}  # that caching a token of a site took, the model with it
 
     @property
     def runtime(self) -> Runtime:
-        return self._job.runtime
+        """The subject's."""
+        return self._subject.tools.runtime
 
     @cached_property
     def model(self) -> Model:
-        return model_of(self._job, self.sample)
+        """The subject's."""
+        return model_of(self._subject, self.sample)
 
     def load(self, entry: SaeEntry) -> Dictionary:
-        return load_sae(self._job, entry, self.model, decoder=False)
+        """One of the subject's."""
+        return self._subject.sae(entry, decoder=False)
 
     @cached_property
     def sample(self) -> Sample:
-        return self.whole.first(self._job.settings.texts.num_sequences)
+        """The sequences that count."""
+        return self.whole.first(self._subject.tools.settings.texts.num_sequences)
 
     @cached_property
     def whole(self) -> Sample:
         """All sequences, those for contexts alone among them."""
-        return read_sample(self._job, self.entries, self._say)
+        return read_sample(self._subject, self._say)
 
     @property
     def next_tokens(self) -> None:
-        return None  # the few that are followed take nothing
+        """None: the few that are followed take nothing."""
+        return None
 
     def firings(self, site: Site) -> Firings:
+        """What fires in the first block of sequences."""
         if site not in self._firings:
             sequences = self.blocks[0]
             lengths = self.sample.lengths[sequences]
@@ -95,25 +101,13 @@ class _Unread(Passes):
         return self._firings[site]
 
 
-@dataclass
-class _Unrecorded(Inputs):
-    """What ablations of a run will read, before it is there."""
-
-    unread: _Unread
-
-    @property
-    def passes(self) -> _Unread:
-        return self.unread
-
-
-def preview(job: Job, entries: Sequence[SaeEntry], say: Say = hushed) -> Preview | None:
-    """What cache-acts and ablate would take with these SAEs; None where nothing fires in the first sequences.
+def preview(subject: Subject, free_disk: int, say: Say = hushed) -> Preview | None:
+    """What cache-acts and ablate would take; None where nothing fires in the first sequences.
 
     `say` is told what is to be known of the text.
     """
-    unread = _Unread(job, entries, say)
-    inputs = _Unrecorded(job, unread)
-    settings, widths = job.settings, unread.widths
+    passes = Uncached(subject, say)
+    settings, widths = subject.tools.settings, passes.widths
     first = min(widths, key=lambda site: site.order)
     named: dict[int, Named] = {}
     pins = resolve_pins(settings.features.pinned, widths)
@@ -122,27 +116,27 @@ def preview(job: Job, entries: Sequence[SaeEntry], say: Say = hushed) -> Preview
         share = settings.features.thinning
         least = starting.at_least(settings)
         features = there or [s for s in widths if s.layer == layer for _ in range(max(least, round(share * widths[s])))]
-        counts = {site: [most_contexts(inputs)] * features.count(site) for site in set(features)}
+        counts = {site: [most_contexts(settings, passes)] * features.count(site) for site in set(features)}
         named[layer] = Named(len(features), counts)
-    ablations = estimate(inputs, count(inputs, named, exact=False))
+    ablations = estimate(subject.tools, passes, count(settings, passes, named, exact=False), free_disk)
     if ablations is None:
         return None
-    unread.firings(first)  # and with it what they took
-    lengths = unread.whole.lengths
+    passes.firings(first)  # and with it what they took
+    lengths = passes.whole.lengths
     tokens = int(lengths.sum())
-    return Preview(len(lengths), tokens, tokens * _token_seconds(unread, first), ablations)
+    return Preview(len(lengths), tokens, tokens * _token_seconds(passes, first), ablations)
 
 
-def _token_seconds(unread: _Unread, site: Site) -> float:
+def _token_seconds(passes: Uncached, site: Site) -> float:
     """Of one token at all sites, from what it took at one."""
-    model, shape = unread.model, unread.model.shape
-    block = flops.block(model.sizes, shape, unread.sample.tokens.shape[1] / 2)
+    model, shape = passes.model, passes.model.shape
+    block = flops.block(model.sizes, shape, passes.sample.tokens.shape[1] / 2)
 
     def operations(sites: Sequence[Site]) -> float:
-        encoders = sum(flops.encode(shape.width(s.name), unread.widths[s]) for s in sites)
+        encoders = sum(flops.encode(shape.width(s.name), passes.widths[s]) for s in sites)
         return (last_block(sites) + 1) * block + encoders
 
-    return unread.seconds[site] * operations(list(unread.widths)) / operations([site])
+    return passes.seconds[site] * operations(list(passes.widths)) / operations([site])
 
 
 def of_settings(job: Job) -> Preview:
@@ -151,8 +145,7 @@ def of_settings(job: Job) -> Preview:
     Raises:
         InputError: Nothing fires in the first sequences.
     """
-    unrecorded = Unrecorded(job.run, job.settings, job.report, job.force)
-    found = preview(unrecorded, unrecorded.choice[1], job.report.say)
+    found = preview(chosen(job, job.run, force=job.force), job.run.free_disk(), job.report.say)
     if found is None:
         raise InputError(
             "Nothing fires at the first site in the first sequences.",

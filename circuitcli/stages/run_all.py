@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from circuitcli.results import extend
-from circuitcli.results.dictionaries import entries_of
 from circuitcli.runtime.clock import process_seconds
 from circuitcli.stages import ablate, cache_acts, labels
 from circuitcli.stages.stage import Job, Outcome
@@ -51,7 +50,7 @@ def _announce(job: Job) -> None:
     from circuitcli.stages.estimate import duration
 
     try:
-        expected = preview.preview(job, entries_of(job.run))
+        expected = preview.preview(job.subject, job.run.free_disk())
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise

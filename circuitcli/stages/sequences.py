@@ -11,13 +11,13 @@ are written out, as `<|endoftext|>` may be, are outliers wherever they stand, as
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from circuitcli import plugins
 from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
 from circuitcli.errors import InputError, UsageError
-from circuitcli.saes import SaeEntry
-from circuitcli.stages.stage import Job
+from circuitcli.settings import Settings
+from circuitcli.stages.subject import Subject
 from circuitcli.texts import TextRequest, TextSource
 
 Say = Callable[[str], None]
@@ -29,33 +29,34 @@ def hushed(line: str) -> None:
     """Says nothing."""
 
 
-def source_of(job: Job) -> tuple[TextSource, TextRequest]:
+def source_of(settings: Settings) -> tuple[TextSource, TextRequest]:
     """Where the text comes from, and which is asked for."""
-    texts = job.settings.texts
+    texts = settings.texts
     values = {"demo": (), "prompt": texts.prompt, "file": (texts.file,), "dataset": (texts.dataset,)}
     return plugins.load("texts", texts.source), TextRequest(values.get(texts.source, ()), texts.column)
 
 
-def read_sample(job: Job, entries: Sequence[SaeEntry], say: Say) -> Sample:
+def read_sample(subject: Subject, say: Say) -> Sample:
     """The sequences: first those of the sample, then those for contexts alone. `say` is told of special tokens.
 
     Raises:
         UsageError: A prompt is longer than what the model reads.
         InputError: Sequences are to be longer than that, no text is long enough, or the model lacks BOS.
     """
-    bos = job.tokenizer.bos if prepend_bos(job, entries) else None
-    if bos is None and prepend_bos(job, entries):
-        raise InputError(f"{job.settings.model} has no BOS token.", hint="Give --prepend-bos false.")
-    return (_prompts if job.settings.texts.source == "prompt" else _texts)(job, bos, say)
+    settings, with_bos = subject.tools.settings, prepend_bos(subject)
+    bos = subject.tokenizer.bos if with_bos else None
+    if bos is None and with_bos:
+        raise InputError(f"{settings.model} has no BOS token.", hint="Give --prepend-bos false.")
+    return (_prompts if settings.texts.source == "prompt" else _texts)(subject, bos, say)
 
 
-def prepend_bos(job: Job, entries: Sequence[SaeEntry]) -> bool:
+def prepend_bos(subject: Subject) -> bool:
     """Whether sequences start with BOS: as set, or as the SAEs were trained.
 
     Raises:
         InputError: The SAEs disagree.
     """
-    wanted = job.settings.texts.prepend_bos
+    wanted, entries = subject.tools.settings.texts.prepend_bos, subject.entries
     if wanted != "auto":
         return wanted
     with_bos = {entry.facts.prepend_bos for entry in entries}
@@ -67,14 +68,15 @@ def prepend_bos(job: Job, entries: Sequence[SaeEntry]) -> bool:
     return with_bos.pop()
 
 
-def _texts(job: Job, bos: int | None, say: Say) -> Sample:
+def _texts(subject: Subject, bos: int | None, say: Say) -> Sample:
     """Documents at random, each cut into sequences."""
-    texts, tokenizer, limit = job.settings.texts, job.tokenizer, job.checkpoint.shape.n_ctx
+    settings, tokenizer, limit = subject.tools.settings, subject.tokenizer, subject.checkpoint.shape.n_ctx
+    texts = settings.texts
     if texts.max_tokens > limit:
         raise InputError(
-            f"{job.settings.model} reads {limit} tokens, not {texts.max_tokens}.", hint=f"Give --max-tokens {limit}."
+            f"{settings.model} reads {limit} tokens, not {texts.max_tokens}.", hint=f"Give --max-tokens {limit}."
         )
-    source, request = source_of(job)
+    source, request = source_of(settings)
     special: Counter[str] = Counter()
 
     def documents() -> Iterator[str]:
@@ -87,8 +89,8 @@ def _texts(job: Job, bos: int | None, say: Say) -> Sample:
         ids = [tokenizer.encode(text) for text in chosen]
         return to_sequences(ids, bos=bos, max_tokens=texts.max_tokens, count=count)
 
-    extra = _extra(job)
-    first, others = sample_documents(documents(), texts.num_sequences, extra, job.settings.seed)
+    extra = _extra(settings)
+    first, others = sample_documents(documents(), texts.num_sequences, extra, settings.seed)
     if special:
         say(f"{_counted(special)} in the text: documents end there, and none of them is read.")
     sequences = cut(first, texts.num_sequences)
@@ -97,30 +99,31 @@ def _texts(job: Job, bos: int | None, say: Say) -> Sample:
     return pad(sequences)
 
 
-def _prompts(job: Job, bos: int | None, say: Say) -> Sample:
+def _prompts(subject: Subject, bos: int | None, say: Say) -> Sample:
     """Each prompt whole; of more than the sample has, a random choice."""
-    source, request = source_of(job)
-    prompts = [_prompt(job, bos, number, text) for number, text in enumerate(source.documents(request), 1)]
-    count = job.settings.texts.num_sequences
-    first, others = sample_documents(prompts, count, _extra(job), job.settings.seed)
+    settings = subject.tools.settings
+    source, request = source_of(settings)
+    prompts = [_prompt(subject, bos, number, text) for number, text in enumerate(source.documents(request), 1)]
+    count = settings.texts.num_sequences
+    first, others = sample_documents(prompts, count, _extra(settings), settings.seed)
     drawn = [*first, *others]
     if len(drawn) < len(prompts):
         say(f"{len(drawn):,} of {len(prompts):,} prompts are read, at random: give --num-sequences {len(prompts)}.")
-    special = Counter(job.tokenizer.text(ids[place]).strip() for ids, places in drawn for place in places)
+    special = Counter(subject.tokenizer.text(ids[place]).strip() for ids, places in drawn for place in places)
     if special:
         say(f"{_counted(special)} in the prompts: no feature is chosen, counted or edited there.")
     return pad([ids for ids, _ in drawn], [places for _, places in drawn])
 
 
-def _prompt(job: Job, bos: int | None, number: int, text: str) -> tuple[list[int], list[int]]:
+def _prompt(subject: Subject, bos: int | None, number: int, text: str) -> tuple[list[int], list[int]]:
     """The ids of a prompt behind its BOS, and the positions of special tokens behind the first."""
-    ids, places = job.tokenizer.encode_prompt(text)
+    ids, places = subject.tokenizer.encode_prompt(text)
     ahead = bos is not None and ids[:1] != [bos]
-    limit = job.checkpoint.shape.n_ctx
+    limit = subject.checkpoint.shape.n_ctx
     if ahead + len(ids) > limit:
         raise UsageError(
             f"Prompt {number} has {len(ids):,} tokens{' and BOS' if ahead else ''}: "
-            f"{job.settings.model} reads {limit:,}.",
+            f"{subject.tools.settings.model} reads {limit:,}.",
             hint="A prompt is read whole. Shorten it, or give it with --text, in sequences of --max-tokens.",
         )
     if bos is not None and ahead:
@@ -134,9 +137,9 @@ def _prompt(job: Job, bos: int | None, number: int, text: str) -> tuple[list[int
     return ids, places
 
 
-def _extra(job: Job) -> int:
+def _extra(settings: Settings) -> int:
     """Sequences for contexts alone."""
-    return max(0, job.settings.contexts.num_sequences - job.settings.texts.num_sequences)
+    return max(0, settings.contexts.num_sequences - settings.texts.num_sequences)
 
 
 def _counted(special: Counter[str]) -> str:

@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from circuitcli import __version__
 from circuitcli.errors import InputError, quoted
-from circuitcli.runtime.remote import RemoteFile, total
-from circuitcli.settings import Settings, defaults, table, to_dict
-from circuitcli.stages.report import Report
+from circuitcli.settings import defaults, to_dict
 from circuitcli.stages.spec import STAGES, Stages, StageSpec
+from circuitcli.stages.tools import Tools
 from circuitcli.store import files, records
 from circuitcli.store.records import FileEntry, Plan, Record
 from circuitcli.store.run import Run
 
 if TYPE_CHECKING:
-    from circuitcli.core.model import Model
     from circuitcli.results.results import Results
-    from circuitcli.runtime.checkpoint import Checkpoint
     from circuitcli.runtime.device import Runtime
-    from circuitcli.runtime.hub import Hub
-    from circuitcli.runtime.tokenizer import Tokenizer
+    from circuitcli.stages.subject import Subject
 
 # So many files are named when something is wrong with more.
 _NAMED = 6
@@ -40,103 +35,30 @@ _LIBRARIES = ("torch", "transformer_lens", "transformers", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Tools):
     """What a stage works on, and with."""
 
     run: Run
-    settings: Settings
-    report: Report
     force: bool = False
     verify: bool = False  # whether what is done is read again and compared with its hashes, not only with its sizes
     stages: Stages = STAGES
 
     @cached_property
-    def runtime(self) -> Runtime:
-        """The device, dtype, threads and seeds of this process; torch is imported only now, which takes seconds."""
-        with self.report.track("Starting torch", 0, ""):
-            from circuitcli.runtime import device as devices
-        runtime = self.settings.runtime
-        size = None if runtime.batch_size == "auto" else runtime.batch_size
-        return devices.make(runtime.device, runtime.dtype, size, self.settings.seed)
-
-    @cached_property
-    def hub(self) -> Hub:
-        """Where models and SAEs are fetched from."""
-        from circuitcli.runtime.hub import Hub
-
-        return Hub()
-
-    def fetch(self, files: Sequence[RemoteFile]) -> list[Path]:
-        """Files of the hub, with one bar over all that aren't in the cache."""
-        size = total(files)
-        if not size:
-            return self.hub.fetch(files)
-        with self.report.track("Downloading", size, "B") as done:
-            return self.hub.fetch(files, done)
-
-    @cached_property
-    def checkpoint(self) -> Checkpoint:
-        """The model that the run recorded, at the commit that it recorded; none is loaded."""
-        recorded = self.run.require("fetch-saes").inputs
-        found = self.find(recorded["model identity"])
-        self.fetch(found.files)
-        return found
-
-    def find(self, revision: str) -> Checkpoint:
-        """The model of the settings at a revision; transformers reads its configuration, and is imported only now."""
-        with self.report.track(f"Looking at {self.settings.model}", 0, ""):
-            from circuitcli.runtime import checkpoint as checkpoints
-
-            return checkpoints.find(self.settings.model, revision, self.hub)
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        checkpoint = self.checkpoint
-        with self.report.track(f"Loading the tokenizer of {checkpoint.name}", 0, ""):
-            from circuitcli.runtime.tokenizer import Tokenizer
-
-            return Tokenizer(checkpoint)
-
-    @cached_property
-    def model(self) -> Model:
-        """The model with its weights, loaded once; TransformerLens is imported only now, which takes seconds.
+    def subject(self) -> Subject:
+        """The model and the SAEs that the run recorded.
 
         Raises:
-            InputError: Its files aren't those that fetch-saes recorded.
+            InputError: It hasn't yet, or not as this version does.
         """
-        checkpoint = self.checkpoint
-        if checkpoint.identity() != self.run.require("fetch-saes").inputs["model identity"]:
-            raise InputError(
-                f"The model {checkpoint.name} isn't the one that was recorded: its files changed.",
-                hint=f"Run `circuit fetch-saes --run {quoted(self.run.root)} --force`.",
-            )
-        with self.report.track(f"Loading {checkpoint.name}", 0, ""):
-            from circuitcli.runtime import model
+        from circuitcli.stages.subject import recorded
 
-            return model.load(checkpoint, self.runtime)
+        return recorded(self, self.run)
 
     def results(self) -> Results:
         """What the run has finished by now, read with the job's settings."""
         from circuitcli.results.results import Results
 
-        return Results(self.run, self.settings, lambda tokens: self.tokenizer.pieces(tokens))
-
-    def chosen(self, prefixes: tuple[str, ...]) -> dict[str, Any]:
-        """The settings with these prefixes, flat, as JSON holds them."""
-        tree = to_dict(self.settings)
-        flat: dict[str, Any] = {}
-        for row in table():
-            head, _, name = row.key.rpartition(".")
-            part = tree[head] if head else tree
-            if row.key.startswith(prefixes) and name in part:
-                flat[row.key] = part[name]
-        return flat
-
-    def changes(self, then: Mapping[str, Any], prefixes: tuple[str, ...]) -> list[str]:
-        """The settings with these prefixes that aren't as then; of what a plan or record doesn't name the defaults."""
-        told = {key: value for key, value in then.items() if key.startswith(prefixes) and key in defaults()}
-        return records.changes({**defaults(), **told}, {**defaults(), **self.chosen(prefixes)})
+        return Results(self.run, self.settings, lambda tokens: self.subject.tokenizer.pieces(tokens))
 
     def parent(self, stage: str) -> Record:
         """The record of a stage that this one builds on.

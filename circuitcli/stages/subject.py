@@ -1,120 +1,103 @@
-"""What bench times: the model and SAEs that the settings choose, or random ones of a shape."""
+"""What work is about, a model and its SAEs: those that a run recorded, or those that settings choose."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from circuitcli.errors import InputError, quoted
+from circuitcli.results.dictionaries import entries_of
+from circuitcli.saes import SaeEntry, fitted, load
+from circuitcli.stages.choice import choose
+from circuitcli.stages.tools import Tools
+from circuitcli.store.run import Run
 
-from circuitcli.core.activations.standard import Relu
-from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.model import Model
-from circuitcli.core.selection import downstream
-from circuitcli.core.sites import Site, check_sites, parse_layers
-from circuitcli.errors import UsageError
-from circuitcli.stages.doctor import Unrecorded
-from circuitcli.stages.fetch_saes import load_sae
-from circuitcli.stages.sequences import read_sample
+if TYPE_CHECKING:
+    from circuitcli.core.dictionary import Dictionary
+    from circuitcli.core.model import Model
+    from circuitcli.runtime.checkpoint import Checkpoint
+    from circuitcli.runtime.tokenizer import Tokenizer
 
-# Sequences that are timed at most, and active features at a position of random SAEs.
-SEQUENCES, L0 = 8, 40
-_SAMPLE = 200  # positions by which their biases are set
+_STAGE = "fetch-saes"
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is timed.
+    """A model and its SAEs, of which nothing is loaded before it is needed.
 
     Attributes:
-        name: What it is called.
-        saes: Of the edited site and of those behind it.
-        site: The edited one.
-        tokens: [s, t], padded right, on the model's device.
-        lengths: Of each sequence; on the CPU.
-        raw_forward: transformers' own pass, from tokens [1, t] to logits.
+        tools: What it is read with.
+        checkpoint: The model's files.
+        entries: Its SAEs, in the model's order.
+        run: The run that recorded them; None if settings chose them.
     """
 
-    name: str
-    model: Model
-    saes: dict[Site, Dictionary]
-    site: Site
-    tokens: Tensor
-    lengths: Tensor
-    raw_forward: Callable[[Tensor], Tensor]
+    tools: Tools
+    checkpoint: Checkpoint
+    entries: Sequence[SaeEntry]
+    run: Run | None = None
 
-    def first(self, count: int) -> Subject:
-        """The same with its first sequences alone."""
-        lengths = self.lengths[:count]
-        return replace(self, tokens=self.tokens[:count, : int(lengths.max())], lengths=lengths)
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        with self.tools.report.track(f"Loading the tokenizer of {self.checkpoint.name}", 0, ""):
+            from circuitcli.runtime.tokenizer import Tokenizer
+
+            return Tokenizer(self.checkpoint)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model with its weights; TransformerLens is imported only now, which takes seconds.
+
+        Raises:
+            InputError: Its files aren't those that the run recorded.
+        """
+        if self.run is not None and self.checkpoint.identity() != _identity(self.run):
+            raise InputError(
+                f"The model {self.checkpoint.name} isn't the one that was recorded: its files changed.",
+                hint=f"Run `circuit {_STAGE} --run {quoted(self.run.root)} --force`.",
+            )
+        with self.tools.report.track(f"Loading {self.checkpoint.name}", 0, ""):
+            from circuitcli.runtime import model
+
+            return model.load(self.checkpoint, self.tools.runtime)
+
+    def sae(self, entry: SaeEntry, *, decoder: bool = True) -> Dictionary:
+        """One of its SAEs on the device, told how this model differs from the one that it was trained on.
+
+        Without `decoder` that stays where its file is mapped, for single rows of it.
+        """
+        sae = fitted(load(entry, self.tools.hub), entry, self.model)
+        return sae.to(self.tools.runtime.device, decoder=decoder)
 
 
-def chosen(job: Unrecorded) -> Subject:
-    """The first of the chosen sites and those behind it, on the first sequences of the chosen text."""
-    from circuitcli.runtime import weights
-
-    entries = job.choice[1]
-    sample = read_sample(job, entries, job.report.say)
-    model = job.model
-    sites = [entry.at for entry in entries]
-    used = [sites[0], *downstream(sites[0], sites, model.shape)]
-    lengths = torch.as_tensor(sample.lengths[:SEQUENCES]).long()
-    tokens = torch.as_tensor(sample.tokens[:SEQUENCES, : int(lengths.max())]).long()
-    return Subject(
-        f"{job.settings.model}, {job.settings.saes.release}",
-        model,
-        {entry.at: load_sae(job, entry, model) for entry in entries if entry.at in used},
-        sites[0],
-        tokens.to(model.device),
-        lengths,
-        weights.bare(job.checkpoint, job.runtime),
-    )
-
-
-def synthetic(job: Unrecorded, shape: str, d_sae: int, tokens: int) -> Subject:
-    """Random weights of a shape; the SAEs' biases let about `L0` features fire at a position.
+def recorded(tools: Tools, run: Run) -> Subject:
+    """What a run recorded, at the commit that it recorded.
 
     Raises:
-        UsageError: There is no such shape, or it hasn't these layers or sites, or reads fewer tokens.
+        InputError: It hasn't yet, or not as this version does.
     """
-    from circuitcli.runtime import shapes, weights
-
-    config = shapes.config_of(shape)
-    saes, limit = job.settings.saes, shapes.shape_of_config(shape, config).n_ctx
-    if tokens > limit:
-        raise UsageError(f"{shape} reads {limit} tokens, not {tokens}.", hint=f"Give --tokens {limit} or less.")
-    model = shapes.random_model(shape, config, job.runtime)
-    n = model.shape.n_layers
-    layers = parse_layers(saes.layers, n) if saes.layers != ":" else [n // 3, n // 3 + 1]
-    sites = [Site(layer, name) for layer in layers for name in (["resid_pre"] if saes.sites == "auto" else saes.sites)]
-    check_sites(sites)
-    if model.shape.parallel and any(site.name == "resid_mid" for site in sites):
-        raise UsageError(f"{shape} has parallel blocks, without resid_mid.", hint="Choose other sites with --site.")
-    sites.sort(key=lambda s: s.order)
-    used = [sites[0], *downstream(sites[0], sites, model.shape)]
-    drawn = torch.randint(0, model.shape.d_vocab, (SEQUENCES, tokens), device=model.device)
-    return Subject(
-        f"{shape}, random weights, d_sae {d_sae}",
-        model,
-        _random_saes(model, used, drawn, d_sae),
-        used[0],
-        drawn,
-        torch.full((SEQUENCES,), tokens),
-        weights.forward(weights.random(config, job.runtime)),
-    )
+    found = tools.find(_identity(run))
+    tools.fetch(found.files)
+    return Subject(tools, found, entries_of(run), run)
 
 
-def _random_saes(model: Model, sites: Sequence[Site], tokens: Tensor, d_sae: int) -> dict[Site, Dictionary]:
-    """Random directions, decoded along themselves, each with the one bias at which `L0` of them fire."""
-    read = model.run(tokens, sites).sites
-    found = {}
-    for site in sites:
-        x = read[site][:, 1:].flatten(0, 1).float()
-        w_dec = torch.randn(d_sae, x.shape[1], device=x.device)
-        w_dec /= w_dec.norm(dim=-1, keepdim=True)
-        w_enc, b_dec = w_dec.T.contiguous(), x.mean(0)
-        pre = (x[:_SAMPLE] - b_dec) @ w_enc
-        bias = pre.topk(L0 + 1, dim=-1).values[:, -1].median()
-        found[site] = Dictionary(site, site, Relu(), w_enc, (-bias).expand(d_sae).contiguous(), w_dec, b_dec)
-    return found
+def chosen(tools: Tools, run: Run | None = None, *, force: bool = False) -> Subject:
+    """What the settings choose, fetched and checked, whatever a run recorded. Nothing is written.
+
+    Args:
+        tools: With the settings.
+        run: One that goes on with the commits that it began with, as far as the settings choose the same.
+        force: Whether it doesn't.
+
+    Raises:
+        InputError: The model or the SAEs aren't there, or don't go together.
+    """
+    return Subject(tools, *choose(tools, run, force=force))
+
+
+def _identity(run: Run) -> str:
+    """Of the model that a run recorded."""
+    return str(run.require(_STAGE).inputs["model identity"])

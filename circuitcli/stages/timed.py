@@ -35,7 +35,7 @@ from circuitcli.errors import InputError
 from circuitcli.runtime.device import Runtime
 from circuitcli.stages.assembly import Ablations, Baseline
 from circuitcli.stages.batching import batch_size
-from circuitcli.stages.subject import Subject
+from circuitcli.stages.cases import Case
 
 # Positions of a sequence at which features are ablated, and features at each; of a model whose engine computes whole
 # sequences again a few, which take as long. And sums of their effects on tokens.
@@ -58,18 +58,18 @@ class Difference:
 
 
 class Workload:
-    """Ablations of a subject, and all ways to make them."""
+    """Ablations of a case, and all ways to make them."""
 
-    def __init__(self, subject: Subject, runtime: Runtime) -> None:
+    def __init__(self, case: Case, runtime: Runtime) -> None:
         """Run it once, for what fires.
 
         Raises:
             InputError: Nothing fires at the edited site.
         """
-        self.subject, self.runtime = subject, runtime
-        self.model, self.site, self.lengths = subject.model, subject.site, subject.lengths
+        self.case, self.runtime = case, runtime
+        self.model, self.site, self.lengths = case.model, case.site, case.lengths
         self.width = int(self.lengths.max())
-        self.downstream = downstream(self.site, list(subject.saes), self.model.shape)
+        self.downstream = downstream(self.site, list(case.saes), self.model.shape)
         self.acts = self._cached()
         self.ablations = self._ablations()
         self.contexts = len(np.unique(self.ablations.contexts.seq * self.width + self.ablations.contexts.pos))
@@ -77,13 +77,13 @@ class Workload:
     @cached_property
     def ways(self) -> dict[str, Callable[[], object]]:
         """Each way by its name."""
-        first = self.subject.tokens[:1, : int(self.lengths[0])]
+        first = self.case.tokens[:1, : int(self.lengths[0])]
         device = self.model.device
         a, b, out = (torch.randn(2 * [_SQUARE[device.type]], device=device) for _ in range(3))
         turns = count()
         return {
             "gemm": partial(torch.mm, a, b, out=out),
-            "raw": partial(self.subject.raw_forward, first),
+            "raw": partial(self.case.raw_forward, first),
             "plain": lambda: self._plain(self.sampled[next(turns) % len(self.sampled)]),
             "clean": partial(self._clean, logits=False),
             "clean with logits": partial(self._clean, logits=True),
@@ -105,13 +105,13 @@ class Workload:
     def _cached(self) -> dict[Site, Active]:
         """What fires, position 0 left out."""
         sites = [self.site, *self.downstream]
-        read = self.model.run(self.subject.tokens, sites).sites
+        read = self.model.run(self.case.tokens, sites).sites
         each = torch.arange(self.width)
         counted = (each >= 1) & (each < self.lengths.unsqueeze(1))
         place = counted.flatten().nonzero().squeeze(1).to(self.model.device)
         found = {}
         for site in sites:
-            active = self.subject.saes[site].active(read[site].flatten(0, 1)[place])
+            active = self.case.saes[site].active(read[site].flatten(0, 1)[place])
             found[site] = Active(place[active.place], active.feature, active.value, active.d_sae)
         return found
 
@@ -143,7 +143,7 @@ class Workload:
         )
 
     def _clean(self, *, logits: bool) -> Clean:
-        return read_clean(self.model, [self.site], self.subject.tokens, self.lengths, self.acts, logits=logits)
+        return read_clean(self.model, [self.site], self.case.tokens, self.lengths, self.acts, logits=logits)
 
     def _engine(self, *, logits: bool) -> list[Ablated]:
         """All ablations, with the clean passes that they need."""
@@ -152,7 +152,7 @@ class Workload:
 
     def _made(self, ablations: Ablations, clean: Clean, sums: TokenSums | None) -> list[Ablated]:
         """Some of the ablations, from one clean pass of all sequences."""
-        sites, saes = [self.site, *self.downstream], self.subject.saes
+        sites, saes = [self.site, *self.downstream], self.case.saes
         baseline = Baseline(self.runtime, self.model, sites, lambda _: saes, np.zeros_like, lambda *_: clean)
         return [result for _, result in ablations.made(baseline, sums)]
 
@@ -163,8 +163,8 @@ class Workload:
         """One ablation, the plain way."""
         at = self.ablations.contexts
         feature, seq, pos = (int(part[row]) for part in (at.feature, at.seq, at.pos))
-        sequence = self.subject.tokens[seq, : int(self.lengths[seq])]
-        return ablate_one(self.model, self.subject.saes, self.site, feature, sequence, pos, 0.0, self.downstream)
+        sequence = self.case.tokens[seq, : int(self.lengths[seq])]
+        return ablate_one(self.model, self.case.saes, self.site, feature, sequence, pos, 0.0, self.downstream)
 
     def cache_flops(self) -> float:
         """The model up to the last site, and every encoder, over all positions."""
@@ -174,7 +174,7 @@ class Workload:
         return tokens * (last_block(sites) + 1) * whole + (tokens - len(self.lengths)) * sum(map(self._encoder, sites))
 
     def _encoder(self, site: Site) -> float:
-        return flops.encode(self.subject.saes[site].d_in, self.subject.saes[site].d_sae)
+        return flops.encode(self.case.saes[site].d_in, self.case.saes[site].d_sae)
 
     def engine_flops(self, *, logits: bool) -> float:
         """Clean passes, blocks behind the edits, encoders, and logits of rows and contexts."""
@@ -206,7 +206,7 @@ class Workload:
             effect = torch.zeros_like(before)
             changes = result.changes[site]
             effect[changes.feature] = changes.ablated - changes.clean
-            flips = self.subject.saes[site].doubtful(plain.read[site], _FLIPS).any(0)
+            flips = self.case.saes[site].doubtful(plain.read[site], _FLIPS).any(0)
             largest = max(float(torch.maximum(before, after).max()), 0.1)
             found.worst = max(found.worst, float((effect - (after - before)).abs()[~flips].max()) / largest)
             found.compared += len(before)

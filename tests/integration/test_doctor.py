@@ -69,15 +69,15 @@ class TestRuns:
 
     def test_a_run_gives_settings_and_commits(self, circuit, tmp_path, monkeypatch):
         seen = []
-        monkeypatch.setattr(stage, "run", lambda job: seen.append(job) or stage.Findings("places", []))
+        monkeypatch.setattr(stage, "run", lambda subject: seen.append(subject) or stage.Findings("places", []))
         planted.plant(tmp_path, B(1, "attn_out"))
         (tmp_path / "p.toml").write_text("seed = 5")
         args = ("--run", "run", "--release", tmp_path, "--profile", "p.toml")
         assert circuit("fetch-saes", *args).code == 0
         assert circuit("doctor", "--run", "run").code == 0
-        [job] = seen
-        assert job.settings.seed == 5
-        assert job.run.record("fetch-saes").facts["saes"] == ["1.attn_out"]
+        [subject] = seen
+        assert subject.tools.settings.seed == 5
+        assert [str(entry.at) for entry in subject.entries] == ["1.attn_out"]
 
     @pytest.mark.parametrize("kind", ["other", "file", "run"])
     def test_without_a_run_no_folder_is_looked_at(self, kind, circuit, tmp_path):

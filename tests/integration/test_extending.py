@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import statistics
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import tomli_w
 import torch
 from safetensors.torch import load_file, save_file
 from support.brute import Brute, rows
-from support.commands import Result
+from support.commands import Result, contents, environment, tsv
 from support.plain import NEAR, PlainSae
 from support.tiny import LAYERS, SMALL
 from torch import Tensor
@@ -61,7 +62,14 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_an_example_for_each_plug_point_but_saes() -> None:
-    assert [point for point, _ in EXAMPLES] == ["interventions", "core/activations", "renderers", "texts", "stages"]
+    assert [point for point, _ in EXAMPLES] == [
+        "interventions",
+        "core/activations",
+        "renderers",
+        "texts",
+        "stages",
+        "cli",
+    ]
 
 
 def test_the_intervention_and_the_format(
@@ -167,10 +175,7 @@ def test_the_source_of_text(circuit: Callable[..., Result], profile: Path, tmp_p
 
 
 def test_the_stage(start: Callable[..., Job], tmp_path: Path) -> None:
-    [spec] = re.findall(
-        r"^```python\n(StageSpec\(.*?\))\n^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
-    stages = STAGES.plus(eval(spec, {"StageSpec": StageSpec}))
+    stages = STAGES.plus(eval(spec_text(), {"StageSpec": StageSpec}))
     job = start(tmp_path / "run", SMALL)
     job = replace(job, run=Run(job.run.root, stages.folders), stages=stages)
     assert run_all.run(job, lambda outcome: None)[-1].status == "done"
@@ -183,6 +188,50 @@ def test_the_stage(start: Callable[..., Job], tmp_path: Path) -> None:
     assert dict(found) == wanted
     assert [kl for _, kl in found] == sorted(wanted.values(), reverse=True)
     assert run_all.run(job, lambda outcome: None)[-1].status == "skipped"
+
+
+# What a process does that has the page's files, a spec and a command beside the package's, before its command line.
+BESIDE = """
+import importlib, json, sys
+folders, spec = json.loads(sys.argv.pop(1))
+for point, folder in folders.items():
+    importlib.import_module(f"circuitcli.{point}").__path__.append(folder)
+import circuitcli.stages.spec as specs
+specs.STAGES = specs.STAGES.plus(eval(spec, vars(specs)))
+from circuitcli.cli import commands, rare
+commands.COMMANDS = {**commands.COMMANDS, "rare": rare}
+from circuitcli.cli.app import main
+main()
+"""
+
+
+def test_the_stage_s_command(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = contents(run)
+    given = json.dumps([{point: str(tmp_path / "beside" / point) for point in ("stages", "cli")}, spec_text()])
+
+    def circuit(*args: str) -> subprocess.CompletedProcess[str]:
+        typed = [sys.executable, "-c", BESIDE, given, *args]
+        return subprocess.run(typed, env=environment(), capture_output=True, text=True, check=False)
+
+    listed = circuit("--help")
+    assert "rare" in listed.stdout
+    assert "Name the features that fire seldom" in listed.stdout
+    done = circuit("rare", "--run", str(run))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((run / "rare" / "rare.json").read_text())
+    assert tsv(done.stdout)[1:] == [[feature, f"{kl:.4f}"] for feature, kl in found[:10]] != []
+    assert {name: digest for name, digest in contents(run).items() if not name.startswith("rare")} == before
+    assert "rare: already done." in circuit("run-all", "--run", str(run)).stderr
+    wrong = circuit("rare")
+    assert (wrong.returncode, wrong.stderr.splitlines()[0]) == (2, "Error: `circuit rare` needs a run.")
+
+
+def spec_text() -> str:
+    [spec] = re.findall(
+        r"^```python\n(StageSpec\(.*?\))\n^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    return str(spec)
 
 
 def name(row: dict[str, Any]) -> str:

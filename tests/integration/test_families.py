@@ -65,7 +65,7 @@ def test_stages(start: Callable[..., Any], tmp_path: Path, family: str, with_bos
     hf = plain(model, family)
     site = Site(2, "resid_post")
     [entry] = [e for e in entries_of(job.run) if e.at == site]
-    sae = fetch_saes.load_sae(job, entry, job.model)
+    sae = job.subject.sae(entry)
     dense = torch.zeros(*tokens.shape, D_SAE)
     for path in sorted(job.run.path("acts/2.resid_post").iterdir()):
         shard = acts.read_firings(path)
@@ -92,8 +92,8 @@ def test_centring_is_for_models_whose_norms_drop_the_mean(
     job = start(tmp_path / "run", {"model": str(model), "saes": {"release": str(tmp_path / "saes"), "sites": "auto"}})
     fetch_saes.run(job)
     [entry] = entries_of(job.run)
-    loaded = job.model
-    sae = fetch_saes.load_sae(job, entry, loaded)
+    loaded = job.subject.model
+    sae = job.subject.sae(entry)
     bridge = TransformerBridge.boot_transformers(str(model), device="cpu", dtype=torch.float32)
     bridge.enable_compatibility_mode()
     tokens = torch.arange(20, 31).unsqueeze(0)

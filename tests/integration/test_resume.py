@@ -56,7 +56,7 @@ def whole(long: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, never interrupted."""
     root = tmp_path_factory.mktemp("whole") / "run"
     settings = resolve(tomllib.loads(long.read_text()))
-    run_all.run(Job(Run(root, STAGES.folders), settings, Silent()), lambda outcome: None)
+    run_all.run(Job(settings, Silent(), Run(root, STAGES.folders)), lambda outcome: None)
     return root
 
 

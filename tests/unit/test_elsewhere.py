@@ -25,7 +25,7 @@ from circuitcli.core.frame import Frame, Normalisation
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site
 from circuitcli.stages.assembly import effect_columns
-from circuitcli.stages.cache_acts import firings_in
+from circuitcli.stages.firings import firings_in
 
 UP, MID, LAST = Site(0, "mlp_out"), Site(1, "attn_out"), Site(1, "resid_post")
 SAES = {site: linear_sae(site, seed) for seed, site in enumerate((UP, MID, LAST))}

@@ -50,13 +50,13 @@ def test_a_stage_that_is_done_again_takes_back_what_builds_on_it_and_nothing_bes
     stages: Stages, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ):
     run = Run(tmp_path_factory.mktemp("graph") / "run", stages.folders)
-    job = Job(run, Settings(), Silent(), stages=stages)
+    job = Job(Settings(), Silent(), run, stages=stages)
     for spec in stages.values():
         assert spec.work()(job).status == "done"
     again = data.draw(st.sampled_from(list(stages)))
     below = {name for name in stages if reaches(stages, again, name)}
     kept = {name: run.path(f"folder-{name}/stage.json").read_bytes() for name in stages if name not in below}
-    stages[again].work()(Job(run, Settings(), Silent(), force=True, stages=stages))
+    stages[again].work()(Job(Settings(), Silent(), run, force=True, stages=stages))
     assert {name for name in stages if run.record(name)} == {*kept, again}
     assert {name: run.path(f"folder-{name}/stage.json").read_bytes() for name in kept} == kept
     found = {spec.name: spec.work()(job).status for spec in stages.values()}
@@ -67,7 +67,7 @@ def test_records_are_taken_back_from_below_before_those_above(tmp_path: Path, mo
     stages = Stages((one("a"), one("b", "a"), one("c", "a"), one("d", "b", "c")))
     run = Run(tmp_path / "run", stages.folders)
     for spec in stages.values():
-        spec.work()(Job(run, Settings(), Silent(), stages=stages))
+        spec.work()(Job(Settings(), Silent(), run, stages=stages))
     gone: list[str] = []
     unlink = Path.unlink
     monkeypatch.setattr(Path, "unlink", lambda path, **more: (gone.append(path.parent.name), unlink(path, **more))[1])
