@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from circuitcli.errors import InputError
+from circuitcli.errors import InputError, UsageError
 from circuitcli.results.results import Results
 from circuitcli.settings import Settings, resolve, to_dict
 from circuitcli.settings.keywords import keywords
@@ -25,9 +25,9 @@ def open_run(path: str | PathLike[str]) -> Results:
 
     Raises:
         InputError: There is no run.
-        UsageError: Something else is there.
+        UsageError: Something else is there, or it is no path.
     """
-    return recorded(Path(path)).results()
+    return recorded(_folder(path)).results()
 
 
 def recorded(path: Path) -> Job:
@@ -69,10 +69,18 @@ def run(
     from circuitcli.stages import run_all
     from circuitcli.stages.opened import opened
 
-    given = to_dict(settings) if isinstance(settings, Settings) else settings or {}
+    given = to_dict(settings) if isinstance(settings, Settings) else {} if settings is None else settings
+    if report is not None and not isinstance(report, Report):
+        raise UsageError(f"{report!r:.40} is no report.", hint="Give an object with `say` and `track`, or None.")
     layers = [keywords(given), keywords(named)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other libraries, some when they are imported; the caller's own stay
-        with opened(None if run is None else Path(run), layers, report or Silent(), force=force) as job:
+        with opened(None if run is None else _folder(run), layers, report or Silent(), force=force) as job:
             run_all.run(job, lambda outcome: None)
     return job.results()
+
+
+def _folder(path: str | PathLike[str]) -> Path:
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError(f"{path!r:.40} is no path of a run.", hint="Name the folder of a run.")
+    return Path(path)

@@ -74,13 +74,13 @@ class Reader:
         """Those that the settings name."""
         return self.named(self.settings.features.pinned, word="pin")
 
-    def named(self, names: Sequence[str], word: str = "feature") -> list[FeatureId]:
+    def named(self, names: Sequence[str | FeatureId], word: str = "feature") -> list[FeatureId]:
         """The features that were typed, in the model's order, each once.
 
         Raises:
             UsageError: One of them is no feature of the run's dictionaries.
         """
-        return resolve_pins(names, self.widths, word=word)
+        return resolve_pins(map(str, names), self.widths, word=word)
 
     def table(self, name: str) -> tables.Columns:
         """The columns of a table of cache-acts or effects, by its path in the run.

@@ -9,7 +9,7 @@ import numpy as np
 
 from circuitcli.core import rows
 from circuitcli.core.contexts import Firings
-from circuitcli.core.sites import Site
+from circuitcli.core.sites import FeatureId
 from circuitcli.errors import UsageError
 from circuitcli.results.reader import Reader
 from circuitcli.store import acts, reduced
@@ -111,9 +111,10 @@ class Results(Reader):
         """
         import pandas
 
-        if (at := Site(layer, site)) not in self.widths:
+        at = next((known for known in self.widths if (known.layer, known.name) == (layer, site)), None)
+        if at is None:
             known = ", ".join(map(str, self.widths))
-            raise UsageError(f"The run has no dictionary at {at}.", hint=f"It has {known}.")
+            raise UsageError(f"The run has no dictionary at {layer}.{site}.", hint=f"It has {known}.")
         found = Firings.concat(list(acts.shards(self.run, at)))
         return pandas.DataFrame({name: getattr(found, name) for name in ("seq", "pos", "feature", "value")})
 
@@ -140,8 +141,8 @@ class Results(Reader):
             drawn.add_edge(about.pop("source"), about.pop("target"), **about)
         return drawn
 
-    def feature(self, name: str) -> Card:
-        """The card of one feature: `2.resid_post.749`, or `2:749` in a run of one site.
+    def feature(self, name: str | FeatureId) -> Card:
+        """The card of one feature: `2.resid_post.749`, `2:749` in a run of one site, or one of `ablated`.
 
         `feature` is its node (contexts, density, promoted and suppressed tokens), `causes` and `consequences` its
         largest mean effects, `note` says what isn't known of it and why.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def hush() -> None:
@@ -21,3 +23,19 @@ def hush() -> None:
     warnings.filterwarnings("ignore")
     for name in ("transformers", "transformer_lens", "huggingface_hub", "datasets", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def silent_transformers() -> Iterator[None]:
+    """Within it transformers draws no bar and logs errors alone, where somebody else imported it before, too."""
+    from transformers.utils import logging as theirs
+
+    verbosity, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(verbosity)
+        if bars:
+            theirs.enable_progress_bar()

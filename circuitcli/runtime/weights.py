@@ -16,6 +16,7 @@ from circuitcli.core.shape import BlockSizes
 from circuitcli.runtime import headers, model_files
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import Runtime
+from circuitcli.runtime.quiet import silent_transformers
 from circuitcli.runtime.unfit import model_errors, unfit
 
 # Others give hooks no attention scores, and some drop Gemma's soft cap.
@@ -33,7 +34,7 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> Any:
     config = checkpoint.config()
     tensors = headers.read(checkpoint.name, model_files.weights(checkpoint.name, checkpoint.folder))
     headers.check(checkpoint.name, config, tensors, attention=ATTENTION)
-    with model_errors(checkpoint.name):
+    with model_errors(checkpoint.name), silent_transformers():
         model, said = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             config=config,
@@ -75,13 +76,14 @@ def random(config: Any, runtime: Runtime, *, attention: str | None = None) -> An
 
 def bare(checkpoint: Checkpoint, runtime: Runtime) -> Callable[[Tensor], Tensor]:
     """Transformers' own pass over a checkpoint, as it comes: from tokens to logits."""
-    model = AutoModelForCausalLM.from_pretrained(
-        checkpoint.folder,
-        config=checkpoint.config(),
-        dtype=runtime.dtype,
-        trust_remote_code=False,
-        local_files_only=True,
-    )
+    with silent_transformers():
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            config=checkpoint.config(),
+            dtype=runtime.dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
     return forward(model.to(runtime.device).eval())
 
 

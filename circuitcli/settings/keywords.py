@@ -9,6 +9,8 @@ from circuitcli.errors import UsageError
 from circuitcli.settings.resolve import Layers
 from circuitcli.settings.table import table
 
+_NAMES = "Give them as a profile has them: {'model': 'demo', 'texts': {'max_tokens': 50}}, or as keyword arguments."
+
 
 def keywords(named: Mapping[str, Any]) -> Layers:
     """The partial tree that names and values make, as a profile would have it.
@@ -18,11 +20,16 @@ def keywords(named: Mapping[str, Any]) -> Layers:
     that aren't known are left as they are, and refused by `resolve`.
 
     Raises:
-        UsageError: A key without its table could be of several.
+        UsageError: It is no mapping of names to values, or a key without its table could be of several.
     """
+    if not isinstance(named, Mapping):
+        raise UsageError(f"Settings are named: {named!r:.40} names none.", hint=_NAMES)
     keys = [row.key for row in table()]
     tree: Layers = {}
     for name, value in named.items():
+        strange = [one for one in (name, *(value if isinstance(value, Mapping) else ())) if not isinstance(one, str)]
+        if strange:
+            raise UsageError(f"{strange[0]!r:.40} is no name of a setting.", hint=_NAMES)
         known = [key for key in keys if key.rpartition(".")[2] == name]
         if len(known) > 1:
             typed = " or ".join(f"`{head}={{'{name}': …}}`" for head in (key.rpartition(".")[0] for key in known))
