@@ -14,7 +14,7 @@ from support.commands import contents
 from circuitcli import demo
 from circuitcli.cli.console import Terminal
 from circuitcli.core.examination import Examiner
-from circuitcli.core.reconstruction import Arm, Text
+from circuitcli.core.reconstruction import Splicer, Text
 from circuitcli.core.sampling import pad, sample_documents, to_sequences
 from circuitcli.core.sites import Site
 from circuitcli.runtime.checkpoint import find
@@ -169,7 +169,7 @@ def sample(seed: int, count: int) -> Text:
 def test_raw_z_is_told_and_processed_z_is_passed(circuit, model, tmp_path):
     """An SAE of z without value biases, on a model that has large ones."""
     biased = planted.model_with_biases(tmp_path / "model", 1, 1.0)
-    z = Arm(model, sample(7, 200), [Site(1, "z")]).activations(Site(1, "z")) - model.z_offset(1)
+    z = Splicer(model, sample(7, 200), [Site(1, "z")]).activations(Site(1, "z")) - model.z_offset(1)
     weights = planted.train(z)
     planted.save_z(tmp_path / "right", 1, weights, fold_ln=True, fold_value_biases=True)
     planted.save_z(tmp_path / "wrong", 1, weights)
