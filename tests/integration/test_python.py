@@ -190,6 +190,21 @@ def test_what_is_wrong_says_what_to_do(finished: Path, tmp_path: Path):
         circuitcli.nothing  # noqa: B018
 
 
+def test_what_is_not_done_yet_is_asked_for(finished: Path, tmp_path: Path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "effects/stage.json").unlink()
+    results = circuitcli.open_run(run)
+    assert len(results.contexts()) > 0
+    feature = str(results.ablated[0])
+    for ask in (results.effects, results.logits, results.features, results.graph, lambda: results.feature(feature)):
+        with pytest.raises(InputError, match="no finished effects stage") as wrong:
+            ask()
+        assert "circuit effects --run" in wrong.value.hint
+    (run / "saes/saes.json").write_text("{}")
+    with pytest.raises(InputError, match=r"saes\.json"):
+        circuitcli.open_run(run).activations(0, "resid_post")
+
+
 def test_a_run_that_keeps_no_text_is_read_with_a_tokenizer_or_not_at_all(finished: Path, tmp_path: Path):
     """As runs of the first version are."""
     run = Path(shutil.copytree(finished, tmp_path / "run"))
