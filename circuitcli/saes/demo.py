@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from circuitcli import demo
 from circuitcli.core.sites import SITES, Site
 from circuitcli.saes import Offer, SaeEntry, _locate
-from circuitcli.saes._files import spec_of
 from circuitcli.saes._locate import CONFIG, WEIGHTS, Located
+from circuitcli.saes._saelens import read_config
+from circuitcli.saes._said import Said
 
 # Recorded in place of the folder of the installed package, so that a run says the same on every machine.
 _PACKAGE = PurePosixPath("circuitcli/demo/saes")
@@ -43,16 +44,20 @@ class Demo:
         return release == "demo"
 
     def offers(self) -> list[Offer]:
-        """The demo's own release."""
-        found = _locate.in_folder(demo.SAES)
-        widths = {spec_of(Path(str(located.config))).d_sae for located in found}
+        """The demo's own release, by the sites and widths that its configurations say.
+
+        They aren't read whole: what an architecture's activation is takes torch to import.
+        """
+        paths = sorted(demo.SAES.glob(f"*/{CONFIG}"))
+        said = [Said(read_config(path), str(path)) for path in paths]
+        sites = [site for one in said if (site := one.site())]
         return [
             Offer(
                 name="demo",
-                sites=tuple(site for site in SITES if any(located.site.name == site for located in found)),
-                widths=tuple(sorted(width for width in widths if width)),
-                layers=tuple(sorted({located.site.layer for located in found})),
-                bytes_each=max(Path(str(located.weights)).stat().st_size for located in found),
+                sites=tuple(name for name in SITES if any(site.name == name for site in sites)),
+                widths=tuple(sorted({width for one in said if (width := one.number("d_sae"))})),
+                layers=tuple(sorted({site.layer for site in sites})),
+                bytes_each=max((path.parent / WEIGHTS).stat().st_size for path in paths),
                 neuronpedia=None,
             )
         ]
