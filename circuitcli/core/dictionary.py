@@ -64,7 +64,7 @@ class Dictionary:
         return replace(self, activation=self.activation.to(device), frame=self.frame.to(device), **moved)
 
     def pre_activations(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
-        """H + b_enc, what the activation is applied to."""
+        """The pre-activations h + b_enc, to which the activation is applied."""
         seen = self.frame.seen(x)
         seen = seen - self.b_dec if self.apply_b_dec_to_input else seen
         return torch.matmul(seen, self.w_enc).add_(self.b_enc)

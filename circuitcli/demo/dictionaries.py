@@ -51,7 +51,7 @@ class Recipe:
     tuning_minutes: float = math.inf
 
 
-class Dictionary(nn.Module):
+class Autoencoder(nn.Module):
     """One autoencoder in training. Standard ones work on activations times `scale`, so that their variance is 1."""
 
     def __init__(self, site: Site, sample: Tensor, recipe: Recipe) -> None:

@@ -17,20 +17,20 @@ from transformers import GPT2LMHeadModel
 from circuitcli.core.sites import Site
 from circuitcli.demo.activations import harvest, sites
 from circuitcli.demo.corpus import BOS_ID, Stream, draw_rows
-from circuitcli.demo.dictionaries import Dictionary, Recipe
+from circuitcli.demo.dictionaries import Autoencoder, Recipe
 from circuitcli.demo.tuning import state, tune
 
 
 def train(
     model: GPT2LMHeadModel, streams: Sequence[Stream], recipe: Recipe, seed: int, report: Callable[[str], None]
-) -> list[Dictionary]:
+) -> list[Autoencoder]:
     """Train a dictionary at every site of every block. BOS is left out: its activations are outliers."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     where = sites(model.config.n_layer)
     first = _activations(model, streams[0], 4 * recipe.rows, where, generator)
     order = sorted(where, key=lambda site: (site.name != "resid_post", site))  # the slowest first
-    dictionaries = [Dictionary(site, first[site], recipe) for site in order]
+    dictionaries = [Autoencoder(site, first[site], recipe) for site in order]
     optimisers = [torch.optim.Adam(d.parameters(), lr=recipe.rate, betas=(0.9, 0.999)) for d in dictionaries]
     started = time.monotonic()
 
@@ -59,7 +59,7 @@ def train(
     return dictionaries
 
 
-def save(dictionaries: Sequence[Dictionary], context: int, folder: Path) -> None:
+def save(dictionaries: Sequence[Autoencoder], context: int, folder: Path) -> None:
     """Write one SAELens folder a dictionary."""
     for dictionary in dictionaries:
         target = folder / dictionary.site.hook
@@ -77,7 +77,7 @@ def _activations(
     return {site: x[text] for site, x in harvest(model, rows, where).items()}
 
 
-def _step(dictionary: Dictionary, optimiser: torch.optim.Optimizer, x: Tensor, step: int, progress: float) -> None:
+def _step(dictionary: Autoencoder, optimiser: torch.optim.Optimizer, x: Tensor, step: int, progress: float) -> None:
     recipe = dictionary.recipe
     rate = min(1.0, (step + 1) / 100, (1.0 - progress) / 0.3)
     for group in optimiser.param_groups:

@@ -47,7 +47,7 @@ class Rows:
     lengths: Tensor
 
     def counted(self) -> Tensor:
-        """Bool [n, t]: the positions of text."""
+        """The positions of text, bool [n, t]."""
         at = torch.arange(self.tokens.shape[1])
         return (at >= 1) & (at < self.lengths[:, None])
 

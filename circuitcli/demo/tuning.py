@@ -16,7 +16,7 @@ from transformers import GPT2LMHeadModel
 
 from circuitcli.demo.activations import hooked
 from circuitcli.demo.corpus import BOS_ID, Stream, draw_rows
-from circuitcli.demo.dictionaries import Dictionary
+from circuitcli.demo.dictionaries import Autoencoder
 
 BETA = 3.0
 RATE = 5e-4
@@ -26,7 +26,7 @@ GAIN = 0.03
 
 def tune(
     model: GPT2LMHeadModel,
-    dictionaries: Sequence[Dictionary],
+    dictionaries: Sequence[Autoencoder],
     streams: Sequence[Stream],
     seed: int,
     report: Callable[[str], None],
@@ -60,7 +60,7 @@ def tune(
                     report(f"  {state(dictionary)}, KL {kl_nats:.3f} nats")
 
 
-def state(dictionary: Dictionary) -> str:
+def state(dictionary: Autoencoder) -> str:
     """A dictionary's last batch in a few words."""
     unexplained = dictionary.error.pow(2).mean().item() / dictionary.variance
     idle = int((dictionary.idle >= dictionary.recipe.patience).sum())
@@ -71,7 +71,7 @@ def _step(
     rows: Tensor,
     clean_log_probs: Tensor,
     model: GPT2LMHeadModel,
-    dictionary: Dictionary,
+    dictionary: Autoencoder,
     optimiser: torch.optim.Optimizer,
 ) -> float:
     """One step on rows int64 [n, t]; returns the KL of the spliced model's predictions. Nats."""

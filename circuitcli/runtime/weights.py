@@ -75,7 +75,7 @@ def random(config: Any, runtime: Runtime, *, attention: str | None = None) -> An
 
 
 def bare(checkpoint: Checkpoint, runtime: Runtime) -> Callable[[Tensor], Tensor]:
-    """Transformers' own pass over a checkpoint, as it comes: from tokens to logits."""
+    """The pass of transformers itself over a checkpoint: from tokens to logits."""
     with silent_transformers():
         model = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,

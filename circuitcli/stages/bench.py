@@ -18,7 +18,7 @@ from circuitcli.runtime.engine import Engine, engine, slowness
 from circuitcli.stages.cases import Case
 from circuitcli.stages.report import Report
 from circuitcli.stages.rounds import Clock, Ratio, Times, Visit, spend
-from circuitcli.stages.timed import Difference, Workload
+from circuitcli.stages.timed import Discrepancy, Workload
 
 # Rounds of everything that should fit into the budget, and its share that comparing engine and plain way may take.
 ROUNDS, _COMPARING = 5, 0.25
@@ -108,7 +108,7 @@ def _sequences(trial: Times, most: int) -> int:
     return min(max(int((trial.clock.left / ROUNDS - fixed) / each), 1), most)
 
 
-def _timings(work: Workload, times: Times, difference: Difference) -> Timings:
+def _timings(work: Workload, times: Times, difference: Discrepancy) -> Timings:
     n, model = len(work.ablations), work.model
     gemm = work.gemm_flops
     ratios = {

@@ -42,8 +42,8 @@ _SAE_BYTES = 5 * 2**29
 _NEXT_POSITIONS = 128
 
 
-class _Shard(NamedTuple):
-    """What one shard holds: a site's activations over the sequences from `start` to before `stop`."""
+class _Span(NamedTuple):
+    """What a shard of activations covers: one site, and the sequences from `start` to before `stop`."""
 
     site: Site
     start: int
@@ -111,7 +111,7 @@ def _work(job: Job, todo: Work) -> None:
     count = len(sample.lengths)
     spans = [(start, min(start + SHARD_SEQUENCES, count)) for start in range(0, count, SHARD_SEQUENCES)]
     shards = {
-        acts.shard_name(todo.plan.fingerprint, entry.at, *span): _Shard(entry.at, *span)
+        acts.shard_name(todo.plan.fingerprint, entry.at, *span): _Span(entry.at, *span)
         for entry in entries
         for span in spans
     }
@@ -199,7 +199,7 @@ class _Inputs:
         return self._saes
 
 
-def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shard]) -> None:
+def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Span]) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
     import torch
 
@@ -228,7 +228,7 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Shar
                 done((stop - start) * len([s for s in missing if s.site in sites and s.start == start]))
 
 
-def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, shards: Mapping[str, _Shard]) -> None:
+def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, shards: Mapping[str, _Span]) -> None:
     """The tables of top contexts and of statistics, from the shards."""
     counted = sample.first(job.settings.texts.num_sequences).counted.sum(1)
     contexts, features, dead = [], [], {}

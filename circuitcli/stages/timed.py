@@ -49,7 +49,7 @@ _FLIPS = 1e-4
 
 
 @dataclass
-class Difference:
+class Discrepancy:
     """The engine against the plain way: the largest difference, relative to its row's largest value (law 3)."""
 
     worst: float = 0.0
@@ -186,9 +186,9 @@ class Workload:
         tokens = (len(self.ablations) + self.contexts) * flops.unembed(shape) if logits else 0.0
         return len(self.ablations) * row + clean + tokens
 
-    def difference(self, go_on: Callable[[], bool]) -> Difference:
+    def difference(self, go_on: Callable[[], bool]) -> Discrepancy:
         """The engine against the plain way, at sampled rows: at one of them, and at more while it may `go_on`."""
-        clean, found = self._clean(logits=True), Difference()
+        clean, found = self._clean(logits=True), Discrepancy()
         for row in self.sampled:
             sums = self._sums(1)
             one = replace(self.ablations.where(np.asarray([row])), slot=np.zeros(1, np.int64))
@@ -198,7 +198,7 @@ class Workload:
                 break
         return found
 
-    def _compare(self, result: Ablated, sums: TokenSums, plain: Plain, found: Difference) -> None:
+    def _compare(self, result: Ablated, sums: TokenSums, plain: Plain, found: Discrepancy) -> None:
         logp = plain.logprob[1] - plain.logprob[0]
         scale = float(plain.logprob.abs().max())
         found.worst = max(found.worst, float((sums.logprob[0].float() - logp).abs().max()) / scale)

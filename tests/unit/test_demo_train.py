@@ -13,7 +13,7 @@ from circuitcli import demo
 from circuitcli.core.sites import Site
 from circuitcli.demo import corpus, dictionary_training, measure, train
 from circuitcli.demo.activations import sites
-from circuitcli.demo.dictionaries import Dictionary, Recipe
+from circuitcli.demo.dictionaries import Autoencoder, Recipe
 from circuitcli.demo.language_model import Schedule, Shape
 
 TINY = Shape(layers=2, width=32, heads=2, context=64, vocabulary=400)
@@ -68,7 +68,7 @@ def test_the_bigram_of_a_deterministic_text_is_certain() -> None:
 def test_what_is_written_reconstructs_as_what_was_trained(site: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = 3 * torch.randn(50, 16) + torch.randn(16)
-    trained = Dictionary(Site(1, site), x, Recipe(steps=1, d_sae=40, k=5))
+    trained = Autoencoder(Site(1, site), x, Recipe(steps=1, d_sae=40, k=5))
     _, x_hat = trained.loss(x, 0.0)
     dictionary_training.save([trained], 64, tmp_path)
     where, shipped = measure.load_dictionary(tmp_path / trained.site.hook)

@@ -16,7 +16,7 @@ from circuitcli.runtime.caches import user_cache
 from circuitcli.runtime.neuronpedia.answer import Explained
 from circuitcli.runtime.neuronpedia.cache import Cache
 from circuitcli.runtime.neuronpedia.names import Address
-from circuitcli.runtime.neuronpedia.rate_limit import RateLimit, Stopped
+from circuitcli.runtime.neuronpedia.rate_limit import Abandoned, RateLimit
 from circuitcli.runtime.neuronpedia.service import Service, Trouble
 
 PARALLEL, PER_SECOND = 4, 8.0
@@ -97,7 +97,7 @@ class Neuronpedia:
                         troubles.append(trouble)
                         if trouble.for_all or len(troubles) == FAILURES:
                             _stop(limit, asked)
-                    except (Stopped, CancelledError):
+                    except (Abandoned, CancelledError):
                         continue
             finally:
                 _stop(limit, asked)
@@ -108,7 +108,7 @@ class Neuronpedia:
 
         Raises:
             Trouble: The service fails.
-            Stopped: Another request found that it does.
+            Abandoned: Another request found that it does.
         """
         waits: Iterator[float] = iter(WAITS_S)
         while True:

@@ -6,7 +6,7 @@ import threading
 import time
 
 
-class Stopped(Exception):
+class Abandoned(Exception):
     """Nobody waits for the answer any more."""
 
 
@@ -23,7 +23,7 @@ class RateLimit:
         """Wait until the next request may start.
 
         Raises:
-            Stopped: Nobody waits for answers any more.
+            Abandoned: Nobody waits for answers any more.
         """
         while True:
             with self._lock:
@@ -43,10 +43,10 @@ class RateLimit:
         """Wait for so many seconds.
 
         Raises:
-            Stopped: Nobody waits for answers any more.
+            Abandoned: Nobody waits for answers any more.
         """
         if self._stop.wait(seconds):
-            raise Stopped
+            raise Abandoned
 
     def stop(self) -> None:
         """Wake all who wait, and let none start."""
