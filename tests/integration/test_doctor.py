@@ -108,7 +108,9 @@ def test_the_engine_is_told(because, circuit, model, monkeypatch):
     assert found.document["engine"] == engine
     assert (because in found.err and "slower" in found.err) or not because
     [names, row] = [line.split("\t") for line in circuit(*args).out.splitlines() if "\t" in line]
-    assert dict(zip(names, row, strict=True))["engine"] == engine
+    shown = dict(zip(names, row, strict=True))
+    assert shown["engine"] == engine
+    assert shown["dead"] == f"{found.document['saes'][0]['numbers']['dead']:.1%}"
 
 
 def test_the_bar_counts_sequences_to_a_total(circuit, tmp_path, monkeypatch):
@@ -211,6 +213,7 @@ class TestCacheActs:
         assert allowed.code == 0
         assert "doesn't fit" in allowed.err
         assert allowed.document["fit"] == {"1.attn_out": "wrong"}
+        assert 0 <= allowed.document["dead_share"]["1.attn_out"] <= 1
 
     def test_a_text_that_is_too_short_is_one_line(self, circuit, tmp_path):
         """In place of one for each of the demo's four SAEs; and doctor has no table of changes that it can't judge."""
