@@ -17,12 +17,14 @@ def block(sizes: BlockSizes, shape: ModelShape, keys: float) -> float:
 
 def rest_of_block(site: Site, sizes: BlockSizes, shape: ModelShape, keys: float) -> float:
     """What of a block is behind an edit at one of its sites."""
-    mlp = 0.0 if shape.parallel else 2.0 * sizes.mlp
+    mlp_in = 2.0 * sizes.mlp
+    mlp = 0.0 if shape.parallel else mlp_in
     return {
         "resid_pre": block(sizes, shape, keys),
         "z": 2.0 * sizes.attention_out + mlp,
         "attn_out": mlp,
         "resid_mid": mlp,
+        "mlp_in": mlp_in,
     }.get(site.name, 0.0)
 
 

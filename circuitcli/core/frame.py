@@ -89,10 +89,10 @@ def centrable(site: Site, *, norms_subtract_mean: bool) -> bool:
     """Whether centred weights (`center_writing_weights`) leave other activations at a site.
 
     They take the mean over d_model from what is written to the stream, of models whose norms subtract it anyway: so not
-    from z, which isn't of the stream.
+    from z, which isn't of the stream, and not from mlp_in, which is behind such a norm.
 
     Args:
         site: Where a dictionary reads.
         norms_subtract_mean: Whether the model's norms subtract the mean: LayerNorm does, RMS norm doesn't.
     """
-    return norms_subtract_mean and site.name != "z"
+    return norms_subtract_mean and site.name not in ("z", "mlp_in")

@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 from circuitcli.errors import InputError, UsageError, nearest
 
-SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
 
 # Numbers of up to nine digits: int() takes no number of any length.
-_HOOK = re.compile(r"^blocks\.(\d{1,9})\.(?:attn\.)?hook_([a-z_]+)$")
+_HOOK = re.compile(r"^blocks\.(\d{1,9})\.([a-z_.]+)$")
+_HOOKS = {name: f"hook_{name}" for name in SITES} | {"z": "attn.hook_z", "mlp_in": "mlp.hook_in"}
+_NAMES = {hook: name for name, hook in _HOOKS.items()}
 _FEATURE = re.compile(r"^(?P<layer>\d{1,9})(?:\.(?P<site>[a-z_]+)\.|:)(?P<index>\d{1,9})$")
 _SLICE = re.compile(r"^(?P<start>-?\d{1,9})?:(?P<stop>-?\d{1,9})?$")
 
@@ -32,8 +34,8 @@ class Site(NamedTuple):
 
     @property
     def hook(self) -> str:
-        """TransformerLens's hook: `blocks.{layer}.hook_{site}`, for z `blocks.{layer}.attn.hook_z`."""
-        return f"blocks.{self.layer}.{'attn.' if self.name == 'z' else ''}hook_{self.name}"
+        """TransformerLens's: `blocks.{layer}.hook_{site}`; of z its end is `attn.hook_z`, of mlp_in `mlp.hook_in`."""
+        return f"blocks.{self.layer}.{_HOOKS[self.name]}"
 
     @property
     def order(self) -> tuple[int, int]:
@@ -61,12 +63,12 @@ def is_upstream(up: Site, down: Site, *, parallel: bool) -> bool:
     """Whether an edit at `up` can change `down` at the same position.
 
     In a parallel block (GPT-NeoX) the MLP doesn't read the attention's output, so that there neither `z` nor
-    `attn_out` is upstream of `mlp_out`.
+    `attn_out` is upstream of `mlp_in` and `mlp_out`.
     """
     if up.order >= down.order:
         return False
-    beside = parallel and up.layer == down.layer and up.name in ("z", "attn_out") and down.name == "mlp_out"
-    return not beside
+    beside = up.name in ("z", "attn_out") and down.name in ("mlp_in", "mlp_out")
+    return not (parallel and beside and up.layer == down.layer)
 
 
 def last_block(sites: Iterable[Site]) -> int:
@@ -87,7 +89,7 @@ def parse_site(text: str) -> str:
 def parse_hook(hook: str) -> Site | None:
     """The site of a TransformerLens hook, or None if it is no site of this tool."""
     found = _HOOK.match(hook)
-    site = Site(int(found[1]), found[2]) if found and found[2] in SITES else None
+    site = Site(int(found[1]), _NAMES[found[2]]) if found and found[2] in _NAMES else None
     return site if site is not None and site.hook == hook else None
 
 

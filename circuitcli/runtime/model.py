@@ -108,6 +108,7 @@ class BridgeModel:
             "z": ("z", "attn_out", "resid_post") if self._shape.parallel else ("z", "attn_out", "resid_mid"),
             "attn_out": ("resid_post",) if self._shape.parallel else ("resid_mid",),
             "resid_mid": ("resid_mid",),
+            "mlp_in": ("mlp_in", "mlp_out", "resid_post") if self._shape.parallel else ("mlp_in", "resid_mid"),
             "mlp_out": ("resid_post",),
             "resid_post": ("resid_post",),
         }
@@ -176,11 +177,15 @@ class BridgeModel:
         if site.name == "z":
             attn_out = self._attention_output(block, base[site] + delta)
             delta = note("attn_out", attn_out) - base[Site(layer, "attn_out")]
-        behind = Site(layer, "resid_post")
+        behind, added = Site(layer, "resid_post"), Site(layer, "mlp_out")
+        if site.name == "mlp_in":
+            mlp_out = note("mlp_out", self._mlp_output(block, base[site] + delta))
+            stream = base[behind] - base[added] if self._shape.parallel else base[Site(layer, "resid_mid")]
+            return note("resid_post", stream + mlp_out)
         if behind in self.bases(site):
             return note("resid_post", base[behind] + delta)
         mid = note("resid_mid", base[Site(layer, "resid_mid")] + delta)
-        return note("resid_post", mid + note("mlp_out", self._mlp_output(block, mid)))
+        return note("resid_post", mid + note("mlp_out", self._mlp_output(block, _mlp_input(block, mid))))
 
     @staticmethod
     def _attention_output(block: Any, z: Tensor) -> Tensor:
@@ -188,9 +193,15 @@ class BridgeModel:
         return _scaled(block, block.ln1_post(out) if hasattr(block, "ln1_post") else out)
 
     @staticmethod
-    def _mlp_output(block: Any, mid: Tensor) -> Tensor:
-        out: Tensor = block.mlp(block.ln2(mid) if hasattr(block, "ln2") else mid)
+    def _mlp_output(block: Any, mlp_in: Tensor) -> Tensor:
+        out: Tensor = block.mlp(mlp_in)
         return _scaled(block, block.ln2_post(out) if hasattr(block, "ln2_post") else out)
+
+
+def _mlp_input(block: Any, mid: Tensor) -> Tensor:
+    """What the MLP reads of the stream; some norm what it adds to the stream alone (OLMo 2)."""
+    found: Tensor = block.ln2(mid) if hasattr(block, "ln2") else mid
+    return found
 
 
 def _scaled(block: Any, out: Tensor) -> Tensor:

@@ -167,6 +167,11 @@ def _check(said: Said, found: Spec) -> None:
             "was trained on a model whose value biases were folded and whose LayerNorm was not.",
             hint="Both or neither are supported.",
         )
+    if found.site is not None and found.site.name == "mlp_in" and said.option("fold_ln"):
+        said.refuse(
+            "was trained on the MLP's input in a model whose norms were folded, without their weights.",
+            hint="Supported are SAEs of the MLP's input as the model has it.",
+        )
     # Of the SAEs that SAELens saves for inference only TopK's keep the word; where it stands, it was never folded.
     if found.rescale and not found.kind.rescaled:
         said.refuse(

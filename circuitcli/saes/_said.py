@@ -14,6 +14,7 @@ from circuitcli.core.sites import SITES, Site, parse_hook
 from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import shown
 
+_KNOWN = f"Sites: {', '.join(SITES)}."
 _NESTED = ("metadata", "activation_fn_kwargs", "model_from_pretrained_kwargs")
 
 
@@ -69,9 +70,10 @@ class Said:
         hook = self.hook()
         found = None if hook is None else parse_hook(hook)
         if hook is not None and found is None:
-            self.refuse(
-                f"names the hook {shown(hook)}, which is no site of this tool.", hint=f"Sites: {', '.join(SITES)}."
-            )
+            # Some versions of TransformerLens have the norm's weights in it, others haven't.
+            normalized = hook.endswith("ln2.hook_normalized")
+            hint = "The MLP's input, weights of its norm included, is blocks.L.mlp.hook_in." if normalized else _KNOWN
+            self.refuse(f"names the hook {shown(hook)}, which is no site of this tool.", hint=hint)
         return found
 
     def activation(self) -> str:

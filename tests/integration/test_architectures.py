@@ -24,6 +24,7 @@ EDITED = 1  # the layer that is edited: something lies before it and behind it
 pytestmark = pytest.mark.seams
 
 TOLERANCE = 1e-5  # of the largest value of what is compared
+MLP = {Site(EDITED, "mlp_in"), Site(EDITED, "mlp_out")}
 CASES = [(family, site) for family in FAMILIES for site in SITES if (family, site) != ("neox", "resid_mid")]
 
 
@@ -96,7 +97,7 @@ def test_fast_path_plain_path_and_transformers_agree_on_an_edit(
     slow = model.run(tokens, read, final=True, edits=adding(site, edit.delta))
     fast = model.resume(clean, {b: clean.sites[b] for b in model.bases(site)}, edit, read, final=True)
     theirs, logits = hf.run(tokens, read, edit)
-    beside = {Site(EDITED, "mlp_out")} if model.shape.parallel and name in ("z", "attn_out") else set()
+    beside = MLP if model.shape.parallel and name in ("z", "attn_out") else set()
     assert set(fast.sites) == set(read) - beside
     for down in fast.sites:
         assert_close(fast.sites[down], slow.sites[down], f"{site} → {down}, fast and plain")
@@ -113,7 +114,7 @@ def test_a_few_places_are_computed_as_in_whole_sequences(models: Any, tokens: Te
     model, hf = models[family]
     assert model.resumes_at_places
     site = Site(EDITED, name)
-    beside = {Site(EDITED, "mlp_out")} if model.shape.parallel and name in ("z", "attn_out") else set()
+    beside = MLP if model.shape.parallel and name in ("z", "attn_out") else set()
     read = [s for s in all_sites(model, site) if s not in beside]
     bases = sorted({site, *model.bases(site)}, key=lambda s: s.order)
     clean = model.run(tokens, bases, final=True, keep=EDITED)
@@ -167,7 +168,7 @@ def test_resuming_computes_nothing_before_the_edit_and_nothing_twice(
     for handle in handles:
         handle.remove()
     later = [(layer, part) for layer in range(EDITED + 1, last + 1) for part in ("attn", "mlp")]
-    behind_mlp = name in ("mlp_out", "resid_post") or (model.shape.parallel and name != "resid_pre")
+    behind_mlp = name in ("mlp_out", "resid_post") or (model.shape.parallel and name in ("z", "attn_out"))
     here = {"resid_pre": ["attn", "mlp"]}.get(name, [] if behind_mlp else ["mlp"])
     assert sorted(calls) == sorted([(EDITED, part) for part in here] + later)
 

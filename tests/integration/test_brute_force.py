@@ -15,13 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.brute import Brute, Outcome, rows
-from support.plain import NAMES
+from support.plain import NUMBERS
 from tokenizers import Tokenizer
 
 WITHIN = 1e-4  # of the row's largest value
 STORED = 1e-5  # a change is stored where it is larger than this times max(1, |clean|)
 DOUBTFUL = 0.01  # the share of latents that may be left out
 FIVE, THREE = ["z", "attn_out", "resid_mid", "mlp_out", "resid_post"], ["resid_pre", "attn_out", "mlp_out"]
+MLP = ["mlp_in", "mlp_out", "resid_post"]
 CASES = [
     (FIVE, "top", "zero"),
     (FIVE, "all", "mean"),
@@ -33,9 +34,11 @@ CASES = [
     (THREE, "all", "resample"),
     (THREE, "onward", "steer"),
     (THREE, "top", "steer"),
+    (MLP, "top", "zero"),
+    (MLP, "onward", "resample"),
 ]
 STRENGTH = {"onward": 1.5, "top": -2.0}
-HORIZON = {THREE[0]: 2, FIVE[0]: 0}  # 0: all later positions
+HORIZON = {THREE[0]: 2, FIVE[0]: 0, MLP[0]: 1}  # 0: all later positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,7 @@ class Case:
         outside = [
             (s, p) for s, length in enumerate(lengths) for p in range(1, length) if s != seq or pos not in (-1, p)
         ]
-        lot = np.random.default_rng([0, place[0], NAMES.index(place[1]), feature, 3, seq, pos + 1])
+        lot = np.random.default_rng([0, place[0], NUMBERS[place[1]], feature, 3, seq, pos + 1])
         s, p = outside[lot.integers(len(outside))]
         doubtful = bool(self.truth.doubtful(place, s)[p, feature])
         return None if doubtful else float(self.truth.latents[place][s][p, feature])

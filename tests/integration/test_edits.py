@@ -114,6 +114,25 @@ def test_resid_mid_is_what_the_mlp_and_the_skip_path_both_read(models: Any, toke
     assert torch.equal(ours[added], clean[added]), "what attention adds isn't what is edited"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mlp_in_is_what_the_mlp_alone_reads(models: Any, tokens: Tensor, family: str) -> None:
+    """Behind its norm, weights included; an edit goes through the MLP into the stream, and nowhere else."""
+    model, hf = models[family]
+    site, added, behind = (Site(1, name) for name in ("mlp_in", "mlp_out", "resid_post"))
+    earlier = ("resid_pre", "z", "attn_out", *([] if model.shape.parallel else ["resid_mid"]))
+    before = [Site(1, name) for name in earlier]
+    clean = model.run(tokens, [*before, site, added, behind]).sites
+    ours = model.run(tokens, [*before, site, added, behind], edits={site: change(site)}).sites
+    norm, _ = hf.place(Site(1, "resid_mid"))
+    close(clean[site], norm(clean[before[0 if model.shape.parallel else -1]]), site)
+    mlp, _ = hf.place(site)
+    post = getattr(hf.blocks[1], "post_feedforward_layernorm", lambda x: x)
+    close(ours[added], post(mlp(change(site)(clean[site]))), added)
+    close(ours[behind] - clean[behind], ours[added] - clean[added], behind)
+    assert not torch.allclose(ours[added], clean[added])
+    assert all(torch.equal(ours[one], clean[one]) for one in before), "nothing before the MLP changes"
+
+
 def test_parallel_blocks_have_no_resid_mid_to_edit(models: Any, tokens: Tensor) -> None:
     with pytest.raises(ValueError, match="parallel"):
         models["neox"][0].run(tokens, [], final=True, edits={Site(1, "resid_mid"): change(Site(1, "resid_mid"))})

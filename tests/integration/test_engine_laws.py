@@ -69,8 +69,8 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     everywhere = [Site(layer, name) for layer in range(shape.n_layers) for name in names]
     site = draw(st.sampled_from(everywhere[:-1]))
     behind = [s for s in everywhere if s.order > site.order]
-    if shape.parallel:  # attention isn't upstream of its block's MLP
-        behind = [s for s in behind if (s.layer, s.name) != (site.layer, "mlp_out") or site.name == "resid_pre"]
+    if shape.parallel and site.name in ("z", "attn_out"):  # attention isn't upstream of its block's MLP
+        behind = [s for s in behind if s not in (Site(site.layer, "mlp_in"), Site(site.layer, "mlp_out"))]
     return {
         "family": family,
         "other": other,

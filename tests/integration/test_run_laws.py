@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.brute import rows
+from support.plain import NUMBERS
 
-from circuitcli.core.sites import SITES
 from circuitcli.runtime.device import Runtime
 from circuitcli.stages import ablate, cache_acts, passes
 from circuitcli.stages.stage import Job
@@ -123,7 +123,7 @@ def test_law_8_mean_effects_are_those_of_the_ablations(job: Job) -> None:
 def naive_bootstrap(feature: tuple[int, str, int], seqs: list[int], effects: np.ndarray) -> tuple[float, float]:
     """Draw sequences with replacement, a thousand times, and pool their contexts, one after another."""
     names = sorted(set(seqs))
-    rng = np.random.default_rng([0, feature[0], SITES.index(feature[1]), feature[2], 2])
+    rng = np.random.default_rng([0, feature[0], NUMBERS[feature[1]], feature[2], 2])
     means = []
     for _ in range(1000):
         times = dict(zip(names, rng.multinomial(len(names), [1 / len(names)] * len(names)), strict=True))

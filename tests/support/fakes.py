@@ -21,8 +21,8 @@ D, VOCAB, LAYERS = 4, 11, 2
 class LinearModel:
     """A `core.model.Model` of linear blocks: attention sums over all positions so far, the MLP is a matrix.
 
-    z_t = Σ_{s≤t} resid_pre_s V     attn_out = z O     resid_mid = resid_pre + attn_out
-    mlp_out = resid_mid M     resid_post = resid_mid + mlp_out     logits = resid_post U
+    z_t = Σ_{s≤t} resid_pre_s V     attn_out = z O     resid_mid = mlp_in = resid_pre + attn_out
+    mlp_out = mlp_in M     resid_post = resid_mid + mlp_out     logits = resid_post U
     """
 
     embedding: Tensor
@@ -109,7 +109,8 @@ class LinearModel:
             x = at(Site(layer, "resid_pre"), x)
             z = at(Site(layer, "z"), attend(layer, x @ self.v))
             x = at(Site(layer, "resid_mid"), x + at(Site(layer, "attn_out"), z @ self.o))
-            x = at(Site(layer, "resid_post"), x + at(Site(layer, "mlp_out"), x @ self.m))
+            read_by_mlp = at(Site(layer, "mlp_in"), x)
+            x = at(Site(layer, "resid_post"), x + at(Site(layer, "mlp_out"), read_by_mlp @ self.m))
         return Pass({site: sites[site] for site in read}, x, kept)
 
 

@@ -83,6 +83,7 @@ class Hf:
             "attn_out": attn_out,
             # The stream after attention has no module of its own: to change it, change what attention adds to it.
             "resid_mid": attn_out if edited else (getattr(block, mlp_norm), True),
+            "mlp_in": (block.mlp, True),
             "mlp_out": (block.post_feedforward_layernorm if post else block.mlp, False),
             "resid_post": (block, False),
         }[site.name]

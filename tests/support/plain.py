@@ -19,7 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-NAMES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post")
+NAMES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
+# A site's number in the key of a random draw: its place among the first six, and what came later behind them.
+NUMBERS = {name: i for i, name in enumerate((*(name for name in NAMES if name != "mlp_in"), "mlp_in"))}
 # A latent this close to its threshold, or to the k-th value, may fire here and not there.
 NEAR = 1e-4
 
@@ -59,7 +61,7 @@ class PlainModel:
 
         handles = []
         for layer, block in enumerate(self.lm.transformer.h):
-            before = {"resid_pre": block, "z": block.attn.c_proj, "resid_mid": block.ln_2}
+            before = {"resid_pre": block, "z": block.attn.c_proj, "resid_mid": block.ln_2, "mlp_in": block.mlp}
             after = {"attn_out": block.attn.c_proj, "mlp_out": block.mlp, "resid_post": block}
             for name, module in before.items():
                 note = into((layer, name))
@@ -81,7 +83,7 @@ class PlainModel:
             return
         (layer, name), delta = edit
         block = self.lm.transformer.h[layer]
-        before = {"resid_pre": block, "z": block.attn.c_proj}
+        before = {"resid_pre": block, "z": block.attn.c_proj, "mlp_in": block.mlp}
         after = {"attn_out": block.attn.c_proj, "resid_mid": block.attn.c_proj, "mlp_out": block.mlp}
         if name in before:
             handle = before[name].register_forward_pre_hook(lambda m, args: (args[0] + delta, *args[1:]))

@@ -34,6 +34,7 @@ KINDS = {
     "z": ("jumprelu", "none"),
     "attn_out": ("standard", "none"),
     "resid_mid": ("topk", "layer_norm"),
+    "mlp_in": ("jumprelu", "none"),
     "mlp_out": ("standard", "layer_norm"),
     "resid_post": ("jumprelu", "layer_norm"),
 }
@@ -105,7 +106,7 @@ def save_saes(folder: Path, model: Path, *, seed: int = 0) -> Path:
     tokens = torch.randint(0, VOCAB, (12, 16), generator=generator)
     plain = PlainModel(model)
     reads = [plain.run(row)[0] for row in tokens]
-    for place in reads[0]:
+    for place in sorted(reads[0], key=lambda place: place[1] == "mlp_in"):  # last: what the others draw stays
         x = torch.cat([read[place][1:] for read in reads])
         save_sae(folder / f"{place[0]}.{place[1]}", place, *KINDS[place[1]], x, generator)
     return folder
@@ -136,7 +137,7 @@ def save_sae(
 
 def config(place: tuple[int, str], architecture: str, normalisation: str, d_in: int) -> dict[str, Any]:
     """A cfg.json as SAELens 6 writes it."""
-    hook = f"blocks.{place[0]}.{'attn.' if place[1] == 'z' else ''}hook_{place[1]}"
+    end = {"z": "attn.hook_z", "mlp_in": "mlp.hook_in"}.get(place[1], f"hook_{place[1]}")
     return {
         "architecture": architecture,
         "d_in": d_in,
@@ -146,7 +147,7 @@ def config(place: tuple[int, str], architecture: str, normalisation: str, d_in: 
         "normalize_activations": normalisation,
         **({"k": K} if architecture == "topk" else {}),
         "metadata": {
-            "hook_name": hook,
+            "hook_name": f"blocks.{place[0]}.{end}",
             "prepend_bos": True,
             "model_from_pretrained_kwargs": {"center_writing_weights": False},
         },

@@ -16,6 +16,7 @@ from support.strange import NASTY, device, folder, nested, pointer, safetensors,
 from test_saes import D_IN, D_SAE, SITE, config, facts, files, put, refused, weights, write
 from torch import Tensor
 
+from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.saes import _read, _saelens
 
@@ -111,6 +112,17 @@ def test_a_z_whose_heads_were_rotated_is_another_z() -> None:
     assert _saelens.spec(config() | options, "cfg.json").site == SITE
     with pytest.raises(InputError, match="refactor_factored_attn_matrices = True"):
         _saelens.spec(config() | options | {"metadata": {"hook_name": "blocks.3.attn.hook_z"}}, "cfg.json")
+
+
+def test_the_mlps_input_is_read_as_the_model_has_it() -> None:
+    """Weights of its norm included, which folding takes out and the name of another hook leaves open."""
+    here = {"metadata": {"hook_name": "blocks.3.mlp.hook_in"}}
+    assert _saelens.spec(config() | here, "cfg.json").site == Site(3, "mlp_in")
+    with pytest.raises(InputError, match="norms were folded"):
+        _saelens.spec(config() | here | options("fold_ln", True), "cfg.json")
+    with pytest.raises(InputError, match=r"ln2\.hook_normalized") as refusal:
+        _saelens.spec(config() | {"metadata": {"hook_name": "blocks.3.ln2.hook_normalized"}}, "cfg.json")
+    assert "mlp.hook_in" in refusal.value.hint
 
 
 def options(key: str, value: Any) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def test_z_is_never_centred_and_may_need_an_offset(tmp_path: Path) -> None:
 
 def test_centring_is_decided_by_what_is_said_the_site_and_the_norms(tmp_path: Path) -> None:
     """Whether it is centred, and whether anybody has to say so: not where it makes no difference."""
-    hooks = {"stream": SITE.hook, "z": "blocks.3.attn.hook_z"}
+    hooks = {"stream": SITE.hook, "z": "blocks.3.attn.hook_z", "mlp_in": "blocks.3.mlp.hook_in"}
     folders = {
         (where, norm): write(
             tmp_path / f"{where} {norm}", cfg=put(metadata={"hook_name": hook}, normalize_activations=norm)

@@ -32,6 +32,9 @@ def test_a_draw_stays_the_same_from_version_to_version() -> None:
     """The key is spelled out here once more, so that a change of it, which would change every run, is noticed."""
     expected = np.random.default_rng([5, 2, 1, 7, 1]).random(4).tolist()
     assert draw(5, FEATURE, PURPOSE_CONTEXTS) == expected
+    for name, number in (("resid_mid", 3), ("mlp_out", 4), ("resid_post", 5), ("mlp_in", 6)):
+        expected = np.random.default_rng([5, 2, number, 7, 1]).random(4).tolist()
+        assert draw(5, FeatureId(Site(2, name), 7), PURPOSE_CONTEXTS) == expected
 
 
 def test_leaving_a_feature_out_changes_the_thinning_of_no_other() -> None:

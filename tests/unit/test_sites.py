@@ -126,9 +126,9 @@ def test_both_names_of_one_tensor_are_refused() -> None:
 @pytest.mark.parametrize("down", SITES)
 @pytest.mark.parametrize("up", SITES)
 def test_what_is_upstream_within_a_block(up: str, down: str, parallel: bool) -> None:
-    order = ["resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid_post"]
+    order = ["resid_pre", "z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post"]
     expected = order.index(up) < order.index(down)
-    if parallel and up in ("z", "attn_out") and down == "mlp_out":
+    if parallel and up in ("z", "attn_out") and down in ("mlp_in", "mlp_out"):
         expected = False
     assert is_upstream(Site(2, up), Site(2, down), parallel=parallel) == expected
     assert is_upstream(Site(2, up), Site(3, down), parallel=parallel)
@@ -148,6 +148,10 @@ def test_downstream_reaches_the_next_chosen_layer() -> None:
 def test_hooks_are_transformer_lenss() -> None:
     assert Site(3, "z").hook == "blocks.3.attn.hook_z"
     assert Site(3, "mlp_out").hook == "blocks.3.hook_mlp_out"
+    assert Site(3, "mlp_in").hook == "blocks.3.mlp.hook_in"
+    assert [parse_hook(Site(12, name).hook) for name in SITES] == [Site(12, name) for name in SITES]
+    assert parse_hook("blocks.3.hook_mlp_in") is None, "TransformerLens's name of what the MLP's norm reads"
+    assert parse_hook("blocks.3.ln2.hook_normalized") is None, "with the norm's weights, or without"
 
 
 @pytest.mark.parametrize("site", [Site(0, "z"), Site(123456789, "resid_pre")])
