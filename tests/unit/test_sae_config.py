@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from support.strange import NASTY, device, folder, nested, pointer, safetensors,
 from test_saes import D_IN, D_SAE, SITE, config, facts, files, put, refused, weights, write
 from torch import Tensor
 
+from circuitcli import plugins
+from circuitcli.core.activations import Activation
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.saes import _read, _saelens
@@ -259,3 +262,45 @@ def test_an_sae_without_features_is_refused(tmp_path: Path) -> None:
     sae = write(tmp_path / "sae", cfg=lambda cfg: cfg.pop("d_sae"))
     save_file(empty | {"b_enc": torch.zeros(0)}, sae / "sae_weights.safetensors")
     assert "W_enc isn't a matrix" in refused(lambda: _read.facts(files(sae))).message
+
+
+@dataclass(frozen=True, eq=False)
+class Level(Activation):
+    """One threshold for all features, in the configuration."""
+
+    threshold: float
+
+    def apply(self, pre: Tensor) -> Tensor:
+        return pre * (pre > max(self.threshold, 0))
+
+    def border(self, pre: Tensor) -> Tensor:
+        return (pre - max(self.threshold, 0)).abs()
+
+
+class TestNumbersOfAnActivationsOwn:
+    @pytest.fixture(autouse=True)
+    def known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_saelens, "kind_of", lambda architecture: Level)
+        monkeypatch.setattr(plugins, "names", lambda folder: ["level"])
+
+    def spec(self, **options: Any) -> Any:
+        return _saelens.spec(config() | {"architecture": "level"} | options, "cfg.json")
+
+    def test_are_read_as_what_they_are(self, tmp_path: Path) -> None:
+        assert self.spec(threshold=0.5).numbers == {"threshold": 0.5}, "a threshold that has its place is no mistake"
+        assert self.spec(threshold=2, activation_fn_kwargs={"threshold": -1}).numbers == {"threshold": -1.0}
+        folder = write(tmp_path / "sae", cfg=put(architecture="level", threshold=0.25))
+        made = _read.sae(files(folder))
+        assert isinstance(made.activation, Level)
+        assert made.activation.threshold == 0.25
+
+    @pytest.mark.parametrize("value", [None, "0.5", True, float("nan"), float("inf"), [0.5]])
+    def test_are_refused_by_name_as_anything_else(self, value: Any) -> None:
+        with pytest.raises(InputError, match="has threshold = ") as refusal:
+            self.spec(threshold=value)
+        assert "threshold" in refusal.value.hint or "finite" in refusal.value.hint
+
+    def test_are_of_no_use_to_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="a threshold belongs to its weights"):
+            _saelens.spec(config() | {"threshold": 0.5}, "cfg.json")
