@@ -10,6 +10,7 @@ import typer
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.cli.session import unwritten
+from circuitcli.core.words import amount
 from circuitcli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,9 +91,13 @@ def _rows(t: Timings) -> list[tuple[str, str, str]]:
 
     return [
         ("subject", t.subject, f"{t.site} → {downstream}"),
-        ("device", t.device, f"{t.dtype}, {t.threads} CPU threads"),
+        ("device", t.device, f"{t.dtype}, {amount(t.threads, 'CPU thread')}"),
         ("engine", t.engine, _ENGINES[t.engine]),
-        ("workload", f"{t.ablations} ablations", f"at {t.contexts} contexts in {t.sequences} × {t.tokens} tokens"),
+        (
+            "workload",
+            amount(t.ablations, "ablation"),
+            f"at {amount(t.contexts, 'context')} in {t.sequences} × {amount(t.tokens, 'token')}",
+        ),
         ("mean L0", f"{t.mean_l0:.1f}", f"at {t.site}"),
         ("products", f"{t.gemm_gflops:.0f} GFLOP/s", "the machine's rate in float32, measured in between"),
         ("raw forward", f"{t.raw_forward_ms:.1f} ms", "one pass of transformers over a sequence"),
@@ -119,9 +124,14 @@ def _rows(t: Timings) -> list[tuple[str, str, str]]:
         (
             "agreement",
             f"{t.worst_relative_difference:.1e}",
-            f"of a row's largest value, engine and plain, {t.latents_compared} latents, {t.latents_left_out} left out",
+            f"of a row's largest value, engine and plain, {amount(t.latents_compared, 'latent')}, "
+            f"{t.latents_left_out} left out",
         ),
-        ("timed for", f"{t.seconds:.0f} s", f"{t.rounds} rounds; in brackets 95% intervals over them"),
+        (
+            "timed for",
+            f"{t.seconds:.0f} s",
+            f"{amount(t.rounds, 'round')}; in brackets 95% intervals over them, – where they are too few",
+        ),
     ]  # fmt: skip
 
 
@@ -132,5 +142,7 @@ _ENGINES = {
 
 
 def _ranged(ratio: Ratio, shown: Callable[[float], str]) -> str:
-    """A ratio with its interval: 172 (168–176)."""
+    """A ratio with its interval: 172 (168–176), or 172 (–) where too few rounds were timed for one."""
+    if ratio.low is None or ratio.high is None:
+        return f"{shown(ratio.value)} (–)"
     return f"{shown(ratio.value)} ({shown(ratio.low)}–{shown(ratio.high)})"

@@ -2,7 +2,8 @@
 
 `timed` has the workload and the ways to do it, `rounds` how the time is spent. A share is operations by formula
 (`core.flops`), over the time times the rate of products measured beside it; that is always of float32, in which SAEs
-compute: a model in bfloat16 may go beyond it. As many of the sequences are taken as leave time for `ROUNDS` rounds.
+compute: a model in bfloat16 may go beyond it. A round of a few ablations is tried first; then as many ablations and
+sequences are taken as leave time for `ROUNDS` rounds.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from circuitcli.runtime.device import Runtime, peak_memory
 from circuitcli.runtime.engine import Engine, engine, slowness
 from circuitcli.stages.cases import Case
 from circuitcli.stages.report import Report
-from circuitcli.stages.rounds import Clock, Ratio, Times, Visit, spend
-from circuitcli.stages.timed import Discrepancy, Workload
+from circuitcli.stages.rounds import SHORTEST, Clock, Ratio, Times, Visit, spend
+from circuitcli.stages.timed import FEW, PLACES, Discrepancy, Workload
 
 # Rounds of everything that should fit into the budget, and its share that comparing engine and plain way may take.
 ROUNDS, _COMPARING = 5, 0.25
@@ -28,6 +29,7 @@ VISITS = (
     Visit("engine with logits", ("plain", "gemm", "clean with logits")),
     Visit("cache", ("gemm",)),
 )
+_ENGINES = ("engine", "engine with logits")
 _ONCE = ("raw", "plain", "gemm")  # ways that take as long whatever the number of sequences
 
 
@@ -90,14 +92,52 @@ def run(case: Case, runtime: Runtime, report: Report, budget: float) -> Timings:
     with report.track("Timing", math.ceil(budget), "s") as done:
         one = Workload(case.first(1), runtime)
         difference = one.difference(lambda: clock.spent < _COMPARING * budget)
-        trial = Times(clock, partial(_wait, model.device))
-        for visit in VISITS:
-            trial.round(visit, one.ways)
-        size = _sequences(trial, len(case.lengths))
-        work = one if size == 1 else Workload(case.first(size), runtime)
-        times = trial if size == 1 else Times(clock, trial.wait)
+        work, times = _fitting(case, one, report, Times(clock, partial(_wait, model.device)))
         spend(times, VISITS, work.ways, done)
     return _timings(work, times, difference)
+
+
+def _fitting(case: Case, one: Workload, report: Report, trial: Times) -> tuple[Workload, Times]:
+    """A workload that leaves time for `ROUNDS` rounds, or the least there is, and what was timed of it on the way."""
+    runtime = one.runtime
+    few = one if one.places == FEW else Workload(case.first(1), runtime, FEW)
+    for visit in VISITS:
+        trial.round(visit, few.ways)
+        if visit is VISITS[0]:
+            _tell_least(few, report, trial)
+    if few is not one:
+        positions = _positions(trial, len(few.ablations))
+        if positions < 2:
+            return few, trial
+        trial = Times(trial.clock, trial.wait)
+        if positions < PLACES[0]:
+            return Workload(case.first(1), runtime, (positions, PLACES[1])), trial
+        for visit in VISITS:
+            trial.round(visit, one.ways)
+    size = _sequences(trial, len(case.lengths))
+    return (one, trial) if size == 1 else (Workload(case.first(size), runtime), Times(trial.clock, trial.wait))
+
+
+def _tell_least(few: Workload, report: Report, trial: Times) -> None:
+    """Say what the one round that there must be takes, if that is more than there is time for.
+
+    From the shorter time of a plain ablation, two passes: two plain ones more, four clean passes, that of cache-acts,
+    and the engine twice, each time a clean pass and about one more, or one for each ablation.
+    """
+    plain, ablations = min(trial.seconds["plain"]), 1 if few.model.resumes_at_places else len(few.ablations)
+    least = trial.clock.spent + plain * (2 + 5 / 2 + 1 + ablations) + 12 * SHORTEST
+    if least > trial.clock.budget:
+        report.say(
+            f"The least that can be timed takes about {least:,.0f} s, more than --budget {trial.clock.budget:g}."
+        )
+
+
+def _positions(trial: Times, ablations: int) -> int:
+    """At how many positions of a sequence ablations leave time for `ROUNDS` rounds, from the times of a few."""
+    engine = sum(trial.of(name) for name in _ENGINES)
+    others = sum(trial.of(name) * len(seconds) for name, seconds in trial.seconds.items() if name not in _ENGINES)
+    affordable = (trial.clock.left / ROUNDS - others) / engine * ablations
+    return min(max(int(affordable / PLACES[1]), 0), PLACES[0])
 
 
 def _sequences(trial: Times, most: int) -> int:

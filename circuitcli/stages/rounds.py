@@ -1,9 +1,11 @@
 """How bench spends its time: in rounds, where the interval of a ratio is widest, until its budget is used up.
 
 A *round* of a way of working times it once between two timings of the faster ways that it is compared with, one after
-another, so that a machine that others use as well gives the same ratios. A ratio is the geometric mean over rounds of
-a/b in each, its interval the 95% t interval of the mean of log(a/b), transformed back; it needs two rounds. Of the
-ways, the next round always goes to that with the widest interval, on the scale of logarithms.
+another, so that a machine that others use as well gives the same ratios. Rounds of two ways that follow each other
+share the timings in between; two of the same way don't, for their ratios wouldn't be independent then. A ratio is the
+geometric mean over rounds of a/b in each, its interval the 95% t interval of the mean of log(a/b), transformed back; of
+fewer than `LEAST_PAIRS` rounds it would say nothing, and there is none. Of the ways, the next round always goes to that
+with the widest interval, on the scale of logarithms.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from statistics import median
 
 import numpy as np
 
-# Each way has so many rounds, whatever the budget; and the half-width at which a ratio is known well enough.
-LEAST, ENOUGH = 2, 0.01
+# So many rounds make an interval; and the half-width at which a ratio is known well enough.
+LEAST_PAIRS, ENOUGH = 3, 0.01
 # What takes less is repeated within one timing.
-_SHORTEST = 0.05
+SHORTEST = 0.05
 # 97.5% quantiles of Student's t by degrees of freedom, from 1.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
@@ -34,21 +36,22 @@ class Visit:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of times, and its 95% interval; see the module's docstring."""
+    """A ratio of times, and its 95% interval, None of too few rounds; see the module's docstring."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     rounds: int
 
     def __mul__(self, factor: float) -> Ratio:
         """The same in another unit."""
-        return Ratio(self.value * factor, self.low * factor, self.high * factor, self.rounds)
+        low, high = (None if end is None else end * factor for end in (self.low, self.high))
+        return Ratio(self.value * factor, low, high, self.rounds)
 
     @property
     def width(self) -> float:
-        """Of the interval, on the scale of logarithms."""
-        return math.log(self.high / self.low) if self.low > 0 else math.inf
+        """Of the interval, on the scale of logarithms; infinite without one."""
+        return math.inf if self.low is None or self.high is None else math.log(self.high / self.low)
 
 
 class Clock:
@@ -80,16 +83,21 @@ class Times:
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
     costs: dict[Visit, list[float]] = field(default_factory=dict)
     _repeats: dict[str, int] = field(default_factory=dict)
+    _last: tuple[Visit, dict[str, float]] | None = None
 
     def round(self, visit: Visit, ways: Mapping[str, Callable[[], object]]) -> None:
-        """Time a way, and before and after it those beside it."""
+        """Time a way, and before and after it those beside it, unless another way's round just ended with these."""
         start = self.clock.now()
-        before = {name: self._time(name, ways[name]) for name in visit.beside}
+        before = dict(self._last[1]) if self._last is not None and self._last[0] != visit else {}
+        for name in visit.beside:
+            if name not in before:
+                before[name] = self._time(name, ways[name])
         there = self._time(visit.way, ways[visit.way])
-        for name in reversed(visit.beside):
-            beside = (before[name] + self._time(name, ways[name])) / 2
-            self.pairs.setdefault((name, visit.way), []).append((beside, there))
+        after = {name: self._time(name, ways[name]) for name in reversed(visit.beside)}
+        for name in visit.beside:
+            self.pairs.setdefault((name, visit.way), []).append(((before[name] + after[name]) / 2, there))
         self.costs.setdefault(visit, []).append(self.clock.now() - start)
+        self._last = visit, after
 
     def _time(self, name: str, work: Callable[[], object]) -> float:
         """Seconds of one time of work; what is over at once is repeated."""
@@ -101,9 +109,9 @@ class Times:
                 work()
             self.wait()
             taken = self.clock.now() - start
-            if taken >= _SHORTEST or name in self.seconds:
+            if taken >= SHORTEST or name in self.seconds:
                 break
-            self._repeats[name] = 1 + math.ceil(count * _SHORTEST / max(taken, _SHORTEST / 50))
+            self._repeats[name] = 1 + math.ceil(count * SHORTEST / max(taken, SHORTEST / 50))
         self.seconds.setdefault(name, []).append(taken / count)
         return taken / count
 
@@ -119,11 +127,11 @@ class Times:
 
 
 def interval(ratios: Sequence[float]) -> Ratio:
-    """The geometric mean of ratios and its 95% t interval; of one ratio it reaches from 0 to infinity."""
+    """The geometric mean of ratios and its 95% t interval, if they are enough for one."""
     logs = np.log(np.asarray(ratios, dtype=np.float64))
     mean = float(logs.mean())
-    if len(logs) < 2:
-        return Ratio(math.exp(mean), 0.0, math.inf, len(logs))
+    if len(logs) < LEAST_PAIRS:
+        return Ratio(math.exp(mean), None, None, len(logs))
     free = len(logs) - 1
     t = _T[free - 1] if free <= len(_T) else 1.96 + 2.4 / free
     half = t * float(logs.std(ddof=1)) / math.sqrt(len(logs))
@@ -136,7 +144,7 @@ def spend(
     ways: Mapping[str, Callable[[], object]],
     done: Callable[[int], None] = lambda seconds: None,
 ) -> None:
-    """Rounds of all visits, then of the one with the widest interval, until the clock has no time for another.
+    """A round of all visits, then of the one with the widest interval, until the clock has no time for another.
 
     `done` is told of each whole second of the budget that was spent.
     """
@@ -148,15 +156,14 @@ def spend(
         done(max(now - told, 0))
         told = max(now, told)
 
-    for _ in range(LEAST):
-        for visit in visits:
-            if len(times.costs.get(visit, ())) < LEAST:
-                times.round(visit, ways)
-                tell()
+    for visit in visits:
+        if visit not in times.costs:
+            times.round(visit, ways)
+            tell()
     while True:
         widths = {visit: _width(times, visit) for visit in visits}
-        affordable = [visit for visit in visits if median(times.costs[visit]) <= times.clock.left]
-        widest = max(affordable, key=lambda visit: widths[visit], default=None)
+        affordable = [visit for visit in visits if max(times.costs[visit]) <= times.clock.left]
+        widest = max(affordable, key=lambda visit: (widths[visit], -len(times.costs[visit])), default=None)
         if widest is None or widths[widest] <= 2 * ENOUGH:
             return
         times.round(widest, ways)

@@ -37,9 +37,9 @@ from circuitcli.stages.assembly import Ablations, Baseline
 from circuitcli.stages.batching import batch_size
 from circuitcli.stages.cases import Case
 
-# Positions of a sequence at which features are ablated, and features at each; of a model whose engine computes whole
-# sequences again a few, which take as long. And sums of their effects on tokens.
-PLACES, WHOLE, SLOTS = (32, 16), (4, 4), 32
+# Positions of a sequence at which features are ablated, and features at each; a few where the engine computes whole
+# sequences again, which takes as long, or where there is little time. And sums of their effects on tokens.
+PLACES, FEW, SLOTS = (32, 16), (4, 4), 32
 # Rows that are ablated the plain way as well.
 _SAMPLED = 8
 # The side of the square matrices whose product is timed: so large that more of it is no faster.
@@ -60,14 +60,15 @@ class Discrepancy:
 class Workload:
     """Ablations of a case, and all ways to make them."""
 
-    def __init__(self, case: Case, runtime: Runtime) -> None:
-        """Run it once, for what fires.
+    def __init__(self, case: Case, runtime: Runtime, places: tuple[int, int] | None = None) -> None:
+        """Run it once, for what fires; `places` are positions of a sequence and features at each, as many as in a run.
 
         Raises:
             InputError: Nothing fires at the edited site.
         """
         self.case, self.runtime = case, runtime
         self.model, self.site, self.lengths = case.model, case.site, case.lengths
+        self.places = places or (PLACES if case.model.resumes_at_places else FEW)
         self.width = int(self.lengths.max())
         self.downstream = downstream(self.site, list(case.saes), self.model.shape)
         self.acts = self._cached()
@@ -118,7 +119,7 @@ class Workload:
     def _ablations(self) -> Ablations:
         """Features that fire, some at each of some positions of each sequence, spread over it, ablated to 0."""
         active = self.acts[self.site]
-        contexts, features = PLACES if self.model.resumes_at_places else WHOLE
+        contexts, features = self.places
         place, feature = active.place.cpu(), active.feature.cpu()
         chosen = []
         for seq, length in enumerate(self.lengths.tolist()):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from circuitcli.stages.rounds import LEAST, Clock, Ratio, Times, Visit, interval, spend
+from circuitcli.stages.rounds import LEAST_PAIRS, Clock, Ratio, Times, Visit, interval, spend
 
 STEADY, NOISY = Visit("steady", ("plain",)), Visit("noisy", ("plain", "gemm"))
 
@@ -38,11 +38,11 @@ SECONDS = {"plain": 0.3, "gemm": 0.1, "steady": 0.6, "noisy": 1.2}
 
 
 def test_time_goes_where_the_interval_is_widest():
-    machine = Machine(SECONDS, {"noisy": 0.2, "steady": 0.04})
-    times = machine.times(120.0)
+    machine = Machine(SECONDS, {"noisy": 0.2, "steady": 0.06})
+    times = machine.times(300.0)
     spend(times, [STEADY, NOISY], machine.ways)
     steady, noisy = (len(times.costs[visit]) for visit in (STEADY, NOISY))
-    assert noisy > 3 * steady > 3 * LEAST
+    assert noisy > 3 * steady > 3 * LEAST_PAIRS
     widths = [times.ratio("plain", way).width for way in ("steady", "noisy")]
     assert widths[1] == pytest.approx(widths[0], rel=0.25), "they end up alike"
 
@@ -58,13 +58,25 @@ def test_the_budget_is_used_and_kept(budget):
     assert not any(count < 0 for count in told)
 
 
-def test_there_are_intervals_however_small_the_budget():
+def test_a_small_budget_has_one_round_and_no_intervals():
+    """A timing between the rounds of two ways counts in both: three plain ones, not four."""
     machine = Machine(SECONDS, {"noisy": 0.2})
     times = machine.times(0.001)
     spend(times, [STEADY, NOISY], machine.ways)
-    assert [len(costs) for costs in times.costs.values()] == [LEAST, LEAST]
+    assert [len(costs) for costs in times.costs.values()] == [1, 1]
+    assert machine.calls == {"plain": 3, "gemm": 2, "steady": 1, "noisy": 1}
     ratio = times.ratio("plain", "noisy")
-    assert 0 < ratio.low < ratio.value < ratio.high < math.inf
+    assert (ratio.low, ratio.high, (ratio * 2.0).high, ratio.width) == (None, None, None, math.inf)
+    assert (ratio * 2.0).value == pytest.approx(0.6 / times.of("noisy"))
+
+
+def test_rounds_of_one_way_share_no_timing():
+    """Or their ratios would hang together, and the interval be too narrow."""
+    machine = Machine(SECONDS, {})
+    times = machine.times(1e6)
+    for _ in range(3):
+        times.round(STEADY, machine.ways)
+    assert machine.calls["plain"] == 6
 
 
 def test_what_is_known_well_enough_is_left():
@@ -104,7 +116,8 @@ def test_the_interval_by_the_textbook():
     assert (found.low, found.high) == pytest.approx((math.exp(0.05 - half), math.exp(0.05 + half)))
     assert found.rounds == 5
     assert (found * 10.0).high == pytest.approx(10 * found.high)
-    assert interval([1.0]) == Ratio(1.0, 0.0, math.inf, 1)
+    assert interval([4.0]) == Ratio(4.0, None, None, 1)
+    assert interval([2.0, 8.0]).low is None
 
 
 def test_intervals_hold_what_they_say():
