@@ -162,7 +162,13 @@ def test_every_kind_that_saelens_saves(
 ) -> None:
     saved = write(tmp_path, kind, hook, apply_b_dec=apply_b_dec, normalisation=normalisation)
     facts, ours = _read.facts(saved), _read.sae(saved)
-    assert facts.site == ours.site == _files.site_of(tmp_path / "cfg.json") == Site(2, hook.rsplit("hook_", 1)[1])
+    assert (
+        facts.site
+        == ours.reads
+        == ours.writes
+        == _files.site_of(tmp_path / "cfg.json")
+        == Site(2, hook.rsplit("hook_", 1)[1])
+    )
     assert (ours.d_in, ours.d_sae) == (facts.d_in, facts.d_sae) == (D_IN, D_SAE)
     assert facts.architecture == kind.removeprefix("rescaled ")
     assert (facts.prepend_bos, facts.context_size) == (False, 64)
@@ -336,5 +342,5 @@ def demo_folders() -> list[str]:
 def test_the_demos_saes(name: str) -> None:
     saved = files(demo.SAES / name)
     ours = _read.sae(saved)
-    assert ours.site.hook == name
+    assert ours.reads.hook == name
     assert_equal(ours, loaded(saved), activations(ours.d_in))
