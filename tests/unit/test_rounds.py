@@ -39,7 +39,7 @@ SECONDS = {"plain": 0.3, "gemm": 0.1, "steady": 0.6, "noisy": 1.2}
 
 def test_time_goes_where_the_interval_is_widest():
     machine = Machine(SECONDS, {"noisy": 0.2, "steady": 0.06})
-    times = machine.times(300.0)
+    times = machine.times(400.0)
     spend(times, [STEADY, NOISY], machine.ways)
     steady, noisy = (len(times.costs[visit]) for visit in (STEADY, NOISY))
     assert noisy > 3 * steady > 3 * LEAST_PAIRS
