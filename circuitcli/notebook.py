@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from circuitcli import plugins
 from circuitcli.core.tokens import running, visible
+from circuitcli.core.words import amount
 
 if TYPE_CHECKING:
     from circuitcli.core.circuit import Circuit, Context, Edge
@@ -41,7 +42,8 @@ class Shown:
     height: int
 
     def __repr__(self) -> str:
-        parts = f"{len(self.circuit.nodes)} features, {len(self.circuit.edges)} edges, {len(self.cards)} cards"
+        counts = {"feature": self.circuit.nodes, "edge": self.circuit.edges, "card": self.cards}
+        parts = ", ".join(amount(len(things), one) for one, things in counts.items())
         return f"<the run {self.name}: {parts}; the last line of a cell draws it>"
 
     def _repr_html_(self) -> str:
@@ -92,7 +94,7 @@ def _card(card: Card) -> str:
     facts = [
         f"fires at {node.density:.2%} of positions",
         f"largest activation {node.max_activation:.2f}",
-        f"ablated at {node.n} contexts" if node.n else "not ablated",
+        f"ablated at {amount(node.n, 'context')}" if node.n else "not ablated",
         *([] if node.kl_mean is None else [f"mean KL {node.kl_mean:.4f} nats"]),
         *(["pinned"] if node.pinned else []),
         *(["kept, not in the present plan"] if node.n and not card.planned else []),

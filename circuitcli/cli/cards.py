@@ -111,7 +111,10 @@ def _effect(effect: TokenEffect) -> tuple[str, str, str]:
 
 
 def positions(prompts: Sequence[Prompt], terminal: Terminal) -> None:
-    """What the model says next at each position; then what fires at each, on a terminal a table a position."""
+    """What the model says next at each position; then what fires at each, on a terminal a table a position.
+
+    Where nothing fires there is none: a line says where.
+    """
     places = [
         ((str(prompt.seq), str(position.pos), token_text(position.token)), position)
         for prompt in prompts
@@ -124,15 +127,20 @@ def positions(prompts: Sequence[Prompt], terminal: Terminal) -> None:
     )
     next_token = Column("likeliest next", cut.items)
     columns = ("feature", "activation", "KL", next_token, PROMOTED, SUPPRESSED, _LABELS)
-    firing = [(place, [_firing(f) for f in at.features] or [(NOTHING,) * len(columns)]) for place, at in places]
+    firing = [(place, [_firing(f) for f in at.features]) for place, at in places if at.features]
     if terminal.piped:
         rows = [(*place, *row) for place, found in firing for row in found]
         terminal.table(
             "What fires at each position, and what ablating it there does to the next token", (*_PLACE, *columns), rows
         )
-        return
-    for (seq, pos, token), found in firing:
-        terminal.table(f"What fires at position {pos} of prompt {seq}: {token}", columns, found)
+    else:
+        for (seq, pos, token), found in firing:
+            terminal.table(f"What fires at position {pos} of prompt {seq}: {token}", columns, found)
+    for prompt in prompts:
+        empty = [str(position.pos) for position in prompt.positions[1:] if not position.features]
+        if empty:
+            terminal.say(f"Prompt {prompt.seq}: nothing that is shown fires at {', '.join(empty)}.")
+    terminal.say("At position 0 nothing is counted.")
 
 
 def _firing(firing: Firing) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from circuitcli.cli.console import Terminal
+from circuitcli.core.words import amount
 
 if TYPE_CHECKING:
     from circuitcli.core.circuit import Edge
@@ -62,7 +63,7 @@ def _show(found: Compared, terminal: Terminal) -> None:
     columns = ("edges", "from", "to", "before", "95% interval", "after", "95% interval")
     terminal.table("Edges (ablated − clean)", columns, [_row(*row) for row in _edges(found)])
     if difference.empty:
-        terminal.say(f"Nothing changed: {len(found.after.nodes)} nodes, {difference.same} edges.")
+        terminal.say(f"Nothing changed: {amount(len(found.after.nodes), 'node')}, {amount(difference.same, 'edge')}.")
         return
     terminal.say(
         f"Nodes: {len(difference.nodes_gained)} gained, {len(difference.nodes_lost)} lost. Edges: "

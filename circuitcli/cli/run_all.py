@@ -8,6 +8,7 @@ from circuitcli.cli import dry_run, session
 from circuitcli.cli.commands import COMMANDS
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
+from circuitcli.core.words import amount
 
 if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
@@ -50,7 +51,7 @@ def _run(job: Job, terminal: Terminal) -> None:
     outcomes = run_all.run(job, show)
     tree = session.document(job, outcomes)
     terminal.say(
-        f"{job.run.root}: {tree['features_ablated']} features, {tree['contexts']} contexts, "
-        f"{tree['edges']} edges drawn, {tree['seconds']:.1f} s."
+        f"{job.run.root}: {amount(tree['features_ablated'], 'feature')}, {amount(tree['contexts'], 'context')}, "
+        f"{amount(tree['edges'], 'edge')} drawn, {tree['seconds']:.1f} s."
     )
     terminal.document(tree)

@@ -48,6 +48,7 @@ from jaxtyping import Float, Int
 
 from circuitcli.core.reconstruction import Scores
 from circuitcli.core.variants import DENSE
+from circuitcli.core.words import amount
 
 BETTER, GAIN, POOR = 0.95, 0.01, 0.95
 FAR, FAR_GAIN = 0.5, 0.1
@@ -243,7 +244,10 @@ def judge(stated: Scores, found: tuple[Alternative, ...]) -> Fit:
 
 def _verdict(now: Numbers, best: Alternative | None, positions: int, d_in: int) -> tuple[Verdict, str]:
     if positions < MIN_POSITIONS or now.fvu is None:
-        return "doubtful", f"{positions} positions of text are too few to tell"
+        return (
+            "doubtful",
+            f"the text has {amount(positions, 'position')}, too few to tell",
+        )
     share = None
     if now.kl_spliced is not None and now.kl_zero is not None and now.kl_zero >= MEASURABLE:
         share = now.kl_spliced / now.kl_zero

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from circuitcli.core.words import amount
 from circuitcli.errors import InputError, UsageError, nearest
 
 SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
@@ -112,7 +113,7 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
     last = n_layers if ":" in text else n_layers - 1
     if any(b < -n_layers or b > last for b in bounds):
         raise UsageError(
-            f"Layers `{text}` reach outside the model's {n_layers} layers.",
+            f"Layers `{text}` reach outside the model, which has {amount(n_layers, 'layer')}.",
             hint=f"Layers count from 0 to {n_layers - 1}.",
         )
     if ":" not in text:

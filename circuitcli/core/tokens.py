@@ -10,6 +10,7 @@ ELLIPSIS = "…"
 
 # The control pictures of Unicode (␀ … ␟, ␡), but newline and tab as the keys that type them, space as an open box.
 _SHOWN = {chr(c): chr(0x2400 + c) for c in range(0x20)} | {"\x7f": "␡", " ": "␣", "\n": "⏎", "\t": "⇥"}
+_SHOWN_BYTE = len("<0xE2>")
 _BYTES_IN_A_ROW = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
 
@@ -49,22 +50,34 @@ def running(token: str, limit: int, *, firing: bool = False) -> str:
 def readable(pieces: Sequence[str], firing: int | None = None) -> list[str]:
     """Tokens of a running text, in which characters that are split over several tokens are whole again.
 
-    A piece shows the bytes that are no character of their own as `<0xE2><0x80>`. Bytes in a row that make characters
-    stand as these in the last of their tokens, or in the firing one if it is among them; nothing else changes.
+    A piece shows the bytes that are no character of their own as `<0xE2><0x80>`. Bytes in a row that make a character
+    stand as this in the last of their tokens, or in the firing one if it is among them; nothing else changes: bytes
+    that make none stay as they are, before and behind whole characters too.
     """
     found = list(pieces)
     ends = [0]
     for piece in pieces:
         ends.append(ends[-1] + len(piece))
     for run in reversed(list(_BYTES_IN_A_ROW.finditer("".join(pieces)))):
-        text = bytes(int(byte, 16) for byte in re.findall("<0x(..)>", run[0])).decode("utf-8", "replace")
-        places = [i for i in range(len(pieces)) if ends[i] < run.end() and ends[i + 1] > run.start()]
-        if "\ufffd" in text or len(places) < 2:
-            continue
-        home = firing if firing in places else places[-1]
-        for i in places:
-            start, stop = max(run.start() - ends[i], 0), min(run.end() - ends[i], len(pieces[i]))
-            found[i] = found[i][:start] + (text if i == home else "") + found[i][stop:]
+        for start, stop, text in reversed(_characters(run)):
+            places = [i for i in range(len(pieces)) if ends[i] < stop and ends[i + 1] > start]
+            if len(places) < 2:
+                continue
+            home = firing if firing in places else places[-1]
+            for i in places:
+                first, end = max(start - ends[i], 0), min(stop - ends[i], len(pieces[i]))
+                found[i] = found[i][:first] + (text if i == home else "") + found[i][end:]
+    return found
+
+
+def _characters(run: re.Match[str]) -> list[tuple[int, int, str]]:
+    """Where what shows each character of bytes in a row begins and ends; a byte that is part of none counts as one."""
+    raw = bytes(int(byte, 16) for byte in re.findall("<0x(..)>", run[0]))
+    at, found = run.start(), []
+    for char in raw.decode("utf-8", "surrogateescape"):
+        stop = at + len(char.encode("utf-8", "surrogateescape")) * _SHOWN_BYTE
+        found.append((at, stop, char))
+        at = stop
     return found
 
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from circuitcli.core.words import amount
 from circuitcli.runtime import pickles
 from circuitcli.runtime.unfit import model_errors, unfit
 
@@ -73,7 +74,7 @@ def check(name: str, config: Any, tensors: dict[str, Entry], *, attention: str) 
     layers = 1 + max(map(layer_of, tensors), default=-1)
     stated = config.get_text_config().num_hidden_layers
     if layers and stated > layers:
-        raise unfit(name, f"its config.json says {stated} layers, its weights have {layers}")
+        raise unfit(name, f"its config.json says {amount(stated, 'layer')}, its weights have {layers}")
     with model_errors(name), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     made = sum(parameter.numel() for parameter in model.parameters())

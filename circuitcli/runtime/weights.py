@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 
 from circuitcli.core.shape import BlockSizes
+from circuitcli.core.words import amount
 from circuitcli.runtime import headers, model_files
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import Runtime
@@ -50,7 +51,7 @@ def load(checkpoint: Checkpoint, runtime: Runtime) -> Any:
     if beyond:
         raise unfit(
             checkpoint.name,
-            f"its config.json says {checkpoint.shape.n_layers} layers, its weights go on: {_some(beyond)}",
+            f"its config.json says {amount(checkpoint.shape.n_layers, 'layer')}, its weights go on: {_some(beyond)}",
         )
     missing = sorted(said["missing_keys"])
     if missing:

@@ -16,6 +16,7 @@ import numpy as np
 from circuitcli.core import selection
 from circuitcli.core.contexts import Firings, choose_contexts
 from circuitcli.core.sites import FeatureId, Site, resolve_pins
+from circuitcli.core.words import amount
 from circuitcli.errors import InputError
 from circuitcli.stages import next_tokens
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
@@ -184,7 +185,7 @@ class _Ablations:
         for pin in pins:
             if not self._fires(pin):
                 raise InputError(
-                    f"The pinned feature {pin} fires at 0 of the {tokens} positions of the sample.",
+                    f"The pinned feature {pin} fires nowhere in the sample, at 0 of {amount(tokens, 'position')}.",
                     hint="Pin another feature, or give text in which it fires: more --num-sequences, or --text.",
                 )
 

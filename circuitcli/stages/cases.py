@@ -13,6 +13,7 @@ from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
 from circuitcli.core.selection import downstream
 from circuitcli.core.sites import Site, check_sites, parse_layers
+from circuitcli.core.words import amount
 from circuitcli.errors import UsageError
 from circuitcli.stages.sequences import read_sample
 from circuitcli.stages.subject import Subject
@@ -82,7 +83,9 @@ def synthetic(tools: Tools, shape: str, d_sae: int, tokens: int) -> Case:
     config = shapes.config_of(shape)
     saes, limit = tools.settings.saes, shapes.shape_of_config(shape, config).n_ctx
     if tokens > limit:
-        raise UsageError(f"{shape} reads {limit} tokens, not {tokens}.", hint=f"Give --tokens {limit} or less.")
+        raise UsageError(
+            f"{shape} reads {amount(limit, 'token')}, not {tokens}.", hint=f"Give --tokens {limit} or less."
+        )
     model = shapes.random_model(shape, config, tools.runtime)
     n = model.shape.n_layers
     layers = parse_layers(saes.layers, n) if saes.layers != ":" else [n // 3, n // 3 + 1]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from circuitcli import plugins
 from circuitcli.core.sites import SITES, Site, check_sites, parse_layers, require_layers
+from circuitcli.core.words import amount
 from circuitcli.errors import InputError
 from circuitcli.results.dictionaries import SAES, entries_of
 from circuitcli.saes import SaeEntry, SaeSource, entry, provider_of
@@ -78,7 +79,8 @@ def _sites(tools: Tools, source: SaeSource, revision: str, checkpoint: Checkpoin
     beyond = [str(site) for site in chosen if site.layer >= shape.n_layers]
     if beyond:
         raise InputError(
-            f"{saes.release} has SAEs at {', '.join(beyond)}; {tools.settings.model} has {shape.n_layers} layers.",
+            f"{saes.release} has SAEs at {', '.join(beyond)}; "
+            f"{tools.settings.model} has {amount(shape.n_layers, 'layer')}.",
             hint="They are SAEs of another model: choose others with --release, or layers with --layers.",
         )
     if shape.parallel and any(site.name == "resid_mid" for site in chosen):

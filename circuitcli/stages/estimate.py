@@ -21,6 +21,7 @@ from circuitcli.core import flops, selection
 from circuitcli.core.contexts import Firings
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site, last_block
+from circuitcli.core.words import amount
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
 from circuitcli.settings import Settings
@@ -116,8 +117,8 @@ class Estimate:
         """All of it on one line."""
         most = "" if self.exact else "at most "
         return (
-            f"ablate: {most}{self.ablations:,} ablations of {most}{self.features:,} features, about "
-            f"{duration(self.seconds)}; {self.rows:,} rows, {quantity(self.disk_bytes)} on disk "
+            f"ablate: {most}{amount(self.ablations, 'ablation')} of {most}{amount(self.features, 'feature')}, about "
+            f"{duration(self.seconds)}; {amount(self.rows, 'row')}, {quantity(self.disk_bytes)} on disk "
             f"({quantity(self.free_disk_bytes)} free); {quantity(self.memory_bytes)} of memory "
             f"({quantity(self.free_memory_bytes)} free)."
         )

@@ -13,6 +13,7 @@ from circuitcli.core.examination import Examiner, sequences
 from circuitcli.core.fit import MIN_POSITIONS, Fit
 from circuitcli.core.reconstruction import Text
 from circuitcli.core.sampling import Sample
+from circuitcli.core.words import amount
 from circuitcli.errors import InputError
 from circuitcli.stages.sequences import prepend_bos
 from circuitcli.stages.subject import Subject
@@ -78,7 +79,7 @@ def untold(fit: Fit) -> bool:
 
 def _warning(kind: str, why: str, sites: Sequence[str], hint: str) -> str:
     several = len(sites) > 1
-    shown = ", ".join(sites[:_NAMED]) + (f" and {len(sites) - _NAMED} others" if len(sites) > _NAMED else "")
+    shown = ", ".join(sites[:_NAMED]) + (f" and {amount(len(sites) - _NAMED, 'other')}" if len(sites) > _NAMED else "")
     saes = f"the SAE{'s' * several} at {shown}"
     if kind == "untold":
         return f"Warning: whether {saes} fit{'s' * (not several)} wasn't checked: {why}."

@@ -15,6 +15,7 @@ from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site, last_block, resolve_pins
+from circuitcli.core.words import amount
 from circuitcli.errors import InputError
 from circuitcli.runtime.device import Runtime
 from circuitcli.saes import SaeEntry
@@ -41,7 +42,7 @@ class Preview:
     def words(self) -> Sequence[str]:
         """A line for each stage."""
         return (
-            f"cache-acts: {self.sequences:,} sequences of together {self.tokens:,} tokens, about "
+            f"cache-acts: {amount(self.sequences, 'sequence')} of together {amount(self.tokens, 'token')}, about "
             f"{self.cache_seconds:.0f} s.",
             self.ablate.words,
         )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from circuitcli import plugins
 from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
+from circuitcli.core.words import amount
 from circuitcli.errors import InputError, UsageError
 from circuitcli.settings import Settings
 from circuitcli.stages.subject import Subject
@@ -74,7 +75,8 @@ def _texts(subject: Subject, bos: int | None, say: Say) -> Sample:
     texts = settings.texts
     if texts.max_tokens > limit:
         raise InputError(
-            f"{settings.model} reads {limit} tokens, not {texts.max_tokens}.", hint=f"Give --max-tokens {limit}."
+            f"{settings.model} reads {amount(limit, 'token')}, not {texts.max_tokens}.",
+            hint=f"Give --max-tokens {limit}.",
         )
     source, request = source_of(settings)
     special: Counter[str] = Counter()
@@ -103,12 +105,15 @@ def _prompts(subject: Subject, bos: int | None, say: Say) -> Sample:
     """Each prompt whole; of more than the sample has, a random choice."""
     settings = subject.tools.settings
     source, request = source_of(settings)
-    prompts = [_prompt(subject, bos, number, text) for number, text in enumerate(source.documents(request), 1)]
+    prompts = [_prompt(subject, bos, number, text) for number, text in enumerate(source.documents(request))]
     count = settings.texts.num_sequences
     first, others = sample_documents(prompts, count, _extra(settings), settings.seed)
     drawn = [*first, *others]
     if len(drawn) < len(prompts):
-        say(f"{len(drawn):,} of {len(prompts):,} prompts are read, at random: give --num-sequences {len(prompts)}.")
+        say(
+            f"{len(drawn):,} of {len(prompts):,} prompts {'is' if len(drawn) == 1 else 'are'} read, at random: "
+            f"give --num-sequences {len(prompts)}."
+        )
     special = Counter(subject.tokenizer.text(ids[place]).strip() for ids, places in drawn for place in places)
     if special:
         say(f"{_counted(special)} in the prompts: no feature is chosen, counted or edited there.")
@@ -116,13 +121,13 @@ def _prompts(subject: Subject, bos: int | None, say: Say) -> Sample:
 
 
 def _prompt(subject: Subject, bos: int | None, number: int, text: str) -> tuple[list[int], list[int]]:
-    """The ids of a prompt behind its BOS, and the positions of special tokens behind the first."""
+    """The ids of a prompt behind its BOS, and the positions of special tokens behind the first; `number` is from 0."""
     ids, places = subject.tokenizer.encode_prompt(text)
     ahead = bos is not None and ids[:1] != [bos]
     limit = subject.checkpoint.shape.n_ctx
     if ahead + len(ids) > limit:
         raise UsageError(
-            f"Prompt {number} has {len(ids):,} tokens{' and BOS' if ahead else ''}: "
+            f"Prompt {number} has {amount(len(ids), 'token')}{' and BOS' if ahead else ''}: "
             f"{subject.tools.settings.model} reads {limit:,}.",
             hint="A prompt is read whole. Shorten it, or give it with --text, in sequences of --max-tokens.",
         )
@@ -146,5 +151,4 @@ def _counted(special: Counter[str]) -> str:
     """How many special tokens there are, and which are the most frequent: `2 special tokens (<s>, </s>)`."""
     named = ", ".join(token for token, _ in special.most_common(_NAMED))
     more = ", …" if len(special) > _NAMED else ""
-    count = special.total()
-    return f"{count:,} special {'token' if count == 1 else 'tokens'} ({named}{more})"
+    return f"{amount(special.total(), 'special token')} ({named}{more})"

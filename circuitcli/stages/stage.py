@@ -11,7 +11,7 @@ import datetime
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,6 +95,7 @@ class Work:
         plan: What is planned so far; change it with `expect`.
         anew: Whether nothing of an earlier attempt is kept.
         known: What the record said of the files that are kept, if the stage was done.
+        reopened: The stage that took the record back, if one did.
         files: The finished files, by name; every one of them must be planned.
         facts: What the stage reports.
     """
@@ -104,6 +105,7 @@ class Work:
     plan: Plan
     anew: bool
     known: dict[str, FileEntry]
+    reopened: str = ""
     files: dict[str, FileEntry] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     _begun: bool = False
@@ -183,7 +185,7 @@ def stage(
         job.report.say(f"{name}: already done.")
         return Outcome(name, "skipped", job.run.require(name))
     if not todo.anew and job.run.record(name) is None:
-        job.report.say(f"{name}: going on from where it stopped.")
+        job.report.say(f"{name}: {_going_on(job.stages[name], todo.reopened)}.")
     started = time.monotonic()
     device = str(job.runtime.device) if job.stages[name].needs_model else "cpu"
     work(todo)
@@ -233,9 +235,23 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
     return Work(
         job,
         name,
-        plan or Plan(records.fingerprint(inputs), inputs, 0, job.runtime.threads if spec.needs_model else 1),
+        replace(plan, reopened="")
+        if plan
+        else Plan(records.fingerprint(inputs), inputs, 0, job.runtime.threads if spec.needs_model else 1),
         anew=plan is None,
         known=record.files if plan and record else {},
+        reopened=plan.reopened if plan else "",
+    )
+
+
+def _going_on(spec: StageSpec, reopened: str) -> str:
+    """What becomes of a stage that has a plan and no record: it was interrupted, or taken back."""
+    if not reopened:
+        return "going on from where it stopped"
+    return (
+        f"made again, as {reopened} was"
+        if spec.remade
+        else f"what is there is gone through, as {reopened} was made again"
     )
 
 

@@ -34,7 +34,12 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage set out to do. `shards` maps the path of each file that it may write to what the file holds."""
+    """What a stage set out to do.
+
+    Attributes:
+        shards: By the path of each file that it may write, what the file holds.
+        reopened: The stage that was worked on again after this one was done, whose record it took back; else empty.
+    """
 
     fingerprint: str
     inputs: dict[str, Any]
@@ -42,6 +47,7 @@ class Plan:
     threads: int
     shards: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    reopened: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -123,8 +124,13 @@ class Run:
 
     def reopen(self, stage: str, descendants: Sequence[str] = ()) -> None:
         """Take back the records of a stage and, first, of those that build on it, so that they count as not done."""
-        for name in (*reversed(descendants), stage):
+        for name in reversed(descendants):
+            with suppress(InputError):  # of a damaged plan, which is told when its stage is worked on
+                plan = self.plan(name)
+                if plan is not None and self._about(name, "stage").exists():  # it was done, not interrupted
+                    self.save_plan(name, replace(plan, reopened=stage))
             self._about(name, "stage").unlink(missing_ok=True)
+        self._about(stage, "stage").unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what a killed process left unfinished."""

@@ -280,6 +280,6 @@ def test_pinned_feature_that_never_fires(circuit: Circuit, profile: Path, saes: 
     assert circuit("run-all", *args).code == 0
     before = contents(tmp_path)
     result = circuit("ablate", "--run", tmp_path / "new", "--pin", "1:7")
-    result.refused(3, "1.resid_post.7", "fires at 0 of the", "--num-sequences", "--text")
+    result.refused(3, "1.resid_post.7", "fires nowhere in the sample", "--num-sequences", "--text")
     circuit("ablate", "--run", tmp_path / "new", "--pin", "1:7", "--json").refused_in_json(3)
     assert contents(tmp_path) == before

@@ -160,12 +160,19 @@ def test_positions_of_named_features(prompted: Job, circuit: Circuit):
     found = circuit("effects", "--run", root, "--by-position", "--feature", wanted, "--json").document["prompts"]
     assert found[0]["positions"][2]["features"] == everything[0]["positions"][2]["features"][:1]
     assert {f["feature"] for prompt in found for p in prompt["positions"] for f in p["features"]} == {wanted}
-    said, fires = circuit("effects", "--run", root, "--by-position").out.split("# What fires")
+    shown = circuit("effects", "--run", root, "--by-position")
+    said, fires = shown.out.split("# What fires")
     assert said.count("%") == 5 * sum(len(prompt["positions"]) for prompt in everything)
     piped = tsv(f"# What fires{fires}")
     assert piped[0][:5] == ["prompt", "position", "token", "feature", "activation"]
     assert {len(row) for row in piped} == {len(piped[0])}
-    assert len(piped) - 1 == sum(max(len(p["features"]), 1) for prompt in everything for p in prompt["positions"])
+    assert len(piped) - 1 == sum(len(p["features"]) for prompt in everything for p in prompt["positions"])
+    assert "0" not in {row[1] for row in piped}
+    assert "At position 0 nothing is counted." in shown.err
+    told = circuit("effects", "--run", root, "--by-position", "--feature", wanted).err
+    [line] = [line for line in told.splitlines() if line.startswith("Prompt 0:")]
+    silent = [str(p["pos"]) for p in found[0]["positions"][1:] if not p["features"]]
+    assert line == f"Prompt 0: nothing that is shown fires at {', '.join(silent)}."
     assert next(row[2] for row in piped if row[1] == "2") == "␣light"
 
 

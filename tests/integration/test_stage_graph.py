@@ -133,6 +133,20 @@ def test_only_what_builds_on_a_stage_is_reopened(job: Job):
     assert statuses(job) == did("effects", "graph", "report")
 
 
+def test_a_stage_that_was_taken_back_is_not_called_interrupted(circuit: Circuit, run: Path):
+    assert circuit("ablate", "--run", run, "--force").code == 0
+    told = circuit("run-all", "--run", run).err
+    assert "effects: made again, as ablate was." in told
+    assert "graph: made again, as ablate was." in told
+    assert "going on from" not in told
+    assert circuit("ablate", "--run", run, "--force").code == 0
+    (run / "effects" / "plan.json").write_text("{")  # told by its own stage, not by what it builds on
+    assert circuit("cache-acts", "--run", run, "--force").code == 0
+    told = circuit("ablate", "--run", run).err
+    assert "ablate: what is there is gone through, as cache-acts was made again." in told
+    circuit("effects", "--run", run).refused(3, "plan.json is corrupt")
+
+
 def test_a_stage_of_two_parents_is_stale_where_one_has_other_settings(job: Job):
     with pytest.raises(InputError, match=r"density stage .* other settings: graph.min_effect"):
         report(changed(job, graph={"min_effect": 0.5}))

@@ -119,10 +119,10 @@ def test_a_prompt_may_fill_the_models_context_and_no_more(circuit: Any, run: Pat
     fits = ENCODER.decode(ENCODER.encode(words).ids[: tiny.N_CTX - 1])
     before = contents(run)
     longer = ENCODER.decode(ENCODER.encode(words).ids[: tiny.N_CTX])
-    prompted(circuit, run, "the light", longer).refused(2, "Prompt 2 has 32 tokens and BOS", "reads 32", "--text")
+    prompted(circuit, run, "the light", longer).refused(2, "Prompt 1 has 32 tokens and BOS", "reads 32", "--text")
     assert contents(run) == before
     without = ("--prepend-bos", "false")
-    prompted(circuit, run, longer + " light", more=without).refused(2, "Prompt 1 has 33 tokens:", "reads 32")
+    prompted(circuit, run, longer + " light", more=without).refused(2, "Prompt 0 has 33 tokens:", "reads 32")
     assert prompted(circuit, run, fits).code == 0
     assert load_file(run / "acts/tokens.safetensors")["lengths"].tolist() == [32]
     assert prompted(circuit, run, longer, more=without).code == 0
@@ -159,7 +159,7 @@ def test_a_special_token_in_a_prompt_is_told_once(circuit: Any, run: Path):
     assert "special" not in prompted(circuit, run, LONG).err
     before = contents(run)
     for short in (END, f"{END}{END}"):
-        prompted(circuit, run, LONG, short).refused(3, "Prompt 2", "long enough")
+        prompted(circuit, run, LONG, short).refused(3, "Prompt 1", "long enough")
     assert contents(run) == before
 
 

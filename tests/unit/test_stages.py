@@ -68,11 +68,12 @@ def test_records_are_taken_back_from_below_before_those_above(tmp_path: Path, mo
     run = Run(tmp_path / "run", stages.folders)
     for spec in stages.values():
         spec.work()(Job(Settings(), Silent(), run, stages=stages))
-    gone: list[str] = []
+    gone: list[Path] = []
     unlink = Path.unlink
-    monkeypatch.setattr(Path, "unlink", lambda path, **more: (gone.append(path.parent.name), unlink(path, **more))[1])
+    monkeypatch.setattr(Path, "unlink", lambda path, **more: (gone.append(path), unlink(path, **more))[1])
     run.reopen("a", stages.descendants("a"))
-    assert gone == ["folder-d", "folder-c", "folder-b", "folder-a"]
+    records = [path.parent.name for path in gone if path.name == "stage.json"]
+    assert records == ["folder-d", "folder-c", "folder-b", "folder-a"]
 
 
 @pytest.mark.parametrize(
