@@ -122,7 +122,11 @@ def settings_command(
             mine = {key: typed.pop(key) for key in own}
             shared |= {key: Path(shared[key]) for key in ("profile", "run") if isinstance(shared[key], str)}
             of = {row.parameter: row for row in rows}
-            flags = {of[key].key: of[key].typed(_one(value)) for key, value in typed.items() if value not in (None, [])}
+            flags = {
+                of[key].key: of[key].typed(_meant(of[key], value))
+                for key, value in typed.items()
+                if value not in (None, [])
+            }
             request = Request(command=name, flags=nest(flags), more=mine, keeps="force" not in without, **shared)
             with request.may_be_stopped():
                 body(request)
@@ -140,8 +144,10 @@ def settings_command(
     return register
 
 
-def _one(value: Any) -> Any:
-    """The word `auto` where a list could stand."""
+def _meant(row: Setting, value: Any) -> Any:
+    """The word `auto` where a list could stand; and of flags that may say so, nothing in place of `none`."""
+    if value == ["none"] and row.flag.metavar and "none" in row.flag.metavar.split("|"):
+        return []
     return "auto" if value == ["auto"] else value
 
 

@@ -9,7 +9,7 @@ from circuitcli import interventions
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.merge import merge, require_same_effects, require_same_features
 from circuitcli.core.metadata import Basis, SaeFacts
-from circuitcli.errors import InputError, UsageError
+from circuitcli.errors import InputError, UsageError, quoted
 from circuitcli.results.reader import Reader
 from circuitcli.store import circuits, files
 
@@ -41,7 +41,8 @@ def require_same(reader: Reader, circuit: Circuit, path: Path, *, effects: bool)
         if effects:
             require_same_effects(circuit.metadata, own)
     except InputError as error:
-        raise InputError(f"{path} doesn't go with {reader.run.root}. {error.message}", hint=error.hint) from None
+        hint = f"{error.hint} {_drop(reader)}" if effects else error.hint
+        raise InputError(f"{path} doesn't go with {reader.run.root}. {error.message}", hint=hint) from None
 
 
 def read(reader: Reader) -> dict[Path, Circuit]:
@@ -51,7 +52,13 @@ def read(reader: Reader) -> dict[Path, Circuit]:
         InputError: One is missing or damaged.
         UsageError: One is the run's own graph.
     """
-    return {path: circuits.read(path) for path in _paths(reader)}
+    found = {}
+    for path in _paths(reader):
+        try:
+            found[path] = circuits.read(path)
+        except InputError as error:
+            raise InputError(error.message, hint=f"{error.hint} {_drop(reader)}") from None
+    return found
 
 
 def earlier(reader: Reader) -> list[Circuit]:
@@ -81,12 +88,17 @@ def extended(first: list[Circuit], circuit: Circuit) -> Circuit:
     return whole or circuit
 
 
+def _drop(reader: Reader) -> str:
+    """How a run's graph goes on without earlier ones, which its settings keep."""
+    return f"To go on without: `circuit graph --run {quoted(reader.run.root)} --extend none`."
+
+
 def _paths(reader: Reader) -> list[Path]:
     gone = next((name for name in reader.settings.graph.extend if not os.path.exists(name)), None)
     if gone is not None:
         raise InputError(
             f"The graph to extend isn't there: {gone}.",
-            hint=f"Say where it is with --extend, or take it out of graph.extend in {reader.run.settings_path}.",
+            hint=f"Say where it is with --extend. {_drop(reader)}",
         )
     paths = [circuits.locate(Path(name)) for name in reader.settings.graph.extend]
     own = reader.run.path(circuits.CIRCUIT).resolve()

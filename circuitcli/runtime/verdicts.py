@@ -49,7 +49,14 @@ class Verdicts:
 
 def _readers() -> str:
     """What identifies the code that reads models: a verdict is on what it does."""
+    return code(Path(__file__).parents[1])
+
+
+def code(package: Path) -> str:
+    """sha256 over all of `runtime` and `core`, in which all that loading a model imports lies: none is forgotten."""
     digest = hashlib.sha256()
-    for name in ("agreement", "attention", "calls", "head", "hooks", "model", "weights"):
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    for folder in ("core", "runtime"):
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(package).as_posix()}\n".encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()

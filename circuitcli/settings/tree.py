@@ -258,7 +258,11 @@ class Graph:
     ] = ("html", "svg", "json", "dot")
     extend: Annotated[
         tuple[str, ...],
-        Flag("--extend", "An earlier circuit.json, or a run, whose graph this one is added to (repeat).", "FILE|RUN"),
+        Flag(
+            "--extend",
+            "An earlier circuit.json, or a run, whose graph this one is added to (repeat); none drops them.",
+            "FILE|RUN|none",
+        ),
     ] = ()
     labels: Annotated[
         str,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -176,8 +177,29 @@ def test_graphs_of_other_features_are_refused(
 def test_an_extended_graph_that_has_gone_is_told(circuit: Circuit, run: Path, other: Path) -> None:
     assert circuit("graph", "--run", run, "--extend", other).code == 0
     other.rename(other.with_name("elsewhere"))
-    circuit("graph", "--run", run).refused(3, "isn't there", str(other), "graph.extend in", "settings.toml")
+    circuit("graph", "--run", run).refused(3, "isn't there", str(other), "--extend none")
     assert circuit("graph", "--run", run, "--extend", other.with_name("elsewhere")).code == 0
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged", "of another model"])
+def test_an_extended_graph_is_dropped_as_its_hint_says(
+    circuit: Circuit, run: Path, other: Path, tmp_path: Path, how: str
+) -> None:
+    alone, file = graph(run), tmp_path / "earlier.json"
+    shutil.copy(other / "graph" / "circuit.json", file)
+    assert circuit("graph", "--run", run, "--extend", file).code == 0
+    tree = json.loads(file.read_text())
+    tree["metadata"]["runs"] = []
+    tree["metadata"]["model_identity"] = "other"
+    file.write_text("{" if how == "damaged" else json.dumps(tree))
+    if how == "gone":
+        file.unlink()
+    refused = circuit("graph", "--run", run)
+    assert refused.code == 3
+    [said] = re.findall(r"To go on without: `circuit (.*)`", refused.err)
+    assert circuit(*shlex.split(said)).code == 0
+    assert (graph(run)["nodes"], graph(run)["edges"]) == (alone["nodes"], alone["edges"])
+    assert "already done" in circuit("graph", "--run", run).err
 
 
 def test_a_graph_can_t_extend_itself(circuit: Circuit, run: Path) -> None:
