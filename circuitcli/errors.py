@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 INTERRUPTED, TERMINATED = 130, 143
+# How hints name a command for the run at hand, where what raises the error can't know its folder.
+_ON_THIS_RUN = re.compile("`circuit ([a-z-]+)([^`]*)` on this run")
 
 
 class CircuitError(Exception):
@@ -94,6 +97,12 @@ def no_room(error: BaseException, path: Path | None = None) -> ResourceError | N
 def quoted(path: str | Path) -> str:
     """A path as a shell takes it for one word: for hints, which people paste."""
     return shlex.quote(str(path))
+
+
+def naming(hint: str, run: str | Path) -> str:
+    """A hint in which commands `on this run`, as whoever can't know the run says, name it as one pastes it."""
+    option = f" --run {quoted(run)}"
+    return _ON_THIS_RUN.sub(lambda found: f"`circuit {found[1]}{option}{found[2]}`", hint)
 
 
 def nearest(name: str, known: Iterable[str], *, what: str) -> str:

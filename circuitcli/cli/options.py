@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from circuitcli.cli.helped import Command
-from circuitcli.errors import INTERRUPTED, TERMINATED, Stopped
+from circuitcli.errors import INTERRUPTED, TERMINATED, CircuitError, Stopped, naming
 from circuitcli.settings import Layers, Setting, nest, table
 from circuitcli.stages.spec import STAGES
 
@@ -62,8 +62,8 @@ class Request:
     keeps: bool = True  # whether what it has done stays, so that the same command goes on from there
 
     @contextmanager
-    def may_be_stopped(self) -> Iterator[None]:
-        """Ctrl-C and termination as an error that says what the same command would do then.
+    def told(self) -> Iterator[None]:
+        """Errors whose hints name the run as it was named; Ctrl-C and termination as one that says what comes next.
 
         Raises:
             Stopped: In the place of KeyboardInterrupt and SystemExit.
@@ -75,6 +75,10 @@ class Request:
             if code not in (INTERRUPTED, TERMINATED):
                 raise
             raise Stopped(code, hint=self._what_next) from None
+        except CircuitError as error:
+            if self.run is not None:
+                error.hint = naming(error.hint, self.run)
+            raise
 
     @property
     def _what_next(self) -> str:
@@ -128,7 +132,7 @@ def settings_command(
                 if value not in (None, [])
             }
             request = Request(command=name, flags=nest(flags), more=mine, keeps="force" not in without, **shared)
-            with request.may_be_stopped():
+            with request.told():
                 body(request)
 
         parameters = {row.parameter: (_annotation(row), None) for row in rows} | common | own

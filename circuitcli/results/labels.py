@@ -60,7 +60,9 @@ def saved(run: Run) -> Labels:
     try:
         return _SAVED.validate_json(path.read_bytes())
     except ValidationError:
-        raise InputError(f"{path} isn't as this version of circuit writes it.", hint="Run `circuit graph`.") from None
+        raise InputError(
+            f"{path} isn't as this version of circuit writes it.", hint="Run `circuit graph` on this run."
+        ) from None
 
 
 _SAVED = TypeAdapter(Labels)
