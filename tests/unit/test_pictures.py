@@ -8,6 +8,7 @@ from itertools import chain, pairwise
 import pytest
 from support import drawn, geometry
 
+from circuitcli import __version__
 from circuitcli.core.circuit import Circuit, Context, TokenEffect
 from circuitcli.renderers import _html, _node, _ranks, svg
 
@@ -71,6 +72,12 @@ PICTURES = {
     "200": lambda: picture(geometry.tangled(200, 300, 5, ("resid_post",))),
     "the demo's": demo,
 }
+
+
+def test_the_documents_pictures_are_of_this_version() -> None:
+    """`python docs/pictures.py` makes them anew, both at once: they say by which version they were drawn."""
+    drawn_by = [text.text.rpartition(" · ")[2] for text in texts(demo()) if text.text and " · circuit " in text.text]
+    assert drawn_by == [f"circuit {__version__}"]
 
 
 @pytest.mark.parametrize("which", PICTURES)
