@@ -24,6 +24,7 @@ from circuitcli.runtime.quiet import hush
 hush()
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ from circuitcli.store.run import Run
 collect_ignore = ["tracer"]  # has a nox session of its own
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+# pytest-xdist starts its processes with Ctrl-C ignored, which the commands that a test starts would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: the machine that runs the tests may be busy. The same examples every time: a failure can be repeated.
 hypothesis_settings.register_profile("circuit", deadline=None, derandomize=True)

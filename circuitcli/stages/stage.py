@@ -251,7 +251,7 @@ def _going_on(spec: StageSpec, reopened: str) -> str:
     return (
         f"made again, as {reopened} was"
         if spec.remade
-        else f"what is there is gone through, as {reopened} was made again"
+        else f"what still fits is kept, as {reopened} was made again"
     )
 
 

@@ -143,7 +143,7 @@ def test_a_stage_that_was_taken_back_is_not_called_interrupted(circuit: Circuit,
     (run / "effects" / "plan.json").write_text("{")  # told by its own stage, not by what it builds on
     assert circuit("cache-acts", "--run", run, "--force").code == 0
     told = circuit("ablate", "--run", run).err
-    assert "ablate: what is there is gone through, as cache-acts was made again." in told
+    assert "ablate: what still fits is kept, as cache-acts was made again." in told
     circuit("effects", "--run", run).refused(3, "plan.json is corrupt")
 
 
