@@ -15,6 +15,7 @@ from circuitcli.store import files
 
 HEADER = ["feature", "label"]
 MAX_BYTES = 64 << 20
+_LONGEST_CELL = 128 << 10
 _NAMED = 5
 
 
@@ -75,6 +76,7 @@ def _bytes(path: str) -> bytes:
 
 
 def _rows(path: str, text: str) -> Iterator[tuple[int, str, str]]:
+    csv.field_size_limit(_LONGEST_CELL)  # one for all readers of a process: each that reads says its own
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     begun = False
     line = 1

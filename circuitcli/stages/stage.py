@@ -248,11 +248,7 @@ def _going_on(spec: StageSpec, reopened: str) -> str:
     """What becomes of a stage that has a plan and no record: it was interrupted, or taken back."""
     if not reopened:
         return "going on from where it stopped"
-    return (
-        f"made again, as {reopened} was"
-        if spec.remade
-        else f"what still fits is kept, as {reopened} was made again"
-    )
+    return f"made again, as {reopened} was" if spec.remade else f"what still fits is kept, as {reopened} was made again"
 
 
 def _same(told: Plan | Record, inputs: Mapping[str, Any], spec: StageSpec) -> bool:

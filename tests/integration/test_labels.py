@@ -1,5 +1,6 @@
 """`circuit graph --labels`: from Neuronpedia, from a file, and when either isn't as it should be."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -230,6 +231,7 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_files(name: str, circuit: Command, run: Path, tmp_path: Path):
     data, words = MALFORMED[name]
+    csv.field_size_limit(10**8)  # as after a text from a csv file in the same process
     path = tmp_path / "mine.csv"
     path.write_bytes(data)
     before = contents(run)
