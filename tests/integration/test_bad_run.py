@@ -100,7 +100,7 @@ def test_one_byte_is_wrong(name: str, circuit: Circuit, run: Path):
     flip(path)
     before = contents(run)
     args = [command, "--run", run, "--force"]
-    circuit(*args).refused(3, str(path), "sha256", f"circuit {owner} --force")
+    circuit(*args).refused(3, str(path), "sha256", f"circuit {owner} --run", "--force")
     circuit(*args, "--json").refused_in_json(3)
     if name not in ("tokens", "activations"):  # ablate had begun when it came to read these
         assert contents(run) == before
@@ -111,7 +111,7 @@ def test_a_wrong_shard_is_not_blessed_by_going_on(circuit: Circuit, run: Path):
     for path in run.glob("ablations/effects-*.parquet"):
         flip(path)
     before = contents(run)
-    circuit("ablate", "--run", run, "--branching", "2").refused(3, "sha256", "circuit ablate --force")
+    circuit("ablate", "--run", run, "--branching", "2").refused(3, "sha256", "circuit ablate --run", "--force")
     assert contents(run) == before
 
 
@@ -121,7 +121,9 @@ def test_changed_sae_is_noticed(circuit: Circuit, profile: Path, tiny_saes: Path
     assert circuit("fetch-saes", *args).code == 0
     config = saes / "0.resid_post" / "cfg.json"
     config.write_text(config.read_text() + "\n")
-    circuit("cache-acts", "--run", tmp_path / "new").refused(3, "0.resid_post", "changed", "circuit fetch-saes --force")
+    circuit("cache-acts", "--run", tmp_path / "new").refused(
+        3, "0.resid_post", "changed", "circuit fetch-saes --run", "--force"
+    )
 
 
 ENTRIES = {
@@ -144,7 +146,7 @@ def test_saes_of_another_version(name: str, circuit: Circuit, run: Path):
     before = contents(run)
     for command in ("fetch-saes", "graph", "run-all"):
         force = ["--force"] if command == "graph" else []
-        circuit(command, "--run", run, *force).refused(3, str(path), "circuit fetch-saes --force")
+        circuit(command, "--run", run, *force).refused(3, str(path), "circuit fetch-saes --run", "--force")
         circuit(command, "--run", run, *force, "--json").refused_in_json(3)
     assert contents(run) == before
     assert circuit("fetch-saes", "--run", run, "--force").code == 0

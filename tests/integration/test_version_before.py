@@ -180,7 +180,9 @@ def test_prompts_were_read_otherwise_and_are_read_again_if_that_is_asked_for(cir
     """Long ones were cut, and no likeliest next tokens were kept."""
     files = contents(prompt)
     circuit("run-all", "--run", prompt).refused(3, "next tokens", "--force")
-    circuit("ablate", "--run", prompt, "--pin", "1:500").refused(3, "next.parquet is missing", "cache-acts --force")
+    circuit("ablate", "--run", prompt, "--pin", "1:500").refused(
+        3, "next.parquet is missing", "circuit cache-acts --run", "--force"
+    )
     assert contents(prompt) == files
     assert circuit("run-all", "--run", prompt, "--force").code == 0
     assert circuitcli.open_run(prompt).graph().graph["answers"]
