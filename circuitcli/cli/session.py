@@ -86,7 +86,7 @@ def work(request: Request, body: Callable[[Job, Terminal], None], *, writes: boo
 
 
 def document(job: Job, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What --json prints of a command; its seconds are of the whole process, from its start."""
+    """What --json prints of a command; its seconds are of the whole command, imports included."""
     from circuitcli.runtime.clock import process_seconds
 
     tree: dict[str, Any] = {
