@@ -75,7 +75,7 @@ def main() -> None:
         try:
             code = _run()
         except BrokenPipeError:  # whoever read stdout has closed it, as `head` does
-            streams.drop()
+            streams.drop(sys.stdout.fileno())
             code = 0
         sys.exit(code)
 

@@ -25,14 +25,16 @@ def ready() -> Iterator[None]:
     try:
         yield
     finally:
-        if sys.stdout.lost:
-            drop()
+        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            if stream.lost:
+                drop(stream.fileno())
         sys.stdout, sys.stderr = before
 
 
-def drop() -> None:
-    """Write nothing more to stdout, not even at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def drop(number: int) -> None:
+    """Write nothing more to a descriptor, not even at exit what its stream still holds."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 class _Data:

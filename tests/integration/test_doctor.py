@@ -223,7 +223,7 @@ class TestCacheActs:
             result = circuit(*args)
             assert [line for line in result.err.splitlines() if "Warning" in line] == [
                 "Warning: whether the SAEs at 0.resid_post, 1.resid_post, 2.resid_post, 3.resid_post fit "
-                "wasn't checked: 2 positions of text are too few to tell."
+                "wasn't checked: the text has 2 positions, too few to tell."
             ]
             assert "read\tat" not in result.out
 

@@ -45,7 +45,7 @@ def test_sizes_of_dear_files_are_looked_at(damage: Callable[[Path], None], patte
     path = first(run, pattern)
     damage(path)
     before = contents(run)
-    circuit("run-all", "--run", run).refused(3, str(path), "bytes", f"circuit {COSTLY[pattern]} --force")
+    circuit("run-all", "--run", run).refused(3, str(path), "bytes", f"circuit {COSTLY[pattern]} --run {run} --force")
     assert contents(run) == before
 
 
@@ -66,7 +66,9 @@ def test_hashes_are_looked_at_when_asked(pattern: str, circuit: Circuit, run: Pa
     flip(path)
     before = contents(run)
     for command in ("run-all", COSTLY[pattern]):
-        circuit(command, "--run", run, "--verify").refused(3, str(path), "sha256", f"circuit {COSTLY[pattern]} --force")
+        circuit(command, "--run", run, "--verify").refused(
+            3, str(path), "sha256", f"circuit {COSTLY[pattern]} --run {run} --force"
+        )
     assert contents(run) == before
 
 

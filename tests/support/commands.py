@@ -69,9 +69,17 @@ def tables_of(run: Path) -> dict[str, str]:
 def environment(**more: str) -> dict[str, str]:
     """What a subprocess runs in: the threads of this process, no hub, no terminal settings, no run.
 
-    Its modules are kept compiled, as those of an installed package are: times are told of it.
+    Its modules are kept compiled, as those of an installed package are: times are told of it. Its streams are buffered.
     """
-    dropped = ("CIRCUIT_RUN", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TERM", "PYTHONDONTWRITEBYTECODE")
+    dropped = (
+        "CIRCUIT_RUN",
+        "FORCE_COLOR",
+        "NO_COLOR",
+        "COLUMNS",
+        "TERM",
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONUNBUFFERED",
+    )
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2]), **more}
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-import circuitcli
 from circuitcli.stages.spec import STAGES
 
-PACKAGE = Path(circuitcli.__file__).parent
+PACKAGE = Path(__file__).parents[2] / "circuitcli"
 PYPROJECT = PACKAGE.parent / "pyproject.toml"
 
 

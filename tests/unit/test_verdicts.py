@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import circuitcli
+from support.commands import environment
+
 from circuitcli.runtime import verdicts
 
-PACKAGE = Path(circuitcli.__file__).parent
+PACKAGE = Path(__file__).parents[2] / "circuitcli"
 LISTED = "import circuitcli.runtime.model, sys; print(*(m.__file__ for n, m in sys.modules.items() if n in NAMES))"
 # What says no word on how a model is read: errors and the version, and where the demo's files lie.
 APART = {"__init__.py", "errors.py", "demo/__init__.py"}
@@ -17,7 +18,7 @@ APART = {"__init__.py", "errors.py", "demo/__init__.py"}
 def test_a_change_of_any_file_that_loading_imports_makes_a_verdict_void(tmp_path: Path) -> None:
     names = "NAMES = [n for n in sys.modules if n.split('.')[0] == 'circuitcli']"
     script = LISTED.replace("; print", f"; {names}; print")
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
     loaded = {Path(name).relative_to(PACKAGE).as_posix() for name in ran.stdout.split()} - APART
     assert {"runtime/configuration.py", "runtime/checkpoint.py", "core/shape.py", "runtime/agreement.py"} <= loaded
     copy = Path(shutil.copytree(PACKAGE, tmp_path / "circuitcli", ignore=shutil.ignore_patterns("__pycache__")))
