@@ -87,7 +87,7 @@ def seams(session: nox.Session) -> None:
         session.install("--constraint", oldest, ".[test]")
         session.run(*run, env=ENVIRONMENT)
     for minor in minors:
-        session.install("--upgrade", f"transformers=={minor}.*", ".[test]")
+        session.install("--upgrade", f"transformers=={minor}.*", "transformer_lens", ".[test]")  # as pip pairs them
         session.run(*run, env=ENVIRONMENT)
     if not session.posargs:
         session.run("pip", "install", "--upgrade", "--no-deps", "transformers", "transformer_lens")
