@@ -1,4 +1,4 @@
-"""A circuit: features as nodes, measured effects between them as edges.
+"""A circuit: features as nodes, effects between them as edges.
 
 Colours and words follow one rule everywhere: an effect is ablated − clean, so a positive effect means that
 ablating the source *raises* the target (the source holds it down), a negative one that ablation *lowers* it
@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from circuitcli.core.attributed import Attribution, Calibration, Method
 from circuitcli.core.metadata import Metadata
 from circuitcli.core.untrusted import Flag, Number, Text, Whole
 
+# Fields of nodes and edges that circuits of prompts alone have.
+_OF_PROMPTS = ("attribution", "method")
 # What became of a node or an edge between two graphs.
 Change = Literal["gained", "lost", "changed"]
 
@@ -51,8 +54,11 @@ class Node:
     """One feature as it is drawn.
 
     Attributes:
-        id: `layer.site.index`.
-        kind: `feature`; later also SAE errors, embeddings and logits.
+        id: `layer.site.index`; in a circuit of a prompt `layer.site.index@position`, `layer.site.error@position`,
+            `token@position` and `target`, without `@position` where it stands for all.
+        kind: `feature`, or in a circuit of a prompt `error`, `token` or `target`.
+        layer, site, feature: Where it is; of what is no feature `feature` is 0, of tokens the layer is 0, of a target
+            the number of layers, and the site of both is their kind.
         density: Share of the counted positions at which it fires.
         max_activation: Its largest activation in the sample, SAE units.
         kl_mean: Mean KL(clean ‖ ablated) of the next token, nats; None if it wasn't ablated with logits.
@@ -67,6 +73,7 @@ class Node:
         neuronpedia: Address of its page on Neuronpedia, if its SAE is known there.
         run, created: The run that its numbers are from, and when it was measured; empty where that isn't known.
         change: In the graph of a difference: `gained` or `lost`; else None.
+        attribution: What it does in a prompt; None in a circuit of mean effects.
     """
 
     id: Text
@@ -89,6 +96,7 @@ class Node:
     run: Text = ""
     created: Text = ""
     change: Change | None = None
+    attribution: Attribution | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,9 @@ class Edge:
     `ci_low` and `ci_high` bound the 95% bootstrap interval; None when it has none. `older` are earlier measurements of
     the same effect, the newest first. `run` and `created` say where and when this one was made; empty where that isn't
     known. `change` is `gained`, `lost` or `changed` in the graph of a difference, else None.
+
+    In a circuit of a prompt `effect_mean` is what replacing `source` does to the metric through `target` alone, in the
+    metric's unit (`metadata.attribution`), `n` counts prompts, and `method` says how it was got; else that is None.
     """
 
     source: Text
@@ -122,23 +133,36 @@ class Edge:
     run: Text = ""
     created: Text = ""
     change: Change | None = None
+    method: Method | None = None
 
 
 @dataclass(frozen=True)
 class Circuit:
-    """Nodes, the drawn edges, and what the graph was made from."""
+    """Nodes, the drawn edges, and what the graph was made from.
+
+    `calibration` says of a circuit of a prompt how good its estimates are; empty where nothing was measured.
+    """
 
     metadata: Metadata
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    calibration: tuple[Calibration, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of circuit.json: {metadata, nodes, edges}."""
-        return {
+        """The document of circuit.json: {metadata, nodes, edges}, and `calibration` of a circuit of a prompt."""
+        found: dict[str, Any] = {
             "metadata": self.metadata.to_dict(),
-            "nodes": [asdict(node) for node in self.nodes],
-            "edges": [asdict(edge) for edge in self.edges],
+            "nodes": [_told(node) for node in self.nodes],
+            "edges": [_told(edge) for edge in self.edges],
         }
+        if self.metadata.attribution is not None:
+            found["calibration"] = [asdict(row) for row in self.calibration]
+        return found
+
+
+def _told(part: Node | Edge) -> dict[str, Any]:
+    """A node or edge as JSON has it; what only circuits of prompts have is left out of others."""
+    return {name: value for name, value in asdict(part).items() if value is not None or name not in _OF_PROMPTS}
 
 
 def share_drawn(drawn: Sequence[Edge], measured_abs_total: float) -> float:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import FailFast
 
+from circuitcli.core.attributed import KINDS, Calibration
 from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.metadata import SCHEMA_VERSION, Metadata
 from circuitcli.core.untrusted import Mismatch, read
@@ -26,6 +27,7 @@ class _Document:
     metadata: Metadata
     nodes: Annotated[tuple[Node, ...], FailFast()]
     edges: Annotated[tuple[Edge, ...], FailFast()]
+    calibration: Annotated[tuple[Calibration, ...], FailFast()] = ()
 
 
 def parse(tree: Any, name: str) -> Circuit:
@@ -43,8 +45,9 @@ def parse(tree: Any, name: str) -> Circuit:
         found = read(_Document, tree, "circuit")
     except Mismatch as error:
         raise damaged(name, f"{error.place.removeprefix('circuit.')} {error.wanted}") from None
-    circuit = Circuit(found.metadata, found.nodes, found.edges)
+    circuit = Circuit(found.metadata, found.nodes, found.edges, found.calibration)
     _check_joints(circuit, name)
+    _check_attribution(circuit, name)
     return circuit
 
 
@@ -64,6 +67,18 @@ def _require_version(tree: Any, name: str) -> None:
             f"{name} {said}; this circuit reads version {SCHEMA_VERSION}.",
             hint="It was made by another version of circuit: draw it again with `circuit graph --format json`.",
         )
+
+
+def _check_attribution(circuit: Circuit, name: str) -> None:
+    """Of a circuit of a prompt every node says what it does there, and no node of another."""
+    asked = circuit.metadata.attribution is not None
+    if circuit.calibration and not asked:
+        raise damaged(name, "it has a calibration, and no attribution")
+    for node in circuit.nodes:
+        if (node.attribution is not None) != asked:
+            raise damaged(name, f"{node.id} {'lacks an attribution' if asked else 'has an attribution'}")
+        if asked and node.kind not in KINDS:
+            raise damaged(name, f"{node.id} is of a kind that isn't known")
 
 
 def _check_joints(circuit: Circuit, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from circuitcli.core.attributed import Question
 from circuitcli.core.untrusted import Count, Number, Size, Text
 
 # The version of the document of circuit.json.
@@ -12,7 +13,7 @@ SCHEMA_VERSION = 1
 # What makes effects one quantity, besides the model and its SAEs.
 MEASURED = ("intervention", "strength", "positions", "horizon")
 # Keys that are left out where there is nothing to say.
-_LEFT_OUT = ("strength", "diff")
+_LEFT_OUT = ("strength", "diff", "attribution")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Metadata(Basis):
         start: How the features that were ablated first were chosen, in words.
         prompts: The texts of runs on prompts.
         answers: The likeliest next tokens at the end of each.
+        attribution: What was asked of prompts, of a circuit that answers it; else None.
     """
 
     schema_version: Count
@@ -116,6 +118,7 @@ class Metadata(Basis):
     start: Text = ""
     prompts: tuple[Text, ...] = ()
     answers: tuple[Text, ...] = ()
+    attribution: Question | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The `metadata` of circuit.json: plain values, lists and objects."""

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from circuitcli.core.attributed import Attribution, Calibration, Measure, Question
 from circuitcli.core.circuit import Circuit, Context, Edge, Measurement, Node, TokenEffect
 from circuitcli.core.metadata import Metadata, RunFacts, SaeFacts
 
@@ -113,6 +114,109 @@ EDGES = (
 )
 NAMES = ("1.mlp_out.5", "1.resid_post.6", "2.resid_post.7", "3.resid_post.8")
 PLAIN = Circuit(METADATA, tuple(node(name) for name in NAMES), EDGES)
+
+TOKENS = ("<|endoftext|>", "In", " the", " beginning", ",", " God", " created", " the")
+QUESTION = Question(
+    metric="log p(␣heavens)",
+    unit="nats",
+    target=" heavens",
+    against=None,
+    clean=-0.7,
+    prob=0.4966,
+    baseline="zero",
+    method="auto",
+    edge_method="relp",
+    frozen=False,
+    positions="separate",
+    tokens=TOKENS,
+    counterfactual=(),
+    prompts=1,
+    nodes=420,
+    exact=420,
+    abs_effect=12.5,
+    share=0.61,
+    edges=2100,
+    edge_share=0.44,
+    replacement=0.71,
+    completeness=0.83,
+)
+
+
+def of_prompt(name: str, effect: float | None, influence: float, **changes: Any) -> Node:
+    """A node of a circuit of the prompt TOKENS: `token@3`, `1.resid_post.6@5`, `1.resid_post.error@5` or `target`."""
+    place, _, pos = name.partition("@")
+    kind = place if place in ("token", "target") else "error" if place.endswith("error") else "feature"
+    layer, site, feature = {"token": (0, "token", 0), "target": (4, "target", 0)}.get(kind) or (
+        int(place.split(".")[0]),
+        place.split(".")[1],
+        int(place.split(".")[2]) if kind == "feature" else 0,
+    )
+    what = Attribution(
+        token=" heavens" if kind == "target" else TOKENS[int(pos)],
+        activation=2.5,
+        replacement=0.0 if kind == "feature" else None,
+        effect=effect,
+        method=None if kind == "target" else "exact",
+        influence=influence,
+        estimate=None if effect is None else 0.9 * effect,
+        prob=0.4966 if kind == "target" else None,
+        token_id=7 if kind in ("token", "target") else None,
+    )
+    base = node("1.resid_post.6") if kind == "feature" else node("0.x.0", contexts=(), promoted=(), suppressed=(), n=0)
+    return dataclasses.replace(
+        base,
+        id=name,
+        kind=kind,
+        layer=layer,
+        site=site,
+        feature=feature,
+        kl_mean=None,
+        pos=int(pos) if pos else None,
+        attribution=what,
+        **changes,
+    )
+
+
+ASKED = Circuit(
+    dataclasses.replace(METADATA, positions="prompt", prompts=("".join(TOKENS[1:]),), attribution=QUESTION),
+    (
+        of_prompt("token@5", -1.5, 0.3),
+        of_prompt("token@6", -0.8, 0.5),
+        of_prompt("1.resid_post.6@5", -0.9, 0.4, label="a god"),
+        of_prompt("1.resid_post.error@6", 0.2, 0.8),
+        of_prompt("2.resid_post.7@7", -1.1, 0.2, pinned=True),
+        of_prompt("2.resid_post.9@7", 0.3, 0.7),
+        of_prompt("target", None, 0.0),
+    ),
+    tuple(
+        edge(source, target, weight, None, None, n=1, method="relp")
+        for source, target, weight in (
+            ("token@5", "1.resid_post.6@5", -0.9),
+            ("token@6", "1.resid_post.error@6", 0.2),
+            ("1.resid_post.6@5", "2.resid_post.7@7", -0.7),
+            ("1.resid_post.6@5", "2.resid_post.9@7", 0.2),
+            ("1.resid_post.error@6", "2.resid_post.7@7", 0.1),
+            ("2.resid_post.7@7", "target", -1.0),
+            ("2.resid_post.9@7", "target", 0.3),
+        )
+    ),
+    tuple(
+        Calibration(
+            of=of,
+            method="relp",
+            kind="all",
+            n=n,
+            total=total,
+            pearson=Measure(0.97, 0.95, 0.98),
+            spearman=Measure(0.9, 0.85, 0.93),
+            sign=Measure(0.95, 0.92, 0.97),
+            slope=Measure(1.1, 1.0, 1.2),
+            recall=Measure(0.9, None, None),
+            top=20,
+        )
+        for of, n, total in (("nodes", 420, 420), ("edges", 60, 2100))
+    ),
+)
 
 
 def hostile() -> Circuit:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.circuits import METADATA, NAMES, NASTY, PLAIN, circuits, hostile, validator
+from support.circuits import ASKED, METADATA, NAMES, NASTY, PLAIN, circuits, hostile, validator
 
 from circuitcli import plugins
 from circuitcli.core import document
@@ -52,7 +52,7 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
 def test_the_schema_is_one_and_closed() -> None:
     validator().check_schema(validator().schema)
     found = list(objects(validator().schema))
-    assert len(found) == 10
+    assert len(found) == 14
     for one in found:
         assert one["additionalProperties"] is False
         assert set(one["required"]) <= set(one["properties"])
@@ -65,12 +65,12 @@ def test_the_metadata_is_the_schema_s() -> None:
     assert set(fields) == set(known["properties"])
     assert {name for name, default in fields.items() if default is dataclasses.MISSING} == set(known["required"])
     said = json.loads(written(PLAIN))["metadata"]
-    assert set(said) == set(fields) - {"strength", "diff"}
+    assert set(said) == set(fields) - {"strength", "diff", "attribution"}
     steered = replace(METADATA, intervention="steer", strength=5.0)
     assert json.loads(written(replace(PLAIN, metadata=steered)))["metadata"]["strength"] == 5.0
 
 
-@pytest.mark.parametrize("circuit", [PLAIN, FULL, hostile()], ids=["plain", "full", "hostile"])
+@pytest.mark.parametrize("circuit", [PLAIN, FULL, ASKED, hostile()], ids=["plain", "full", "asked", "hostile"])
 def test_what_is_written_is_read_back(circuit: Circuit, tmp_path: Path) -> None:
     assert read_back(tmp_path, written(circuit)) == circuit
 
@@ -129,7 +129,16 @@ def changed(tree: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 # What a schema can't say: which ids are there, and that lists are as long as each other.
-JOINTS = ("ends at", "is there twice", "parts of different lengths", "has schema version", "has no metadata")
+JOINTS = (
+    "an attribution",
+    "a kind that isn't known",
+    "a calibration",
+    "ends at",
+    "is there twice",
+    "parts of different lengths",
+    "has schema version",
+    "has no metadata",
+)
 
 
 def verdict(tree: Any) -> str | None:
@@ -141,8 +150,9 @@ def verdict(tree: Any) -> str | None:
     return None
 
 
-def test_schema_and_reader_agree() -> None:
-    tree = json.loads(written(FULL))
+@pytest.mark.parametrize("circuit", [FULL, ASKED], ids=["full", "asked"])
+def test_schema_and_reader_agree(circuit: Circuit) -> None:
+    tree = json.loads(written(circuit))
     count = refused = 0
     for place, spoilt in spoiled(tree):
         count += 1
