@@ -131,4 +131,3 @@ class Question:
     edge_share: Size
     replacement: Number | None = None
     completeness: Number | None = None
-

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.metadata import Metadata
-from circuitcli.renderers import _change
+from circuitcli.renderers import _change, _question
 from circuitcli.renderers._html import (
     BLUE_TINT,
     FACTS,
@@ -42,6 +42,8 @@ def title(circuit: Circuit) -> str:
     """One line: what the picture shows."""
     if diff := circuit.metadata.diff:
         return words(_change.title(diff))
+    if circuit.metadata.attribution is not None:
+        return _question.question(circuit)
     return f"Feature circuit of {words(circuit.metadata.model)}"
 
 
@@ -72,6 +74,8 @@ def share(circuit: Circuit) -> str:
     """One line: how much of what was measured is in the picture."""
     if diff := circuit.metadata.diff:
         return _change.summary(diff, [edge.change for edge in circuit.edges])
+    if circuit.metadata.attribution is not None:
+        return _question.shown(circuit)
     facts, least = circuit.metadata, "at least " if len(circuit.metadata.runs) > 1 else ""
     return (
         f"{len(circuit.edges):,} of {facts.edges_measured:,} measured effects drawn: "

@@ -94,12 +94,12 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else "–"
 
 
-def percent(share: float) -> str:
-    """A share as a percentage of two significant digits, without exponent."""
+def percent(share: float, digits: int = 2) -> str:
+    """A share as a percentage of so many significant digits, without exponent."""
     if not math.isfinite(share) or share <= 0:
         return "0%"
-    digits = max(0, 1 - math.floor(math.log10(share * 100)))
-    return f"{share * 100:.{min(digits, 6)}f}%"
+    decimals = max(0, digits - 1 - math.floor(math.log10(share * 100)))
+    return f"{share * 100:.{min(decimals, 6)}f}%"
 
 
 def _facts(node: Node) -> str:
