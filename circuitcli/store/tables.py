@@ -30,8 +30,11 @@ _TYPES: dict[str, Any] = {
     "down_site": _WORDS,
     "token": pa.string(),
     "text": _WORDS,
+    "kind": _WORDS,
+    "method": _WORDS,
 }
 _INTEGERS = ["feature", "up_feature", "down_feature", "seq", "pos", "down_pos", "rank", "n", "n_active", "token_id"]
+_INTEGERS += ["prompt", "node", "source", "target"]
 _COLUMNS = {
     "acts/texts": "seq pos text",
     "acts/contexts": "layer site feature rank seq pos activation",
@@ -46,6 +49,10 @@ _COLUMNS = {
     "n effect_mean effect_std ci_low ci_high",
     "effects/logits": "layer site feature token_id token effect_mean prob_effect_mean n rank",
     "effects/features": "layer site feature n kl_mean out_abs_effect",
+    "attribution/nodes": "prompt node kind layer site feature pos activation replacement effect method "
+    "atp ig relp exact drawn",
+    "attribution/edges": "prompt source target weight method exact drawn",
+    "attribution/rows": "prompt target abs_in",
 }
 
 

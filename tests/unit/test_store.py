@@ -199,6 +199,10 @@ SCHEMAS = {  # docs/architecture.md §5, column by column: h layer int16, s site
     "effect_std:f ci_low:f ci_high:f",
     "effects/logits": "layer:h site:s feature:i token_id:i token:t effect_mean:f prob_effect_mean:f n:i rank:i",
     "effects/features": "layer:h site:s feature:i n:i kl_mean:f out_abs_effect:f",
+    "attribution/nodes": "prompt:i node:i kind:s layer:h site:s feature:i pos:i activation:f replacement:f effect:f "
+    "method:s atp:f ig:f relp:f exact:f drawn:f",
+    "attribution/edges": "prompt:i source:i target:i weight:f method:s exact:f drawn:f",
+    "attribution/rows": "prompt:i target:i abs_in:f",
 }
 TYPES = {"h": pa.int16(), "i": pa.int32(), "f": pa.float32(), "t": pa.string()}
 
