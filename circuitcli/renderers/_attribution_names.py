@@ -6,49 +6,93 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from circuitcli.core.circuit import Node
+from circuitcli.core.circuit import Circuit, Node
 from circuitcli.core.sites import SITES
 
 # Sets features apart that have one index at several sites of a layer; beyond the width of any SAE.
 SITE_STEP = 10_000_000
+NO_TOKEN = -1  # in place of an id of the vocabulary, of what stands for several tokens
 
 
-def numbers(nodes: Sequence[Node]) -> dict[str, int]:
-    """The number of each feature: Cantor's pairing of layer and index, from which the viewers read both back."""
-    sites = _sites(nodes)
+def kind(node: Node) -> str:
+    """`feature`, or in a circuit of a prompt also `error`, `token` or `target`."""
+    return node.kind if node.attribution else "feature"
+
+
+def features(circuit: Circuit) -> list[Node]:
+    """The nodes that are latents of SAEs."""
+    return [node for node in circuit.nodes if kind(node) == "feature"]
+
+
+def numbers(circuit: Circuit) -> dict[str, int]:
+    """The `feature` of each node.
+
+    Of a feature it is Cantor's pairing of layer and index, from which the viewers read both back; of what has no page
+    a number that sets it apart from its neighbours: below 0 of an error, the position of a token, a target's token.
+    """
+    sites, column = _sites(circuit.nodes), columns(circuit)
     found = {}
-    for node in nodes:
-        index = node.feature + SITE_STEP * sites[node.layer].index(node.site)
-        found[node.id] = (node.layer + index) * (node.layer + index + 1) // 2 + index
+    for node in circuit.nodes:
+        rank = sites[node.layer].index(node.site) if kind(node) in ("feature", "error") else 0
+        index = node.feature + SITE_STEP * rank
+        found[node.id] = {
+            "feature": (node.layer + index) * (node.layer + index + 1) // 2 + index,
+            "error": -1 - rank,
+            "token": column[node.id],
+            "target": token_id(node),
+        }[kind(node)]
     return found
 
 
-def ids(nodes: Sequence[Node]) -> dict[str, str]:
-    """`layer_index_column`, with the site inside where a layer has several."""
-    sites, column = _sites(nodes), columns(nodes)
+def ids(circuit: Circuit) -> dict[str, str]:
+    """`layer_index_column`, with the site inside where a layer has several; −1 is the index of an error.
+
+    `E_vocabulary_column` of a token, `layer_vocabulary_column` of a target.
+    """
+    sites, column = _sites(circuit.nodes), columns(circuit)
     found = {}
-    for node in nodes:
-        inside = [plain_name(node.site, "site")] if len(sites[node.layer]) > 1 else []
-        found[node.id] = "_".join([str(node.layer), *inside, str(node.feature), str(column[node.id])])
+    for node in circuit.nodes:
+        if kind(node) in ("feature", "error"):
+            inside = [plain_name(node.site, "site")] if len(sites[node.layer]) > 1 else []
+            name = [*inside, node.feature if kind(node) == "feature" else -1]
+        else:
+            name = [token_id(node)]
+        found[node.id] = "_".join(str(part) for part in (layer(node), *name, column[node.id]))
     return found
 
 
-def columns(nodes: Sequence[Node]) -> dict[str, int]:
-    """The position of each node; of those that stand for none, the one behind all positions."""
-    last = behind(nodes)
-    return {node.id: last if node.pos is None else node.pos for node in nodes}
+def layer(node: Node) -> str:
+    """Where the viewers draw it: tokens in a layer of their own, targets two above the model's last."""
+    return {"token": "E", "target": str(node.layer + 1)}.get(kind(node), str(node.layer))
 
 
-def behind(nodes: Sequence[Node]) -> int:
+def token_id(node: Node) -> int:
+    """Of a token or target."""
+    known = node.attribution.token_id if node.attribution else None
+    return NO_TOKEN if known is None else known
+
+
+def columns(circuit: Circuit) -> dict[str, int]:
+    """The position of each node, of a target the last; of those that stand for none, the one behind all positions."""
+    last, question = behind(circuit), circuit.metadata.attribution
+    end = len(question.tokens) - 1 if question and question.tokens else last
+    none = {"target": end}
+    return {node.id: none.get(kind(node), last) if node.pos is None else node.pos for node in circuit.nodes}
+
+
+def behind(circuit: Circuit) -> int:
     """The column behind all positions; at least the second."""
-    return 1 + max((node.pos for node in nodes if node.pos is not None), default=0)
+    question = circuit.metadata.attribution
+    highest = max((node.pos for node in circuit.nodes if node.pos is not None), default=0)
+    return max(1 + highest, len(question.tokens) if question else 0)
 
 
 def _sites(nodes: Sequence[Node]) -> dict[int, list[str]]:
     """The sites of each layer, in the model's order."""
     sites: dict[int, set[str]] = defaultdict(set)
     for node in nodes:
-        sites[node.layer].add(node.site)
+        if kind(node) in ("feature", "error"):
+            sites[node.layer].add(node.site)
     return {layer: sorted(here, key=_rank) for layer, here in sites.items()}
 
 

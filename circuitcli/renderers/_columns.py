@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 
-from circuitcli.core.circuit import Edge, Node
+from circuitcli.core.attributed import Attribution
+from circuitcli.core.circuit import Circuit, Edge, Node
+from circuitcli.core.metadata import Metadata
 from circuitcli.renderers._text import context_text, readable, tokens_text
 
 Cell = str | int | float | bool | None
@@ -55,11 +58,43 @@ EDGE: dict[str, Callable[[Edge], Cell]] = {
 }
 
 
-def node_row(node: Node) -> Row:
-    """A node's cells by column."""
-    return {name: cell(node) for name, cell in NODE.items()}
+def _asked(cell: Callable[[Attribution], Cell]) -> Callable[[Node], Cell]:
+    return lambda node: None if node.attribution is None else cell(node.attribution)
 
 
-def edge_row(edge: Edge) -> Row:
-    """An edge's cells by column."""
-    return {name: cell(edge) for name, cell in EDGE.items()}
+# What circuits of prompts have besides. `effect` is replaced − clean, in the unit of the graph's `attribution_metric`.
+NODE_OF_PROMPT: dict[str, Callable[[Node], Cell]] = {
+    "token": _asked(lambda asked: _text(asked.token)),
+    "token_id": _asked(lambda asked: asked.token_id),
+    "activation": _asked(lambda asked: asked.activation),
+    "replacement": _asked(lambda asked: asked.replacement),
+    "effect": _asked(lambda asked: asked.effect),
+    "method": _asked(lambda asked: asked.method),
+    "estimate": _asked(lambda asked: asked.estimate),
+    "influence": _asked(lambda asked: asked.influence),
+    "prob": _asked(lambda asked: asked.prob),
+}
+EDGE_OF_PROMPT: dict[str, Callable[[Edge], Cell]] = {"method": lambda edge: edge.method}
+
+
+def node_rows(circuit: Circuit) -> tuple[list[str], list[Row]]:
+    """The names of the columns, and a row of cells by column for each node."""
+    columns = NODE | NODE_OF_PROMPT if circuit.metadata.attribution else NODE
+    return list(columns), [{name: cell(node) for name, cell in columns.items()} for node in circuit.nodes]
+
+
+def edge_rows(circuit: Circuit) -> tuple[list[str], list[Row]]:
+    """The same of edges."""
+    columns = EDGE | EDGE_OF_PROMPT if circuit.metadata.attribution else EDGE
+    return list(columns), [{name: cell(edge) for name, cell in columns.items()} for edge in circuit.edges]
+
+
+def facts(metadata: Metadata) -> Row:
+    """What can be said of the whole graph in one cell each; what was asked of a prompt as `attribution_metric` etc."""
+    question = asdict(metadata.attribution) if metadata.attribution else {}
+    told = metadata.to_dict() | {f"attribution_{name}": fact for name, fact in question.items()}
+    return {
+        name: readable(fact) if isinstance(fact, str) else fact
+        for name, fact in told.items()
+        if isinstance(fact, (str, int, float))
+    }

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from circuitcli.core.circuit import Circuit
-from circuitcli.renderers._columns import EDGE, NODE, Cell, Row, edge_row, node_row
+from circuitcli.renderers._columns import Cell, Row, edge_rows, node_rows
 
 # What makes a formula of a cell, also in its full width.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
@@ -22,16 +22,13 @@ class Csv:
     """Two tables with a line of names, UTF-8; what isn't known is empty."""
 
     def files(self, circuit: Circuit) -> dict[str, bytes]:
-        return {
-            "nodes.csv": _table(NODE, map(node_row, circuit.nodes)),
-            "edges.csv": _table(EDGE, map(edge_row, circuit.edges)),
-        }
+        return {"nodes.csv": _table(*node_rows(circuit)), "edges.csv": _table(*edge_rows(circuit))}
 
 
 plugin = Csv()
 
 
-def _table(names: Iterable[str], rows: Iterable[Row]) -> bytes:
+def _table(names: Sequence[str], rows: Sequence[Row]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(names)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from circuitcli.core.circuit import Circuit
-from circuitcli.renderers._columns import Row, edge_row, node_row
-from circuitcli.renderers._text import readable
+from circuitcli.renderers._columns import Row, edge_rows, facts, node_rows
 
 _NAMESPACE = "http://graphml.graphdrawing.org/xmlns"
 _TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}
@@ -21,17 +20,12 @@ class Graphml:
 
     def files(self, circuit: Circuit) -> dict[str, bytes]:
         root = ET.Element("graphml", xmlns=_NAMESPACE)
-        facts: Row = {
-            name: readable(fact) if isinstance(fact, str) else fact
-            for name, fact in circuit.metadata.to_dict().items()
-            if isinstance(fact, (str, int, float))
-        }
-        nodes, edges = [node_row(node) for node in circuit.nodes], [edge_row(edge) for edge in circuit.edges]
-        _declare(root, "graph", [facts])
+        told, (_, nodes), (_, edges) = facts(circuit.metadata), node_rows(circuit), edge_rows(circuit)
+        _declare(root, "graph", [told])
         _declare(root, "node", nodes)
         _declare(root, "edge", edges)
         graph = ET.SubElement(root, "graph", edgedefault="directed")
-        _fill(graph, "graph", facts)
+        _fill(graph, "graph", told)
         for row in nodes:
             _fill(ET.SubElement(graph, "node", id=str(row["id"])), "node", row)
         for row in edges:

@@ -17,7 +17,8 @@ from circuit_tracer.frontend import feature_models, graph_models, local_server
 sys.path.insert(0, str(Path(__file__).parents[1]))  # without conftest nobody does it
 
 from hypothesis import given, settings
-from support.circuits import PLAIN, circuits, hostile
+from support import prompts
+from support.circuits import ASKED, PLAIN, circuits, hostile
 
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit
@@ -25,7 +26,17 @@ from circuitcli.core.circuit import Circuit
 Get = Callable[[str], Any]
 
 
-@pytest.fixture(scope="module", params=[PLAIN, hostile()], ids=["plain", "hostile"])
+ALL = {
+    "plain": PLAIN,
+    "hostile": hostile(),
+    "prompt": ASKED,
+    "many": prompts.prompt(200, 30, groups=4),
+    "summed": prompts.summed(),
+    "hostile prompt": prompts.hostile(),
+}
+
+
+@pytest.fixture(scope="module", params=ALL.values(), ids=ALL)
 def circuit(request: pytest.FixtureRequest) -> Circuit:
     return request.param
 
@@ -66,6 +77,9 @@ def test_its_page_finds_the_graph_and_every_feature(get: Get, circuit: Circuit) 
     assert len(model.nodes) == len(circuit.nodes)
     assert len(model.links) == len(circuit.edges)
     for node, drawn in zip(circuit.nodes, model.nodes, strict=True):
+        if drawn.feature_type != "cross layer transcoder":
+            assert node.kind != "feature"
+            continue
         assert model.metadata.scan.startswith("custom-")
         scan = model.metadata.transcoder_list[int(drawn.layer)]
         feature = get(f"{scan.removeprefix('.')}/{drawn.feature}.json")
@@ -86,6 +100,27 @@ def test_its_own_names_are_ours() -> None:
         theirs = graph_models.Node.feature_node(node.layer, drawn["ctx_idx"], node.feature)
         assert (theirs.node_id, theirs.feature, theirs.layer) == (drawn["node_id"], drawn["feature"], drawn["layer"])
         assert theirs.feature_type == drawn["feature_type"]
+
+
+def test_its_own_names_of_a_prompt_are_ours() -> None:
+    """All but errors: circuit-tracer calls them 0_layer_position, Neuronpedia layer_-1_position."""
+    graph = json.loads(next(iter(export(ASKED).values())))
+    theirs = [
+        graph_models.Node.token_node(5, 7, influence=0.3),
+        graph_models.Node.token_node(6, 7, influence=0.5),
+        graph_models.Node.feature_node(1, 5, 6, influence=0.4, activation=2.5),
+        graph_models.Node.error_node(1, 6, influence=0.8),
+        graph_models.Node.feature_node(2, 7, 7, influence=0.2, activation=2.5),
+        graph_models.Node.feature_node(2, 7, 9, influence=0.7, activation=2.5),
+        graph_models.Node.logit_node(7, 7, " heavens", 4, target_logit=True, token_prob=0.4966),
+    ]
+    same = ("node_id", "feature", "layer", "ctx_idx", "feature_type", "activation", "is_target_logit", "token_prob")
+    for node, own in zip(graph["nodes"], theirs, strict=True):
+        found = graph_models.Node.model_validate(node, strict=True)
+        names = [name for name in same if not (name == "node_id" and own.feature_type == "mlp reconstruction error")]
+        assert {name: getattr(found, name) for name in names} == {name: getattr(own, name) for name in names}
+        assert found.clerp == own.clerp or not own.clerp
+        assert own.influence in (None, found.influence)
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
-from support.circuits import EDGES, METADATA, NAMES, NASTY, PLAIN, circuits, edge, hostile, node
+from support import prompts
+from support.circuits import ASKED, EDGES, METADATA, NAMES, NASTY, PLAIN, circuits, edge, hostile, node
 
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit
@@ -92,6 +93,51 @@ def test_csv_is_the_graph() -> None:
     assert edges[-1]["ci_low"] == ""
 
 
+OF_PROMPT = ["token", "token_id", "activation", "replacement", "effect", "method", "estimate", "influence", "prob"]
+
+
+def test_tables_of_a_prompt_say_what_each_node_does_there() -> None:
+    nodes, edges = tables(ASKED)
+    plain_nodes, plain_edges = tables(PLAIN)
+    assert list(nodes[0]) == [*plain_nodes[0], *OF_PROMPT]
+    assert list(edges[0]) == [*plain_edges[0], "method"]
+    feature, target = nodes[2], nodes[-1]
+    assert [feature[name] for name in ("pos", *OF_PROMPT)] == [
+        *("5", " God", "", "2.5", "0.0", "-0.9", "exact", "-0.81", "0.4", ""),
+    ]
+    assert [target[name] for name in ("pos", *OF_PROMPT)] == [
+        *("", " heavens", "7", "2.5", "", "", "", "", "0.0", "0.4966"),
+    ]
+    assert (edges[0]["weight"], edges[0]["effect_mean"], edges[0]["method"]) == ("0.9", "-0.9", "relp")
+
+
+def test_graphml_of_a_prompt() -> None:
+    graph = graphml(ASKED)
+    error, target = graph.nodes["1.resid_post.error@6"], graph.nodes["target"]
+    assert (error["kind"], error["token"], error["effect"], error["method"]) == ("error", " created", 0.2, "exact")
+    assert "replacement" not in error
+    assert (target["prob"], target["token_id"]) == (0.4966, 7)
+    assert "effect" not in target
+    assert graph.edges["token@5", "1.resid_post.6@5"]["method"] == "relp"
+    told = graph.graph
+    assert (told["attribution_metric"], told["attribution_unit"], told["attribution_nodes"]) == (
+        *("log p(␣heavens)", "nats", 420),
+    )
+    assert told["positions"] == "prompt"
+    plain = graphml(PLAIN)
+    assert not [name for name in plain.graph if name.startswith("attribution")]
+    assert not set(OF_PROMPT) & set(plain.nodes[NAMES[0]])
+
+
+def test_hostile_text_of_a_prompt_in_tables() -> None:
+    nodes, _ = tables(prompts.hostile())
+    for row in nodes:
+        for cell in (row["token"], row["label"], row["group"]):
+            assert not re.search(r"[\x00-\x1f\x7f\ud800-\udfff\u202e\u2028]", cell)
+            assert not cell.startswith(("=", "+", "@", "-"))
+    assert set(graphml(prompts.hostile()).nodes) == {node.id for node in ASKED.nodes}
+
+
 def test_an_empty_circuit_is_a_file_all_the_same() -> None:
     empty = Circuit(METADATA, (), ())
     assert not graphml(empty).nodes
@@ -160,7 +206,16 @@ def test_any_circuit_is_the_same_graph_in_every_format(circuit: Circuit) -> None
     assert {(named[link["source"]], named[link["target"]]): -link["weight"] for link in made.graph["links"]} == ends
 
 
-@pytest.mark.parametrize("circuit", [PLAIN, hostile()], ids=["plain", "hostile"])
+OF_PROMPTS = {
+    "asked": ASKED,
+    "many": prompts.prompt(200, 30, groups=4),
+    "summed": prompts.summed(),
+    "hostile prompt": prompts.hostile(),
+}
+ALL = {"plain": PLAIN, "hostile": hostile(), **OF_PROMPTS}
+
+
+@pytest.mark.parametrize("circuit", ALL.values(), ids=ALL)
 def test_the_attribution_graph_is_valid(circuit: Circuit) -> None:
     Draft7Validator.check_schema(SCHEMA)
     made = exported(circuit)
@@ -190,6 +245,88 @@ def test_what_the_viewers_need() -> None:
     for one in nodes:
         assert metadata["transcoder_list"][int(one["layer"])] == "./data/features"
         assert one["feature"] in made.features
+
+
+@pytest.mark.parametrize("circuit", OF_PROMPTS.values(), ids=OF_PROMPTS)
+def test_what_the_viewers_need_of_a_prompt(circuit: Circuit) -> None:
+    made = exported(circuit)
+    metadata, nodes = made.graph["metadata"], made.graph["nodes"]
+    columns = len(metadata["prompt_tokens"])
+    assert columns >= 2
+    assert all(0 <= one["ctx_idx"] < columns for one in nodes)
+    for key in ("node_id", "jsNodeId"):
+        assert len({one[key] for one in nodes}) == len(nodes)
+    assert len({(one["layer"], one["feature"], one["ctx_idx"]) for one in nodes}) == len(nodes)
+    assert all(0 <= one["influence"] <= 1 for one in nodes)
+    assert max(int(one["layer"]) for one in nodes if one["layer"] != "E" and one["feature_type"] != "logit") > 0
+    assert "<" not in json.dumps(made.graph)
+    for one in nodes:
+        if one["feature_type"] == "cross layer transcoder":
+            assert metadata["transcoder_list"][int(one["layer"])] == "./data/features"
+            assert one["feature"] in made.features
+    [logit] = [one for one in nodes if one.get("is_target_logit")]
+    assert logit["feature_type"] == "logit"
+    read = float(logit["clerp"].split("(p=")[1].split(")")[0])  # as the page does it
+    assert read == pytest.approx(logit["token_prob"], abs=5e-4)
+    named = {one["node_id"] for one in nodes}
+    assert all({link["source"], link["target"]} <= named for link in made.graph["links"])
+    assert len(made.graph["links"]) == len(circuit.edges)
+
+
+def test_a_prompt_as_circuit_tracer_has_it() -> None:
+    """Ids, layers, columns, types and texts as FORMATS and circuit-tracer's own models have them."""
+    grouped = replace(ASKED, nodes=tuple(replace(n, group="gods" if "@7" in n.id else None) for n in ASKED.nodes))
+    made = exported(grouped)
+    told = {
+        (n["node_id"], n["layer"], n["ctx_idx"], n["feature_type"], n["clerp"], n["activation"])
+        for n in made.graph["nodes"]
+    }
+    feature = "cross layer transcoder"
+    assert told == {
+        ("E_7_5", "E", 5, "embedding", "Emb: “ God”", None),
+        ("E_7_6", "E", 6, "embedding", "Emb: “ created”", None),
+        ("1_6_5", "1", 5, feature, "a god", 2.5),
+        ("1_-1_6", "1", 6, "mlp reconstruction error", "Err: resid_post “ created”", None),
+        ("2_7_7", "2", 7, feature, "2.resid_post.7 ␣cat", 2.5),
+        ("2_9_7", "2", 7, feature, "2.resid_post.9 ␣cat", 2.5),
+        ("5_7_7", "5", 7, "logit", 'Output " heavens" (p=0.497)', None),
+    }
+    assert {(link["source"], link["target"]): link["weight"] for link in made.graph["links"]} == {
+        ("E_7_5", "1_6_5"): 0.9,
+        ("E_7_6", "1_-1_6"): -0.2,
+        ("1_6_5", "2_7_7"): 0.7,
+        ("1_6_5", "2_9_7"): -0.2,
+        ("1_-1_6", "2_7_7"): -0.1,
+        ("2_7_7", "5_7_7"): 1.0,
+        ("2_9_7", "5_7_7"): -0.3,
+    }
+    assert {n["node_id"]: n["influence"] for n in made.graph["nodes"]}["1_-1_6"] == 0.8
+    assert made.graph["qParams"]["supernodes"] == [["gods", "2_7_7", "2_9_7"]]
+    assert made.graph["qParams"]["pinnedIds"] == ["2_7_7", "2_9_7"]
+    metadata = made.graph["metadata"]
+    assert metadata["prompt_tokens"] == ["‹|endoftext|›", "In", " the", " beginning", ",", " God", " created", " the"]
+    assert metadata["prompt"] == "In the beginning, God created the"
+    assert (metadata["node_threshold"], metadata["pruning_settings"]) == (0.8, {"node_threshold": 0.8})
+    assert {"metric": "log p(␣heavens)", "edge_method": "relp", "share": 0.61, "edge_share": 0.44}.items() <= metadata[
+        "generation_settings"
+    ].items()
+    assert "Effects of 420 of 420 nodes were measured" in metadata["info"]["description"]
+
+
+def test_sites_of_a_layer_keep_features_and_errors_apart() -> None:
+    at = {"1.resid_post.6@5": "mlp_out"}
+    both = replace(ASKED, nodes=tuple(replace(n, site=at.get(n.id, n.site)) for n in ASKED.nodes))
+    nodes = exported(both).graph["nodes"]
+    assert [n["node_id"] for n in nodes][2:5] == ["1_mlp_out_6_5", "1_resid_post_-1_6", "2_7_7"]
+    assert [n["feature"] for n in nodes][3] == -2
+
+
+def test_one_column_for_what_stands_for_all_positions() -> None:
+    made = exported(prompts.summed()).graph
+    assert {n["ctx_idx"] for n in made["nodes"]} == {1}
+    assert made["metadata"]["prompt_tokens"] == [" ·", " (all positions)"]
+    assert made["metadata"]["prompt"] == "One (and 2 more)"
+    assert [n["node_id"] for n in made["nodes"]] == ["E_-1_1", "1_6_1", "1_-1_1", "2_7_1", "2_9_1", "5_-1_1"]
 
 
 def unpaired(feature: int) -> tuple[int, int]:
