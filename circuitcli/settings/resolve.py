@@ -184,7 +184,7 @@ def _usage_error(problems: Sequence[Mapping[str, Any]]) -> UsageError:
 
 def to_dict(settings: Settings) -> Layers:
     """The whole tree as TOML can hold it; of the text sources only the one that is used, and no late setting that has
-    its default (see `Flag`).
+    its default (see `Flag`), nor a table of such alone.
     """
     tree: Layers = dataclasses.asdict(settings)
     for part in tree.values():
@@ -196,7 +196,7 @@ def to_dict(settings: Settings) -> Layers:
         if row.flag.late and row.of(settings) == row.default:
             head, _, name = row.key.rpartition(".")
             del (tree[head] if head else tree)[name]
-    return tree
+    return {key: part for key, part in tree.items() if part != {}}
 
 
 def nest(flat: Mapping[str, Any]) -> Layers:

@@ -245,10 +245,142 @@ class Effects:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attribute:
+    """[attribute]: the question why a prompt goes on with a token, and how it is answered.
+
+    The fields up to `prompts` are the question; empty ones aren't given.
+    """
+
+    __pydantic_config__ = _TABLE
+    target: Annotated[
+        str,
+        Flag(
+            "--target",
+            "The next token to explain, by its text with the space before a word (' heavens'), or by its id "
+            "(id:15); none: the model's most likely one.",
+            "TOKEN",
+            late=True,
+        ),
+    ] = ""
+    against: Annotated[
+        str,
+        Flag(
+            "--against",
+            "A token to set against the target: explains the difference of their logits, not a log-probability.",
+            "TOKEN",
+            late=True,
+        ),
+    ] = ""
+    counterfactual: Annotated[
+        str,
+        Flag(
+            "--counterfactual",
+            "A prompt of as many tokens, whose activations replace those of the prompt.",
+            "TEXT",
+            late=True,
+        ),
+    ] = ""
+    prompts: Annotated[
+        str,
+        Flag(
+            "--prompts",
+            "A .jsonl file of questions, whose answers are averaged: on each line an object with prompt and, if "
+            "wanted, target, against (texts, or whole numbers for ids) and counterfactual.",
+            "FILE",
+            late=True,
+        ),
+    ] = ""
+    baseline: Annotated[
+        Literal["auto", "zero", "mean", "resample", "patch"],
+        Flag(
+            "--baseline",
+            "What replaces an activation. zero: 0. mean: the feature's mean. resample: what it is at a random other "
+            "position of the text. patch: what it is in the counterfactual. auto: patch where there is one, else zero.",
+            "auto|zero|mean|resample|patch",
+            late=True,
+        ),
+    ] = "auto"
+    method: Annotated[
+        Literal["auto", "exact", "atp", "ig", "relp"],
+        Flag(
+            "--method",
+            "How effects are got. exact: every one is measured. atp, relp, ig: gradients estimate them (attribution "
+            "patching; with norms, activations and gates linearised; integrated over steps). auto: all are measured "
+            "where the budget allows, else the largest estimates, and others at random to tell how good estimates are.",
+            "auto|exact|atp|ig|relp",
+            late=True,
+        ),
+    ] = "auto"
+    budget: Annotated[
+        float, Range(ge=1, le=10_000_000), Flag("--budget", "Seconds that `auto` may measure for.", late=True)
+    ] = 180.0
+    ig_steps: Annotated[
+        int, Range(ge=1, le=10_000), Flag("--ig-steps", "Steps of `ig` from clean to replaced.", late=True)
+    ] = 10
+    freeze: Annotated[
+        Truth,
+        Flag("--freeze", "Whether attention patterns and norms' scales stay as they are in the clean pass.", late=True),
+    ] = False
+    positions: Annotated[
+        Literal["auto", "separate", "sum"],
+        Flag(
+            "--node-positions",
+            "Whether nodes stand for one position each, or sum over them; auto: separate of one prompt, sum of "
+            "several.",
+            "auto|separate|sum",
+            late=True,
+        ),
+    ] = "auto"
+    candidates: Annotated[
+        int,
+        Range(ge=1),
+        Flag("--candidates", "Most nodes, the strongest, whose edges are computed; --nodes asks for more.", late=True),
+    ] = 400
+    nodes: Annotated[
+        Literal["auto"] | Annotated[int, Range(ge=1)],
+        Flag("--nodes", "Nodes to keep, the most influential; auto: as --node-influence says.", "N|auto", late=True),
+    ] = "auto"
+    node_influence: Annotated[
+        float,
+        Range(gt=0, le=1),
+        Flag("--node-influence", "The share of all influence that the kept nodes have together.", late=True),
+    ] = 0.8
+    edge_influence: Annotated[
+        float,
+        Range(gt=0, le=1),
+        Flag("--edge-influence", "The share of all influence that the kept edges have together.", late=True),
+    ] = 0.98
+    edge_threshold: Annotated[
+        float,
+        Range(ge=0),
+        Flag("--edge-threshold", "Smallest |weight| of an edge to keep, in nats or logits.", late=True),
+    ] = 0.0
+    edges: Annotated[
+        Literal["estimate", "exact"],
+        Flag(
+            "--edges",
+            "estimate: gradients give the edges. exact: the edges between the strongest nodes are measured.",
+            "estimate|exact",
+            late=True,
+        ),
+    ] = "estimate"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Graph:
     """[graph]: what is drawn."""
 
     __pydantic_config__ = _TABLE
+    of: Annotated[
+        Literal["auto", "effects", "attribution"],
+        Flag(
+            "--of",
+            "What is drawn. effects: mean effects of features on features. attribution: why a prompt goes on with a "
+            "token. auto: attribution where a run has that alone, else effects.",
+            "auto|effects|attribution",
+            late=True,
+        ),
+    ] = "auto"
     min_effect: Annotated[float, Range(ge=0), Flag("--min-effect", "Smallest |mean effect| to draw.")] = 0.0
     max_edges: Annotated[int, Range(ge=1), Flag("--max-edges", "Most edges to draw, the largest first.")] = 100
     formats: Annotated[
@@ -297,4 +429,5 @@ class Settings:
     features: Features = field(default_factory=Features)
     ablate: Ablate = field(default_factory=Ablate)
     effects: Effects = field(default_factory=Effects)
+    attribute: Attribute = field(default_factory=Attribute)
     graph: Graph = field(default_factory=Graph)

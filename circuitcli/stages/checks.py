@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from circuitcli import interventions
 from circuitcli.core.sites import parse_layers, parse_pin, parse_site
-from circuitcli.errors import UsageError
+from circuitcli.errors import UsageError, quoted
 from circuitcli.runtime.device_name import check_device_name
 from circuitcli.settings import Settings
-from circuitcli.settings.tree import Ablate
+from circuitcli.settings.tree import Ablate, Attribute
 
 _ANY_DEPTH = 10_000
 
@@ -22,6 +22,7 @@ def check(settings: Settings) -> None:
     for site in settings.saes.sites if settings.saes.sites != "auto" else ():
         parse_site(site)
     _check_strength(settings.ablate)
+    _check_question(settings.attribute)
     for pin in settings.features.pinned:
         parse_pin(pin)
     if settings.ablate.horizon and settings.ablate.positions != "onward":
@@ -40,3 +41,34 @@ def _check_strength(ablate: Ablate) -> None:
         f"A strength of {ablate.strength:g} is for --intervention steer, not {ablate.intervention}.",
         hint=f"Leave --strength out (it is {Ablate.strength:g} then), or give --intervention steer.",
     )
+
+
+def _check_question(asked: Attribute) -> None:
+    """One that can be answered: from the flags, or from a file of questions alone."""
+    own = {"--target": asked.target, "--against": asked.against, "--counterfactual": asked.counterfactual}
+    given = [flag for flag, value in own.items() if value]
+    if asked.prompts and given:
+        raise UsageError(
+            f"{' and '.join(given)} can't go with --prompts {asked.prompts}, whose lines are whole questions.",
+            hint=f"Put them in the file, or drop what the run was asked before: --prompts '' or {given[0]} ''.",
+        )
+    if asked.against and not asked.target:
+        raise UsageError(
+            "--against needs a --target: it explains why the target is likelier.",
+            hint=f"Give both: --target TOKEN --against {quoted(asked.against)}.",
+        )
+    if asked.target and asked.target == asked.against:
+        raise UsageError(
+            f"--target and --against are the same token, {asked.target!r}: their logits don't differ.",
+            hint="Give another --against, or leave it out.",
+        )
+    if asked.counterfactual and asked.baseline not in ("auto", "patch"):
+        raise UsageError(
+            f"A counterfactual is for --baseline patch, not {asked.baseline}.",
+            hint="Leave --counterfactual out, or --baseline.",
+        )
+    if asked.baseline == "patch" and not (asked.counterfactual or asked.prompts):
+        raise UsageError(
+            "--baseline patch needs a prompt to take activations from.",
+            hint="Give --counterfactual TEXT, of as many tokens, or a file of questions that have one: --prompts FILE.",
+        )

@@ -63,7 +63,7 @@ class Tools:
         flat: dict[str, Any] = {}
         for row in table():
             head, _, name = row.key.rpartition(".")
-            part = tree[head] if head else tree
+            part = tree.get(head, {}) if head else tree
             if row.key.startswith(prefixes) and name in part:
                 flat[row.key] = part[name]
         return flat

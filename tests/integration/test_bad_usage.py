@@ -57,6 +57,27 @@ FLAGS = {
     "not a number": (["--top-k", "six"], ["--top-k", "integer", "`circuit run-all --help`"]),
     "two texts": (["--prompt", "a", "--text", "b.txt"], ["Two text sources", "prompt and file"]),
     "a stray argument": (["extra"], ["extra"]),
+    "a rival without a target": (["--against", " earth"], ["--against needs a --target", "--against ' earth'"]),
+    "a rival that is the target": (["--target", " the", "--against", " the"], ["same token, ' the'", "--against"]),
+    "a counterfactual that replaces nothing": (
+        ["--counterfactual", "a b", "--baseline", "mean"],
+        ["--baseline patch, not mean", "Leave --counterfactual out"],
+    ),
+    "a patch of nothing": (["--baseline", "patch"], ["--baseline patch", "--counterfactual TEXT", "--prompts FILE"]),
+    "two questions": (
+        ["--prompts", "q.jsonl", "--target", " the", "--counterfactual", "a b"],
+        ["--target and --counterfactual can't go with --prompts q.jsonl", "--prompts ''", "--target ''"],
+    ),
+    "no budget": (["--budget", "0.5"], ["--budget", "greater than or equal to 1"]),
+    "no steps": (["--ig-steps", "0"], ["--ig-steps", "greater than or equal to 1"]),
+    "no nodes": (["--nodes", "0"], ["--nodes", "'auto' or greater than or equal to 1"]),
+    "nodes of no influence": (["--node-influence", "0"], ["--node-influence", "greater than 0"]),
+    "edges of more than all": (["--edge-influence", "1.01"], ["--edge-influence", "less than or equal to 1"]),
+    "unknown method": (["--method", "eap"], ["--method", "eap", "'atp'", "'relp'"]),
+    "unknown baseline": (["--baseline", "mask"], ["--baseline", "mask", "'patch'"]),
+    "unknown edges": (["--edges", "all"], ["--edges", "'estimate' or 'exact'"]),
+    "unknown positions of nodes": (["--node-positions", "all"], ["--node-positions", "'sum'"]),
+    "unknown graph": (["--of", "causes"], ["--of", "'attribution'"]),
 }
 
 

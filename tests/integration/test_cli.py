@@ -25,8 +25,12 @@ FLAGS = {
     "ablate": "--pin --start --thinning --branching --max-features --seq-cap --intervention --strength --positions "
     "--logits --no-logits --horizon --allow-over-memory --no-allow-over-memory --dry-run",
     "effects": "--logit-tokens --feature --by-position",
-    "graph": "--min-effect --max-edges --format --extend --load --labels",
+    "graph": "--of --min-effect --max-edges --format --extend --load --labels",
 }
+ATTRIBUTE = (
+    "--target --against --counterfactual --prompts --baseline --method --budget --ig-steps --freeze --no-freeze "
+    "--node-positions --candidates --nodes --node-influence --edge-influence --edge-threshold --edges"
+)
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009 - typer says no more of it than that it is a command
 
 
@@ -183,7 +187,7 @@ def test_commands_take_the_flags_of_their_tables():
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
     not_settings = {"--help", "--list", "--feature", "--by-position", "--load"}
-    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE]).split()} - not_settings
+    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), ATTRIBUTE, EVERYWHERE]).split()} - not_settings
     assert {row.flag.name for row in table() if row.flag.name} < flags_of("run-all")
 
 

@@ -293,6 +293,10 @@ def test_settings_as_keyword_arguments():
         keywords({"num_sequences": 5})
     assert "`texts={'num_sequences': …}`" in several.value.hint
     assert keywords(SMALL) == SMALL
+    assert keywords({"positions": "all", "target": " a"}) == {
+        "ablate": {"positions": "all"},  # as before [attribute] had such a key too
+        "attribute": {"target": " a"},
+    }
 
 
 LIGHT = """

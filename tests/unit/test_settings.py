@@ -177,6 +177,17 @@ def test_a_late_setting_is_written_where_it_isnt_the_default() -> None:
     assert resolve(tree).ablate.strength == -1.5
 
 
+def test_a_table_of_late_settings_alone_is_left_out_while_it_has_its_defaults() -> None:
+    """So that a run without a name keeps the one that it had, and a question of another is in it."""
+    tree = to_dict(resolve())
+    assert "attribute" not in tree
+    assert "of" not in tree["graph"]
+    asked = resolve({"attribute": {"target": " heavens", "nodes": 7}, "graph": {"of": "attribution"}})
+    assert to_dict(asked)["attribute"] == {"target": " heavens", "nodes": 7}
+    assert resolve(tomllib.loads(tomli_w.dumps(to_dict(asked)))) == asked
+    assert resolve(to_dict(asked), {"attribute": {"target": ""}}).attribute.target == ""
+
+
 def test_flags_that_were_not_typed_change_nothing() -> None:
     assert nest({"seed": None, "texts.max_tokens": 5, "saes.layers": None, "model": "gpt2"}) == {
         "texts": {"max_tokens": 5},
