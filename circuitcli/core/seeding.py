@@ -16,4 +16,6 @@ def generator(seed: int, feature: FeatureId, purpose: int, *key: int) -> np.rand
     return np.random.default_rng([seed, site.layer, _SITES.index(site.name), feature.index, purpose, *key])
 
 
-PURPOSE_THINNING, PURPOSE_CONTEXTS, PURPOSE_BOOTSTRAP, PURPOSE_DONOR, PURPOSE_INTERVENTION = range(5)
+PURPOSE_THINNING, PURPOSE_CONTEXTS, PURPOSE_BOOTSTRAP, PURPOSE_DONOR, PURPOSE_INTERVENTION, PURPOSE_CALIBRATION = range(
+    6
+)
