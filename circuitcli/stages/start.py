@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcli.core import attribution, selection
+from circuitcli.core import selection
+from circuitcli.core.attribution import start as attribution
 from circuitcli.core.contexts import Firings
 from circuitcli.core.sites import FeatureId, Site
 from circuitcli.core.tokens import visible
@@ -56,8 +57,8 @@ def at_least(settings: Settings) -> int:
 def choose(inputs: Inputs, layer: int) -> Start:
     """`features.thinning` of the features of a layer that fire, chosen as `features.start` says.
 
-    With e the estimated effect of ablating a feature at one context (see `core.attribution`; of `positions = "all"` the
-    sum of those of a sequence):
+    With e the estimated effect of ablating a feature at one context (see `core.attribution.start`; of `positions =
+    "all"` the sum of those of a sequence):
 
         strongest    the largest |e| at any context
         top-effect   the largest Σ |e| over all contexts

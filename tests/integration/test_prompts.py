@@ -11,7 +11,7 @@ import torch
 from support.brute import Brute, rows
 from support.commands import Result, contents, tables_of
 
-from circuitcli.core import attribution
+from circuitcli.core.attribution import start as attribution
 from circuitcli.core.sites import FeatureId, Site
 from circuitcli.settings import to_dict
 from circuitcli.stages import ablate, run_all

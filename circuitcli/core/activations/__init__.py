@@ -51,6 +51,12 @@ class Activation(ABC):
     def border(self, pre: Float[Tensor, "*n d_sae"]) -> Float[Tensor, "*n d_sae"]:
         """How far each feature is, in units of `pre`, from where it begins or ceases to fire: rounding may decide."""
 
+    def slope(self, feature: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """∂a/∂pre of features where they fire; where they don't it is 0. Which ones fire, or where they begin to, has
+        no derivative.
+        """
+        return torch.ones(feature.shape, device=feature.device)
+
     def firing(self, pre: Float[Tensor, "n d_sae"]) -> Firing:
         """The activations that aren't 0; an activation that knows them without making all says so."""
         return above(self.apply(pre))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitcli.core.activations import Activation
@@ -25,6 +25,9 @@ class Gated(Activation):
 
     def border(self, pre: Float[Tensor, "*n d_sae"]) -> Float[Tensor, "*n d_sae"]:
         return (pre + self.b_gate).abs()
+
+    def slope(self, feature: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        return self.r_mag[feature].exp()
 
 
 plugin = Gated

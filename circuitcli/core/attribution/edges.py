@@ -1,0 +1,156 @@
+"""Edges: of a node's effect what goes through one other node, and through no third.
+
+    E(u → d) = ∂m/∂d · ∂d/∂u|direct · (replacement − clean of u)       in the metric's unit
+
+*Direct*: every site that a dictionary writes is cut, at all positions that count, between what reaches it and what goes
+on from there. What reaches d from u is then what no other node had a hand in. With g = ∂m/∂y where d is written, total,
+k_j and d_j as in `parts`, a row of ∂m/∂d·∂d/∂x is
+
+    feature j    (g·d_j) k_j                    at the site that its dictionary reads
+    error        g − Σ_j (g·d_j) k_j            over the features at its position: e is what x is beside them
+    target       ∂m/∂(the last stream)
+
+so that for every u its edges to features, errors and the target add up to g_u·δ_u, its estimated effect. A product of
+many such rows with the Jacobians of one pass back gives all edges into their nodes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitcli.core.attribution.parts import Part, Source
+from circuitcli.core.edits import Change, Edits
+from circuitcli.core.model import Model, Pass
+from circuitcli.core.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Sites cut in two: what reaches each, and what goes on from there.
+
+    Attributes:
+        counts: The positions that are cut.
+        before: What reaches each site on a pass.
+        after: What goes on from there: the same numbers, but nothing depends on what came before; or, of sites that are
+            `held`, what these say.
+        held: By site what goes on instead, [t, d].
+    """
+
+    counts: Bool[Tensor, " t"]
+    before: dict[Site, Tensor]
+    after: dict[Site, Tensor]
+    held: Mapping[Site, Float[Tensor, "t d"]]
+
+    def edits(self, sites: Sequence[Site]) -> Edits:
+        """The edits that cut these sites."""
+        return {site: self._cut(site) for site in sites}
+
+    def _cut(self, site: Site) -> Change:
+        def cut(x: Tensor) -> Tensor:
+            self.before[site] = x
+            held = self.held.get(site)
+            leaf = x.detach().requires_grad_() if held is None else held.to(x.dtype).expand_as(x)
+            self.after[site] = leaf
+            return torch.where(self.counts.unsqueeze(-1), leaf, x)
+
+        return cut
+
+
+def cutting(counts: Bool[Tensor, " t"], held: Mapping[Site, Float[Tensor, "t d"]] | None = None) -> Cut:
+    """A cut that was used on no pass yet."""
+    return Cut(counts, {}, {}, held or {})
+
+
+class Jacobians:
+    """Products of rows with the Jacobians between the cut sites of one prompt, some rows at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokens: Int[Tensor, " t"],
+        counts: Bool[Tensor, " t"],
+        sources: Sequence[Source],
+        rows: int,
+    ) -> None:
+        """Run the prompt in so many rows, cut at every source's site.
+
+        Args:
+            model: The model.
+            tokens: The prompt.
+            counts: The positions that count.
+            sources: All nodes that can be sources, in the model's order.
+            rows: Most rows of one product.
+        """
+        self.rows, self._sources = rows, sources
+        self._cut = cutting(counts)
+        sites = sorted({source.site for source in sources}, key=lambda site: site.order)
+        reads = sorted(
+            {part.reads for part in sources if isinstance(part, Part)} - set(sites), key=lambda site: site.order
+        )
+        with torch.enable_grad():
+            self._run: Pass = model.run(tokens.expand(rows, -1), reads, final=True, edits=self._cut.edits(sites))
+
+    def _reaches(self, site: Site) -> Tensor:
+        """What a dictionary reads at a site, before it is cut."""
+        return self._cut.before[site] if site in self._cut.before else self._run.sites[site]
+
+    def into_features(self, part: Part, which: Int[Tensor, " n"], g: Float[Tensor, "t d"]) -> Float[Tensor, "n u"]:
+        """The edges of all sources, one after the other, into some features of a part; g = ∂m/∂y, total."""
+        pos = part.pos[which]
+        weight = (g[pos] * part.decoder[which]).sum(-1)
+        return self._products([(part.reads, pos, weight.unsqueeze(1) * part.encoder[which])], len(which))
+
+    def into_errors(self, part: Part, pos: Int[Tensor, " n"], g: Float[Tensor, "t d"]) -> Float[Tensor, "n u"]:
+        """The edges of all sources into the errors of a part at some positions."""
+        where = part.pos[: part.features]
+        weight = (g[where] * part.decoder).sum(-1, keepdim=True)
+        through = torch.zeros(len(g), part.encoder.shape[1], device=g.device)
+        through.index_add_(0, where, weight * part.encoder)
+        return self._products([(part.site, pos, g[pos]), (part.reads, pos, -through[pos])], len(pos))
+
+    def into_target(self, gradient: Float[Tensor, " d"]) -> Float[Tensor, "1 u"]:
+        """The edges of all sources into the target; its gradient is that of m by the last stream, last position."""
+        return self._products([(None, torch.tensor([-1]), gradient.unsqueeze(0))], 1)
+
+    def _products(self, rows: Sequence[tuple[Site | None, Tensor, Tensor]], count: int) -> Float[Tensor, "n u"]:
+        """Vectors at places, each at the site of its entry (None: behind the last block), back to all sources."""
+        found = []
+        for start in range(0, count, self.rows):
+            outputs, cotangents = [], []
+            for site, pos, vectors in rows:
+                out = self._run.final if site is None else self._reaches(site)
+                assert out is not None
+                if not out.requires_grad:
+                    continue  # nothing that is cut comes before it
+                cotangent = torch.zeros_like(out)
+                here = vectors[start : start + self.rows]
+                cotangent[torch.arange(len(here)), pos[start : start + self.rows]] = here.to(out.dtype)
+                outputs.append(out)
+                cotangents.append(cotangent)
+            found.append(self._back(outputs, cotangents)[: count - start])
+        return torch.cat(found)
+
+    def _back(self, outputs: list[Tensor], cotangents: list[Tensor]) -> Float[Tensor, "r u"]:
+        sites = list(self._cut.after)
+        none: list[Tensor | None] = [None] * len(sites)
+        grads = none
+        if outputs:
+            grads = list(
+                torch.autograd.grad(
+                    outputs, [self._cut.after[s] for s in sites], cotangents, retain_graph=True, allow_unused=True
+                )
+            )
+        by_site = dict(zip(sites, grads, strict=True))
+        columns = []
+        for source in self._sources:
+            grad = by_site[source.site]
+            if grad is None:
+                columns.append(torch.zeros(self.rows, len(source), device=source.delta.device))
+            else:
+                columns.append(source.effects(grad.float()))
+        return torch.cat(columns, 1)

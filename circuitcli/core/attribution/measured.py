@@ -1,0 +1,99 @@
+"""Effects of nodes, measured: a node is replaced at its position, the rest of the model runs again, and m is read.
+
+Nothing before the node's site is computed again, and no earlier position; see `core.ablation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitcli.core.attribution.metric import Metric
+from circuitcli.core.model import Addition, Model, Pass, Places
+from circuitcli.core.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt that was run clean.
+
+    Attributes:
+        tokens: Its tokens.
+        run: Clean activations of all sites that are edited or read, and what resuming there needs.
+        metric: What is asked of it.
+        clean: m.
+        logits: Of the next token.
+    """
+
+    tokens: Int[Tensor, " t"]
+    run: Pass
+    metric: Metric
+    clean: float
+    logits: Float[Tensor, " v"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def read(model: Model, tokens: Int[Tensor, " t"], sites: list[Site], metric: Metric | None) -> Prompt:
+    """A prompt, run clean, with what editing at some sites, and reading there, needs.
+
+    Without a metric it is the log-probability of the likeliest next token.
+    """
+    needed = sorted({*sites, *(base for site in sites for base in model.bases(site))}, key=lambda site: site.order)
+    run = model.run(tokens.unsqueeze(0), needed, final=True, keep=0)
+    assert run.final is not None
+    logits = model.logits(run.final[:, -1])
+    asked = metric or Metric(int(logits[0].argmax()))
+    return Prompt(tokens, run, asked, float(asked.of(logits)[0]), logits[0])
+
+
+def measured(
+    model: Model,
+    prompt: Prompt,
+    site: Site,
+    pos: Int[Tensor, " n"],
+    delta: Float[Tensor, "n d"],
+    batches: Callable[[int, int, Callable[[slice], Tensor]], Iterator[Tensor]],
+) -> Float[Tensor, " n"]:
+    """m(x + δ at one position) − m(clean) of each row, in the metric's unit.
+
+    Args:
+        model: The model.
+        prompt: Its clean pass.
+        site: Where x is.
+        pos: The position of each row's edit.
+        delta: What it adds there.
+        batches: Makes work over consecutive slices of so many rows, of which each has so many positions again.
+    """
+    found = torch.empty(len(pos), device=delta.device)
+    for start in pos.unique().tolist():
+        rows = (pos == start).nonzero().squeeze(1)
+        first = start if model.resumes_at_places else 0
+
+        def work(part: slice, rows: Tensor = rows, start: int = start, first: int = first) -> Tensor:
+            return _after(model, prompt, site, start, first, delta[rows[part]])
+
+        found[rows] = torch.cat(list(batches(len(rows), len(prompt) - first, work)))
+    return found - prompt.clean
+
+
+def _after(
+    model: Model, prompt: Prompt, site: Site, pos: int, first: int, delta: Float[Tensor, "n d"]
+) -> Float[Tensor, " n"]:
+    """The metric of each row, in which δ is added at one position; all from `first` on is computed again."""
+    count, again = len(delta), len(prompt) - first
+    base = {name: prompt.run.sites[name][:, first:].expand(count, -1, -1) for name in model.bases(site)}
+    edit = torch.zeros(count, again, delta.shape[1], device=delta.device)
+    edit[:, pos - first] = delta
+    places = None
+    if model.resumes_at_places:
+        where = torch.arange(first, len(prompt), device=delta.device).expand(count, -1)
+        places = Places(torch.zeros(count, dtype=torch.long, device=delta.device), where, chained=True)
+    run = model.resume(prompt.run, base, Addition(site, edit), [], final=True, places=places)
+    assert run.final is not None
+    return prompt.metric.of(model.logits(run.final[:, -1]))
