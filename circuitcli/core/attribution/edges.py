@@ -10,13 +10,14 @@ k_j and d_j as in `parts`, a row of ∂m/∂d·∂d/∂x is
     error        g − Σ_j (g·d_j) k_j            over the features at its position: e is what x is beside them
     target       ∂m/∂(the last stream)
 
-so that for every u its edges to features, errors and the target add up to g_u·δ_u, its estimated effect. A product of
-many such rows with the Jacobians of one pass back gives all edges into their nodes at once.
+so that for every u its edges to features, errors and the target add up to g_u·δ_u, its estimated effect. Many such rows
+with the Jacobians of one pass back give all edges into their nodes at once; whoever asks keeps of each product what
+matters, so that no matrix of nodes by nodes is ever held.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,8 @@ from circuitcli.core.attribution.parts import Part, Source
 from circuitcli.core.edits import Change, Edits
 from circuitcli.core.model import Model, Pass
 from circuitcli.core.sites import Site
+
+Rows = Iterator[Float[Tensor, "r u"]]  # edges of all sources into some nodes, a row each
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +102,16 @@ class Jacobians:
         """What a dictionary reads at a site, before it is cut."""
         return self._cut.before[site] if site in self._cut.before else self._run.sites[site]
 
-    def into_features(self, part: Part, which: Int[Tensor, " n"], g: Float[Tensor, "t d"]) -> Float[Tensor, "n u"]:
-        """The edges of all sources, one after the other, into some features of a part; g = ∂m/∂y, total."""
+    def into_features(self, part: Part, which: Int[Tensor, " n"], g: Float[Tensor, "t d"]) -> Rows:
+        """The edges of all sources, one after the other, into some features of a part; g = ∂m/∂y, total.
+
+        They come some rows at a time, in order.
+        """
         pos = part.pos[which]
         weight = (g[pos] * part.decoder[which]).sum(-1)
         return self._products([(part.reads, pos, weight.unsqueeze(1) * part.encoder[which])], len(which))
 
-    def into_errors(self, part: Part, pos: Int[Tensor, " n"], g: Float[Tensor, "t d"]) -> Float[Tensor, "n u"]:
+    def into_errors(self, part: Part, pos: Int[Tensor, " n"], g: Float[Tensor, "t d"]) -> Rows:
         """The edges of all sources into the errors of a part at some positions."""
         where = part.pos[: part.features]
         weight = (g[where] * part.decoder).sum(-1, keepdim=True)
@@ -113,13 +119,12 @@ class Jacobians:
         through.index_add_(0, where, weight * part.encoder)
         return self._products([(part.site, pos, g[pos]), (part.reads, pos, -through[pos])], len(pos))
 
-    def into_target(self, gradient: Float[Tensor, " d"]) -> Float[Tensor, "1 u"]:
+    def into_target(self, gradient: Float[Tensor, " d"]) -> Rows:
         """The edges of all sources into the target; its gradient is that of m by the last stream, last position."""
         return self._products([(None, torch.tensor([-1]), gradient.unsqueeze(0))], 1)
 
-    def _products(self, rows: Sequence[tuple[Site | None, Tensor, Tensor]], count: int) -> Float[Tensor, "n u"]:
+    def _products(self, rows: Sequence[tuple[Site | None, Tensor, Tensor]], count: int) -> Rows:
         """Vectors at places, each at the site of its entry (None: behind the last block), back to all sources."""
-        found = []
         for start in range(0, count, self.rows):
             outputs, cotangents = [], []
             for site, pos, vectors in rows:
@@ -132,8 +137,7 @@ class Jacobians:
                 cotangent[torch.arange(len(here)), pos[start : start + self.rows]] = here.to(out.dtype)
                 outputs.append(out)
                 cotangents.append(cotangent)
-            found.append(self._back(outputs, cotangents)[: count - start])
-        return torch.cat(found)
+            yield self._back(outputs, cotangents)[: count - start]
 
     def _back(self, outputs: list[Tensor], cotangents: list[Tensor]) -> Float[Tensor, "r u"]:
         sites = list(self._cut.after)
