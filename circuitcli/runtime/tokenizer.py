@@ -59,6 +59,20 @@ class Tokenizer:
         special = {*self._special.values()} - {self._tokenizer.unk_token_id} | typed
         return ids, [place for place, token in enumerate(ids) if token in special]
 
+    def token(self, text: str) -> int | None:
+        """The one token that stands for a text, as `text` has it: with the space before a word. None if there is none.
+
+        Tokenizers may put a space in front of a text and spell its beginning in another way, so it is looked for behind
+        others as well.
+        """
+        if text in self._special:
+            return self._known([self._special[text]])[0]
+        for ahead in ("", "\n", "a"):
+            before, ids = self.encode(ahead), self.encode(ahead + text)
+            if len(ids) == len(before) + 1 and ids[:-1] == before and self.text(ids[-1]) == text:
+                return ids[-1]
+        return None
+
     def split(self, text: str) -> tuple[list[str], list[str]]:
         """The parts of a text between special tokens that are written out in it, and these."""
         parts = self._written.split(text)

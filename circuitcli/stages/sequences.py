@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from circuitcli import plugins
 from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
@@ -24,6 +25,21 @@ from circuitcli.texts import TextRequest, TextSource
 Say = Callable[[str], None]
 # Kinds of special tokens that are named.
 _NAMED = 3
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt.
+
+    Attributes:
+        text: As it was typed.
+        ids: Its tokens, behind BOS if there is one.
+        special: The positions of special tokens behind the first.
+    """
+
+    text: str
+    ids: list[int]
+    special: list[int]
 
 
 def hushed(line: str) -> None:
@@ -44,11 +60,24 @@ def read_sample(subject: Subject, say: Say) -> Sample:
         UsageError: A prompt is longer than what the model reads.
         InputError: Sequences are to be longer than that, no text is long enough, or the model lacks BOS.
     """
-    settings, with_bos = subject.tools.settings, prepend_bos(subject)
-    bos = subject.tokenizer.bos if with_bos else None
-    if bos is None and with_bos:
-        raise InputError(f"{settings.model} has no BOS token.", hint="Give --prepend-bos false.")
-    return (_prompts if settings.texts.source == "prompt" else _texts)(subject, bos, say)
+    if subject.tools.settings.texts.source == "prompt":
+        first, others = read_prompts(subject, say)
+        drawn = [*first, *others]
+        return pad([one.ids for one in drawn], [one.special for one in drawn])
+    return _texts(subject, _bos(subject), say)
+
+
+def _bos(subject: Subject) -> int | None:
+    """The id that sequences start with, if they do.
+
+    Raises:
+        InputError: They are to, and the model lacks BOS.
+    """
+    if not prepend_bos(subject):
+        return None
+    if subject.tokenizer.bos is None:
+        raise InputError(f"{subject.tools.settings.model} has no BOS token.", hint="Give --prepend-bos false.")
+    return subject.tokenizer.bos
 
 
 def prepend_bos(subject: Subject) -> bool:
@@ -101,11 +130,18 @@ def _texts(subject: Subject, bos: int | None, say: Say) -> Sample:
     return pad(sequences)
 
 
-def _prompts(subject: Subject, bos: int | None, say: Say) -> Sample:
-    """Each prompt whole; of more than the sample has, a random choice."""
+def read_prompts(subject: Subject, say: Say) -> tuple[list[Prompt], list[Prompt]]:
+    """The settings' prompts, each whole: those of the sample, and those for contexts alone.
+
+    Of more than the sample has, a random choice; that, and special tokens, `say` is told.
+
+    Raises:
+        UsageError: One is longer than what the model reads.
+        InputError: One is too short, or the model lacks BOS.
+    """
     settings = subject.tools.settings
     source, request = source_of(settings)
-    prompts = [_prompt(subject, bos, number, text) for number, text in enumerate(source.documents(request))]
+    prompts = [read_prompt(subject, text, f"Prompt {i}") for i, text in enumerate(source.documents(request))]
     count = settings.texts.num_sequences
     first, others = sample_documents(prompts, count, _extra(settings), settings.seed)
     drawn = [*first, *others]
@@ -114,20 +150,26 @@ def _prompts(subject: Subject, bos: int | None, say: Say) -> Sample:
             f"{len(drawn):,} of {len(prompts):,} prompts {'is' if len(drawn) == 1 else 'are'} read, at random: "
             f"give --num-sequences {len(prompts)}."
         )
-    special = Counter(subject.tokenizer.text(ids[place]).strip() for ids, places in drawn for place in places)
+    special = Counter(subject.tokenizer.text(one.ids[place]).strip() for one in drawn for place in one.special)
     if special:
         say(f"{_counted(special)} in the prompts: no feature is chosen, counted or edited there.")
-    return pad([ids for ids, _ in drawn], [places for _, places in drawn])
+    return first, others
 
 
-def _prompt(subject: Subject, bos: int | None, number: int, text: str) -> tuple[list[int], list[int]]:
-    """The ids of a prompt behind its BOS, and the positions of special tokens behind the first; `number` is from 0."""
+def read_prompt(subject: Subject, text: str, name: str) -> Prompt:
+    """One prompt, as the run's are read; `name` is what errors call it.
+
+    Raises:
+        UsageError: It is longer than what the model reads.
+        InputError: It is too short, or the model lacks BOS.
+    """
+    bos = _bos(subject)
     ids, places = subject.tokenizer.encode_prompt(text)
     ahead = bos is not None and ids[:1] != [bos]
     limit = subject.checkpoint.shape.n_ctx
     if ahead + len(ids) > limit:
         raise UsageError(
-            f"Prompt {number} has {amount(len(ids), 'token')}{' and BOS' if ahead else ''}: "
+            f"{name} has {amount(len(ids), 'token')}{' and BOS' if ahead else ''}: "
             f"{subject.tools.settings.model} reads {limit:,}.",
             hint="A prompt is read whole. Shorten it, or give it with --text, in sequences of --max-tokens.",
         )
@@ -136,10 +178,10 @@ def _prompt(subject: Subject, bos: int | None, number: int, text: str) -> tuple[
     places = [place for place in places if place]
     if len(ids) - len(places) < 2:
         raise InputError(
-            f"Prompt {number} is not long enough: it needs two tokens, BOS counted, and special tokens behind it not.",
+            f"{name} is not long enough: it needs two tokens, BOS counted, and special tokens behind it not.",
             hint="Give a longer one: nothing is measured at the first token.",
         )
-    return ids, places
+    return Prompt(text, ids, places)
 
 
 def _extra(settings: Settings) -> int:
