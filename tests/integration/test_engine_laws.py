@@ -16,14 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import engine
 from support.families import CONFIGS, FAMILIES, VOCAB, save_checkpoint
+from support.random_saes import KINDS, random_sae
 from support.tiny import load_model
 
-from circuitcli.core.activations.gated import Gated
-from circuitcli.core.activations.jumprelu import JumpRelu
-from circuitcli.core.activations.standard import Relu
-from circuitcli.core.activations.topk import TopK
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.frame import Frame, Normalisation
+from circuitcli.core.frame import Frame
 from circuitcli.core.reference import ablate_one
 from circuitcli.core.sites import SITES, Site
 
@@ -44,23 +41,6 @@ def model_of(family: str, other: bool) -> Any:
     return load_model(save_checkpoint(family, Path(mkdtemp()), config=config))
 
 
-def random_sae(model: Any, site: Site, kind: str, norm: Normalisation, d_sae: int, seed: int) -> Dictionary:
-    draw = torch.Generator().manual_seed(seed)
-    d_in = model.shape.width(site.name)
-    w_enc, w_dec = (torch.randn(shape, generator=draw) / d_in**0.5 for shape in ((d_in, d_sae), (d_sae, d_in)))
-    b_enc, b_dec = torch.randn(d_sae, generator=draw) * 0.1, torch.randn(d_in, generator=draw) * 0.1
-    threshold, b_gate = torch.rand(d_sae, generator=draw), torch.randn(d_sae, generator=draw)
-    r_mag = torch.randn(d_sae, generator=draw) * 0.1
-    activation = {
-        "relu": Relu(),
-        "topk": TopK(min(5, d_sae)),
-        "jumprelu": JumpRelu(threshold),
-        "gated": Gated(b_gate, r_mag, b_enc),
-    }[kind]
-    bias = torch.zeros(d_sae) if kind == "gated" else b_enc
-    return Dictionary(site, site, activation, w_enc, bias, w_dec, b_dec, frame=Frame(norm))
-
-
 @st.composite
 def cases(draw: st.DrawFn) -> dict[str, Any]:
     family, other = draw(st.sampled_from(FAMILIES)), draw(st.booleans())
@@ -76,7 +56,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "other": other,
         "site": site,
         "downstream": sorted(draw(st.sets(st.sampled_from(behind), min_size=1, max_size=3)), key=lambda s: s.order),
-        "kind": draw(st.sampled_from(["relu", "topk", "jumprelu", "gated"])),
+        "kind": draw(st.sampled_from(KINDS)),
         "norm": draw(st.sampled_from(["none", "layer_norm", "constant_norm"])),
         "d_sae": draw(st.sampled_from([1, 7, 40])),
         "lengths": draw(st.lists(st.integers(2, 9), min_size=1, max_size=4)),
@@ -91,7 +71,7 @@ def workload(case: dict[str, Any]) -> tuple[Any, dict[Site, Dictionary], Any, An
     """Model, SAEs, text and rows of a case."""
     model = model_of(case["family"], case["other"])
     saes = {
-        site: random_sae(model, site, case["kind"], case["norm"], case["d_sae"], case["seed"] + i)
+        site: random_sae(model, site, case["kind"], Frame(case["norm"]), case["d_sae"], case["seed"] + i)
         for i, site in enumerate([case["site"], *case["downstream"]])
     }
     draw = torch.Generator().manual_seed(case["seed"])

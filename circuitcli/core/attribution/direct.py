@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitcli.core.attribution.edges import cutting
+from circuitcli.core.attribution.edges import cutting, read_elsewhere, written
 from circuitcli.core.attribution.measured import Prompt, measured
 from circuitcli.core.attribution.parts import Part, Source
 from circuitcli.core.dictionary import Dictionary
@@ -102,14 +102,15 @@ class _Direct:
     ) -> Float[Tensor, " b"]:
         """One pass in which some nodes of a source are replaced, a row each; `which` pairs are of which row."""
         source, clean = self.sources[up], self.prompt.run.sites
-        later = sorted({s.site for s in self.sources if s.site.order > source.site.order}, key=lambda s: s.order)
-        reads = sorted({s.reads for s in self.sources if isinstance(s, Part)} - set(later), key=lambda s: s.order)
+        # A node goes on behind the cut of its own site; tokens come before that of a dictionary where they are.
+        own = [] if isinstance(source, Part) else [source.site]
+        later = [s for s in written(self.sources) if s.order > source.site.order or s in own]
         cut = cutting(self.counts, {site: clean[site][0] for site in later})
         delta = torch.zeros(len(nodes), len(self.prompt), source.delta.shape[1], device=source.delta.device)
         delta[torch.arange(len(nodes)), source.pos[nodes]] = source.delta[nodes]
         run = self.model.run(
             self.prompt.tokens.expand(len(nodes), -1),
-            reads,
+            read_elsewhere(self.sources),
             final=True,
             edits=in_turn(adding(source.site, delta), cut.edits(later)),
         )
@@ -122,7 +123,7 @@ class _Direct:
             assert isinstance(part, Part)
             here = self.pairs.down[which] == down
             at = row[here], part.pos[self.pairs.down_node[which[here]]]
-            x = cut.before[part.reads] if part.reads in cut.before else run.sites[part.reads]
+            x = cut.reaches(part, run)
             self.reached.setdefault(down, []).append((which[here], x[at].float(), cut.before[part.site][at].float()))
         return after
 

@@ -3,7 +3,8 @@
     E(u → d) = ∂m/∂d · ∂d/∂u|direct · (replacement − clean of u)       in the metric's unit
 
 *Direct*: every site that a dictionary writes is cut, at all positions that count, between what reaches it and what goes
-on from there. What reaches d from u is then what no other node had a hand in. With g = ∂m/∂y where d is written, total,
+on from there. What reaches d from u is then what no other node had a hand in. Tokens come before all cuts: a dictionary
+may write where they are. With g = ∂m/∂y where d is written, total,
 k_j and d_j as in `parts`, a row of ∂m/∂d·∂d/∂x is
 
     feature j    (g·d_j) k_j                    at the site that its dictionary reads
@@ -25,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.attribution.parts import Part, Source
-from circuitcli.core.edits import Change, Edits
+from circuitcli.core.edits import Change, Edits, in_turn, watching
 from circuitcli.core.model import Model, Pass
 from circuitcli.core.sites import Site
 
@@ -47,11 +48,15 @@ class Cut:
     counts: Bool[Tensor, " t"]
     before: dict[Site, Tensor]
     after: dict[Site, Tensor]
-    held: Mapping[Site, Float[Tensor, "t d"]]
+    held: Mapping[Site, Float[Tensor, "t _"]]
 
     def edits(self, sites: Sequence[Site]) -> Edits:
         """The edits that cut these sites."""
         return {site: self._cut(site) for site in sites}
+
+    def reaches(self, part: Part, run: Pass) -> Tensor:
+        """What a dictionary encodes on a pass: an SAE what reaches its own site, before the cut."""
+        return self.before[part.site] if part.reads == part.site else run.sites[part.reads]
 
     def _cut(self, site: Site) -> Change:
         def cut(x: Tensor) -> Tensor:
@@ -64,9 +69,20 @@ class Cut:
         return cut
 
 
-def cutting(counts: Bool[Tensor, " t"], held: Mapping[Site, Float[Tensor, "t d"]] | None = None) -> Cut:
+def cutting(counts: Bool[Tensor, " t"], held: Mapping[Site, Float[Tensor, "t _"]] | None = None) -> Cut:
     """A cut that was used on no pass yet."""
     return Cut(counts, {}, {}, held or {})
+
+
+def written(sources: Sequence[Source]) -> list[Site]:
+    """The sites that dictionaries write, in the model's order."""
+    return sorted({source.site for source in sources if isinstance(source, Part)}, key=lambda site: site.order)
+
+
+def read_elsewhere(sources: Sequence[Source]) -> list[Site]:
+    """The sites that dictionaries read and don't write, in the model's order."""
+    found = {part.reads for part in sources if isinstance(part, Part) and part.reads != part.site}
+    return sorted(found, key=lambda site: site.order)
 
 
 class Jacobians:
@@ -91,16 +107,16 @@ class Jacobians:
         """
         self.rows, self._sources = rows, sources
         self._cut = cutting(counts)
-        sites = sorted({source.site for source in sources}, key=lambda site: site.order)
-        reads = sorted(
-            {part.reads for part in sources if isinstance(part, Part)} - set(sites), key=lambda site: site.order
-        )
+        self._uncut: dict[Site, Tensor] = {}
+        writes, reads = written(sources), read_elsewhere(sources)
+        bottom = sorted({s.site for s in sources if not isinstance(s, Part)}, key=lambda site: site.order)
+        edits = in_turn(watching(bottom, self._uncut), self._cut.edits(writes))
         with torch.enable_grad():
-            self._run: Pass = model.run(tokens.expand(rows, -1), reads, final=True, edits=self._cut.edits(sites))
+            self._run: Pass = model.run(tokens.expand(rows, -1), reads, final=True, edits=edits)
 
-    def _reaches(self, site: Site) -> Tensor:
-        """What a dictionary reads at a site, before it is cut."""
-        return self._cut.before[site] if site in self._cut.before else self._run.sites[site]
+    def _goes_on(self, source: Source) -> Tensor:
+        """What goes on from where a source is."""
+        return self._cut.after[source.site] if isinstance(source, Part) else self._uncut[source.site]
 
     def into_features(self, part: Part, which: Int[Tensor, " n"], g: Float[Tensor, "t d"]) -> Rows:
         """The edges of all sources, one after the other, into some features of a part; g = ∂m/∂y, total.
@@ -109,7 +125,8 @@ class Jacobians:
         """
         pos = part.pos[which]
         weight = (g[pos] * part.decoder[which]).sum(-1)
-        return self._products([(part.reads, pos, weight.unsqueeze(1) * part.encoder[which])], len(which))
+        x = self._cut.reaches(part, self._run)
+        return self._products([(x, pos, weight.unsqueeze(1) * part.encoder[which])], len(which))
 
     def into_errors(self, part: Part, pos: Int[Tensor, " n"], g: Float[Tensor, "t d"]) -> Rows:
         """The edges of all sources into the errors of a part at some positions."""
@@ -117,19 +134,19 @@ class Jacobians:
         weight = (g[where] * part.decoder).sum(-1, keepdim=True)
         through = torch.zeros(len(g), part.encoder.shape[1], device=g.device)
         through.index_add_(0, where, weight * part.encoder)
-        return self._products([(part.site, pos, g[pos]), (part.reads, pos, -through[pos])], len(pos))
+        x, y = self._cut.reaches(part, self._run), self._cut.before[part.site]
+        return self._products([(y, pos, g[pos]), (x, pos, -through[pos])], len(pos))
 
     def into_target(self, gradient: Float[Tensor, " d"]) -> Rows:
         """The edges of all sources into the target; its gradient is that of m by the last stream, last position."""
-        return self._products([(None, torch.tensor([-1]), gradient.unsqueeze(0))], 1)
+        assert self._run.final is not None
+        return self._products([(self._run.final, torch.tensor([-1]), gradient.unsqueeze(0))], 1)
 
-    def _products(self, rows: Sequence[tuple[Site | None, Tensor, Tensor]], count: int) -> Rows:
-        """Vectors at places, each at the site of its entry (None: behind the last block), back to all sources."""
+    def _products(self, rows: Sequence[tuple[Tensor, Tensor, Tensor]], count: int) -> Rows:
+        """Vectors at positions of what the pass led to, back to all sources."""
         for start in range(0, count, self.rows):
             outputs, cotangents = [], []
-            for site, pos, vectors in rows:
-                out = self._run.final if site is None else self._reaches(site)
-                assert out is not None
+            for out, pos, vectors in rows:
                 if not out.requires_grad:
                     continue  # nothing that is cut comes before it
                 cotangent = torch.zeros_like(out)
@@ -140,19 +157,12 @@ class Jacobians:
             yield self._back(outputs, cotangents)[: count - start]
 
     def _back(self, outputs: list[Tensor], cotangents: list[Tensor]) -> Float[Tensor, "r u"]:
-        sites = list(self._cut.after)
-        none: list[Tensor | None] = [None] * len(sites)
-        grads = none
+        inputs = [self._goes_on(source) for source in self._sources]
+        grads: Sequence[Tensor | None] = [None] * len(inputs)
         if outputs:
-            grads = list(
-                torch.autograd.grad(
-                    outputs, [self._cut.after[s] for s in sites], cotangents, retain_graph=True, allow_unused=True
-                )
-            )
-        by_site = dict(zip(sites, grads, strict=True))
+            grads = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
         columns = []
-        for source in self._sources:
-            grad = by_site[source.site]
+        for source, grad in zip(self._sources, grads, strict=True):
             if grad is None:
                 columns.append(torch.zeros(self.rows, len(source), device=source.delta.device))
             else:

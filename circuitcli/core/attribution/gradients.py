@@ -26,7 +26,7 @@ from circuitcli.errors import InputError
 
 def gradients(
     model: Model, tokens: Int[Tensor, " t"], sites: Sequence[Site], metric: Metric
-) -> tuple[dict[Site, Float[Tensor, "t d"]], Float[Tensor, " d"]]:
+) -> tuple[dict[Site, Float[Tensor, "t _"]], Float[Tensor, " d"]]:
     """∂m/∂x at each site, total, and ∂m/∂(the last stream at the last position).
 
     Raises:
@@ -73,7 +73,7 @@ def integrated(
     return mean
 
 
-def estimated(sources: Sequence[Source], gradient: Mapping[Site, Float[Tensor, "t d"]]) -> list[Float[Tensor, " n"]]:
+def estimated(sources: Sequence[Source], gradient: Mapping[Site, Float[Tensor, "t _"]]) -> list[Float[Tensor, " n"]]:
     """∂m/∂x·δ of every node, source by source."""
     return [(gradient[source.site][source.pos] * source.delta).sum(-1) for source in sources]
 

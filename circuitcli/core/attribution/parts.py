@@ -112,12 +112,12 @@ class Part(Source):
 
 def part(
     dictionary: Dictionary,
-    clean: Mapping[Site, Float[Tensor, "t d"]],
+    clean: Mapping[Site, Float[Tensor, "t _"]],
     counts: Bool[Tensor, " t"],
     *,
     replace: Replace = nothing,
     error: Float[Tensor, "t d"] | None = None,
-    other: Mapping[Site, Float[Tensor, "t d"]] | None = None,
+    other: Mapping[Site, Float[Tensor, "t _"]] | None = None,
 ) -> Part:
     """The nodes of a dictionary in a prompt.
 
