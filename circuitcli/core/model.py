@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,6 +40,26 @@ class Places:
     seq: Int[Tensor, " g"]
     pos: Int[Tensor, "g c"]
     chained: bool = False
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What a pass takes from a clean pass of the same prompt instead of computing it: constants, forward and backward.
+
+    Attributes:
+        patterns: Attention patterns, the weights after the softmax.
+        norms: What norms divide by (std or rms), all of them: of blocks, the final one, those of queries and keys.
+        activations: act(z) / z of MLPs' activation functions, and of the two factors of a gate each has half of the
+            gradient. Values stay as they are: these rules are those of the backward pass.
+    """
+
+    patterns: bool = False
+    norms: bool = False
+    activations: bool = False
+
+
+RELP = Fixed(norms=True, activations=True)  # Jafari et al. 2025, arXiv 2508.21258
+FROZEN = Fixed(patterns=True, norms=True)  # MLPs aside, all that is behind an edit is linear in it
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +162,17 @@ class Model(Protocol):
             final: Whether to go on to the stream after the last block.
             places: If given, `base` and the edit hold these positions only, [g, c, d], and so does the result: exact
                 where nothing before them is edited, since attention looks back only.
+        """
+        ...
+
+    def fixed(self, tokens: Int[Tensor, "1 t"], what: Fixed) -> AbstractContextManager[None]:
+        """While it lasts, every pass over this prompt, in any number of rows, has these constants of a clean one.
+
+        `logits` is then of rows that all stand for the prompt's last position. What was fixed before and isn't named
+        stays so; `Fixed()` changes nothing.
+
+        Raises:
+            InputError: The model has a part whose constants aren't known (mixtures of experts, ...), and which.
         """
         ...
 

@@ -27,7 +27,7 @@ from circuitcli.core.sites import SITES, Site
 from circuitcli.runtime.device import out_of_memory
 from circuitcli.runtime.head import body
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 _LENGTHS = (9, 5)
 
 

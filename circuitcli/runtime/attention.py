@@ -2,9 +2,9 @@
 
 Models of transformers hand queries, keys and values, rotated and not yet repeated for grouped heads, to a function that
 their configuration names (its AttentionInterface). Ours keeps keys and values of a clean pass, or puts kept ones before
-those of a few places, and leaves the arithmetic to the function that the model's own file has for it. Nothing here
-depends on how a version of transformers calls its cache, nor on how TransformerLens computes attention: that is not
-used, the model's own is.
+those of a few places, and leaves the arithmetic to the function that the model's own file has for it; unless the
+pattern is a constant, by which values are then summed (see `constants`). Nothing here depends on how a version of
+transformers calls its cache, nor on how TransformerLens computes attention: that is not used, the model's own is.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
+
+from circuitcli.runtime import constants
+from circuitcli.runtime.agreement import TOLERANCE
+from circuitcli.runtime.columns import columns
 
 NAME = "circuit"  # of the function, in configurations
 _EAGER = "eager_attention_forward"  # what each of transformers' files calls its own arithmetic
@@ -76,8 +80,37 @@ def _attend(
     keys, layer = _using.get(), getattr(module, "layer_idx", None)
     if keys is not None and isinstance(layer, int):
         key, value = keys.attend(layer, key, value)
+    held, notes = constants.in_use().patterns, constants.noting().patterns
+    if held is not None and isinstance(layer, int):
+        return _by_pattern(held[layer], value)
     found: tuple[Tensor, Tensor | None] = _own(module)(module, query, key, value, attention_mask, **more)
+    if notes is not None and isinstance(layer, int):
+        notes[layer] = _pattern(layer, found, value)
     return found
+
+
+def _by_pattern(pattern: Float[Tensor, "h t t"], value: Tensor) -> tuple[Tensor, Tensor]:
+    """What attention gives where its weights are those of a clean pass: linear in values."""
+    places = constants.places()
+    at = pattern if places is None else columns(pattern[:, places.pos].transpose(0, 1), places, 0.0)
+    values = value.repeat_interleave(pattern.shape[0] // value.shape[1], 1)  # heads that share one
+    return (at @ values).transpose(1, 2).contiguous(), at
+
+
+def _pattern(layer: int, found: tuple[Tensor, Tensor | None], value: Tensor) -> Float[Tensor, "h t t"]:
+    """The weights by which attention made what it gave of the values of one row.
+
+    Raises:
+        InputError: They don't make it.
+    """
+    out, pattern = found
+    square = pattern is not None and pattern.ndim == 4 and pattern.shape[2:] == (value.shape[2], value.shape[2])
+    if pattern is None or not square:
+        raise constants.refused(f"The attention of block {layer} tells no pattern.")
+    made, _ = _by_pattern(pattern[0], value)
+    if not (made - out).abs().max() <= TOLERANCE[out.dtype] * out.abs().max():
+        raise constants.refused(f"The attention of block {layer} does more than its pattern says.")
+    return pattern[0]
 
 
 def _own(module: torch.nn.Module) -> Callable[..., Any]:

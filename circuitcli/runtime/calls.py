@@ -14,6 +14,7 @@ from torch import Tensor
 
 from circuitcli.core.model import Places
 from circuitcli.runtime.attention import Kept
+from circuitcli.runtime.columns import columns
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -46,20 +47,8 @@ class Calls:
 
 def _mask(clean: Tensor, places: Places) -> Tensor:
     """What each place sees: what it saw in its sequence, but what is computed again as it is now. [g, 1, c, t + c]"""
-    pos = places.pos
-    groups, count = pos.shape
-    barred = clean.dtype == torch.bool
-    none = False if barred else torch.finfo(clean.dtype).min
-    saw = clean[0, 0][pos]  # [g, c, t]
-    each = torch.arange(count, device=pos.device)
-    if not places.chained:
-        before = saw.scatter(2, pos.unsqueeze(2), none)
-        own = torch.full((count, count), none, dtype=clean.dtype, device=clean.device)
-        own.fill_diagonal_(True if barred else 0.0)
-        return torch.cat([before, own.expand(groups, -1, -1)], 2).unsqueeze(1)
-    again = torch.arange(saw.shape[2], device=pos.device) >= pos[:, :1, None]
-    own = saw.gather(2, pos.unsqueeze(1).expand(-1, count, -1)).masked_fill(each > each.unsqueeze(1), none)
-    return torch.cat([saw.masked_fill(again, none), own], 2).unsqueeze(1)
+    none = False if clean.dtype == torch.bool else torch.finfo(clean.dtype).min
+    return columns(clean[0, 0][places.pos], places, none).unsqueeze(1)
 
 
 def recorder(calls: Calls, layer: int) -> Callable[..., None]:

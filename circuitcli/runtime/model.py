@@ -20,11 +20,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
 from circuitcli.core.edits import Edits
-from circuitcli.core.model import Activations, Addition, Pass, Places
+from circuitcli.core.model import Activations, Addition, Fixed, Pass, Places
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import CircuitError, InputError
-from circuitcli.runtime import agreement, weights
+from circuitcli.runtime import agreement, constants, fixed, weights
 from circuitcli.runtime.agreement import Disagreement
 from circuitcli.runtime.attention import Behind, Kept, native, through_the_door, using
 from circuitcli.runtime.calls import Calls, recorder
@@ -132,7 +132,7 @@ class BridgeModel:
         if last < site.layer:  # nothing behind the site is asked for
             return Pass(sites, None, clean.calls)
         keys = None if places is None else Behind(clean.calls.kept, places.seq)
-        with self._bridge.hooks(fwd_hooks=hooks_of({}, read, sites)), using(keys):
+        with self._bridge.hooks(fwd_hooks=hooks_of({}, read, sites)), using(keys), constants.at(places):
             if site.name == "resid_pre":
                 x = self._block(site.layer, base[site] + delta, clean.calls, places)
             else:
@@ -144,7 +144,22 @@ class BridgeModel:
 
     def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
         """Final norm and the model's own head; see `core.model.Model.logits`."""
-        return self._head(final)
+        last = Places(final.new_zeros(1, dtype=torch.long), final.new_full((1, len(final)), -1, dtype=torch.long))
+        with constants.at(last):
+            return self._head(final)
+
+    @contextmanager
+    def fixed(self, tokens: Int[Tensor, "1 t"], what: Fixed) -> Iterator[None]:
+        """Passes with constants of a clean one; see `core.model.Model.fixed`."""
+        if what == Fixed():
+            yield
+            return
+        with constants.using(fixed.note(self._bridge, tokens, what, self._through)):
+            yield
+
+    def _through(self, tokens: Int[Tensor, "1 t"]) -> None:
+        """A pass through all that is before the head."""
+        self._bridge.ln_final(self.run(tokens, [], final=True).final)
 
     def z_offset(self, layer: int) -> Float[Tensor, " d_z"]:
         """What the value biases add to z; see `core.model.Model.z_offset`."""

@@ -1,6 +1,7 @@
 """A model small and linear enough that what an edit does to it can be written down."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from circuitcli.core.activations.standard import Relu
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.edits import Edits, adding
-from circuitcli.core.model import Addition, Pass, Places
+from circuitcli.core.model import Addition, Fixed, Pass, Places
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site
 
@@ -80,6 +81,10 @@ class LinearModel:
         places: Places | None = None,
     ) -> Pass:
         return self._from(base[Site(0, "resid_pre")], read, adding(edit.site, edit.delta), clean.calls, places)
+
+    def fixed(self, tokens: Tensor, what: Fixed) -> AbstractContextManager[None]:
+        """Its attention's pattern is the same for all inputs, and it has no norms and no activation functions."""
+        return nullcontext()
 
     def z_offset(self, layer: int) -> Tensor:
         return torch.zeros(D)

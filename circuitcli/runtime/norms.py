@@ -1,0 +1,109 @@
+"""The door to norms, of every family: where a norm's scale may be a constant of a clean pass.
+
+A norm is asked what it is, and not its class, since families write the same in many ways (1 + w, no bias, no weights,
+one gain for each head): b = norm(0); it subtracts the mean where norm(1) is norm(0); g follows from a vector of ±1, up
+to a factor that goes into 1 / s, the one by which the clean x gives the clean y.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from circuitcli.runtime import constants
+from circuitcli.runtime.agreement import TOLERANCE
+from circuitcli.runtime.constants import refused
+from circuitcli.runtime.held import Held, centre, wide
+
+
+def through_the_door(bridge: Any) -> None:
+    """Make all norms of a bridged model go through here from now on."""
+    modules = dict(bridge.named_modules())
+    wrapped = {_own(module) for module in modules.values() if _own(module) is not module}
+    for name, module in modules.items():
+        if is_norm(module) and module not in wrapped:
+            _door(module, name.replace("._original_component", ""))
+
+
+def is_norm(module: torch.nn.Module) -> bool:
+    """Whether it is a norm, bridged or not, and none that is made of others."""
+    own = _own(module)
+    return _called_norm(own) and not any(_called_norm(part) for part in own.modules() if part is not own)
+
+
+def placed(
+    norms: dict[torch.nn.Module, Held], width: int, other: Callable[[], dict[torch.nn.Module, Held]]
+) -> dict[torch.nn.Module, Held]:
+    """The same, each with the axis that is positions.
+
+    Args:
+        norms: Of a pass of `width` positions.
+        width: Of the pass.
+        other: The norms of a pass of another length, which tells positions from as many heads.
+    """
+    heads = [held for held in norms.values() if held.inverse.ndim == 4]
+    several = other() if any(held.inverse.shape[1] == held.inverse.shape[2] for held in heads) else None
+
+    def axis(norm: torch.nn.Module, held: Held) -> int:
+        size = held.inverse.shape[1]
+        first = size == width if several is None else size != several[norm].inverse.shape[1]
+        return 1 if held.inverse.ndim == 3 or first else 2
+
+    return {norm: held.along(axis(norm, held)) for norm, held in norms.items()}
+
+
+def _door(norm: Any, name: str) -> None:
+    """Sites are read and edited on the way in and out, so a held norm keeps the hooks there."""
+    before, after = (getattr(norm, hook, lambda x: x) for hook in ("hook_in", "hook_out"))
+
+    def plain(x: Tensor) -> Tensor:
+        out: Tensor = type(norm).forward(norm, x)
+        return out
+
+    def forward(hidden_states: Tensor) -> Tensor:
+        held, notes = constants.in_use().norms, constants.noting().norms
+        if held is not None:
+            out: Tensor = after(held[norm](before(hidden_states), constants.places()))
+            return out
+        out = plain(hidden_states)
+        if notes is not None:
+            notes[norm] = _held(plain, hidden_states, out, f"norm {name} ({type(_own(norm)).__name__})")
+        return out
+
+    object.__setattr__(norm, "forward", forward)  # a bridge passes other assignments on to what it wraps
+
+
+def _held(plain: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, name: str) -> Held:
+    """The norm that gave y for x, [1, t, d], [1, t, h, d] or [1, h, t, d].
+
+    Raises:
+        InputError: It is of no kind that this describes.
+    """
+    if x.ndim not in (3, 4) or x.shape != y.shape:
+        raise refused(f"The {name} is no norm of each position.")
+    one, sign = torch.ones_like(x), torch.ones_like(x)
+    sign[..., ::2] = -1
+    bias = wide(plain(torch.zeros_like(x)))
+    even, uneven = wide(plain(one)) - bias, wide(plain(sign)) - bias
+    within = TOLERANCE[x.dtype]
+    centred = bool(even.abs().max() <= within * uneven.abs().max())
+    gain = uneven / centre(wide(sign), centred)
+    made, given = centre(wide(x), centred) * gain, wide(y) - bias
+    tiny = torch.finfo(made.dtype).tiny
+    inverse = (given * made).sum(-1, keepdim=True) / (made * made).sum(-1, keepdim=True).clamp_min(tiny)
+    if not (made * inverse - given).abs().max() <= within * wide(y).abs().max():
+        raise refused(f"The {name} is no norm whose scale is known.")
+    return Held(gain, bias, centred, inverse)
+
+
+def _called_norm(module: torch.nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
+
+
+def _own(module: torch.nn.Module) -> torch.nn.Module:
+    """What a bridged module wraps; any other is itself."""
+    own: torch.nn.Module | None = getattr(module, "original_component", None)
+    return module if own is None else own
