@@ -81,6 +81,14 @@ def test_a_small_stratum_gives_all_it_has_and_the_others_more() -> None:
     assert [(drawn.weight[size[drawn.index] == s]).tolist() for s in (0, 1)] == [[1.0] * 3, [500 / 37] * 37]
 
 
+@pytest.mark.parametrize("more", range(1, 9))
+def test_few_draws_stand_for_all_as_well(more: int) -> None:
+    """Fewer than there would be strata: each stratum gives one at least."""
+    drawn = sample(heavy_tailed(500), 3, more, 0)
+    assert len(drawn.index) == 3 + more
+    assert drawn.weight.sum() == pytest.approx(500)
+
+
 def test_another_seed_draws_others() -> None:
     size = heavy_tailed(500)
     first, second = (set(sample(size, 10, 40, seed).index.tolist()) for seed in (0, 1))
