@@ -356,14 +356,15 @@ class Attribute:
         Flag("--edge-threshold", "Smallest |weight| of an edge to keep, in nats or logits.", late=True),
     ] = 0.0
     edges: Annotated[
-        Literal["estimate", "exact"],
+        Literal["auto", "estimate", "exact"],
         Flag(
             "--edges",
-            "estimate: gradients give the edges. exact: the edges between the strongest nodes are measured.",
-            "estimate|exact",
+            "How weights of edges are got. estimate: gradients give them. exact: all between the strongest nodes are "
+            "measured. auto: the largest are measured, as far as a quarter of the budget allows.",
+            "auto|estimate|exact",
             late=True,
         ),
-    ] = "estimate"
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

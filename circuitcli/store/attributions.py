@@ -7,8 +7,12 @@ tokens, then the model's order, targets last. An effect is m(replaced) − m(cle
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from circuitcli.core.untrusted import Count, Flag, Mismatch, Number, Text, read
 from circuitcli.errors import InputError
@@ -16,11 +20,15 @@ from circuitcli.store import files, tables
 from circuitcli.store.records import FileEntry
 from circuitcli.store.run import Run
 
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
+    from jaxtyping import Float, Int
+
 STAGE = "attribute"
 QUESTIONS = "attribution/questions.json"
 NODES = "attribution/nodes.parquet"
 EDGES = "attribution/edges.parquet"
 ROWS = "attribution/rows.parquet"
+FILES = (QUESTIONS, NODES, EDGES, ROWS)
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,13 @@ def write(
         count = tables.write(run.path(name), name.removesuffix(".parquet"), parts)
         entries[name] = run.entry(run.path(name), count)
     return entries
+
+
+def write_measured(
+    run: Run, name: str, prompt: int, node: Int[np.ndarray, " n"], exact: Float[np.ndarray, " n"]
+) -> None:
+    """Write the measured effects of some nodes of a prompt, so that they needn't be measured again."""
+    tables.write(run.path(name), "attribution/measured", [{"prompt": prompt, "node": node, "exact": exact}])
 
 
 def questions(run: Run) -> list[Prompt]:

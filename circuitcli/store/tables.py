@@ -51,8 +51,9 @@ _COLUMNS = {
     "effects/features": "layer site feature n kl_mean out_abs_effect",
     "attribution/nodes": "prompt node kind layer site feature pos activation replacement effect method "
     "atp ig relp exact drawn",
-    "attribution/edges": "prompt source target weight method exact drawn",
+    "attribution/edges": "prompt source target weight method estimate exact drawn",
     "attribution/rows": "prompt target abs_in",
+    "attribution/measured": "prompt node exact",
 }
 
 
@@ -93,7 +94,8 @@ def _table(part: Mapping[str, Any], fields: pa.Schema) -> pa.Table:
         elif isinstance(value, int | float):
             array = pa.repeat(pa.scalar(value, type=column.type), length)
         else:
-            array = pa.array(value, type=column.type, from_pandas=True)
+            words = value.tolist() if isinstance(value, np.ndarray) and value.dtype.kind in "OU" else value
+            array = pa.array(words, type=column.type, from_pandas=True)
         arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=fields)
 

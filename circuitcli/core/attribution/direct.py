@@ -107,7 +107,7 @@ class _Direct:
         later = [s for s in written(self.sources) if s.order > source.site.order or s in own]
         cut = cutting(self.counts, {site: clean[site][0] for site in later})
         delta = torch.zeros(len(nodes), len(self.prompt), source.delta.shape[1], device=source.delta.device)
-        delta[torch.arange(len(nodes)), source.pos[nodes]] = source.delta[nodes]
+        delta[torch.arange(len(nodes), device=delta.device), source.pos[nodes]] = source.delta[nodes]
         run = self.model.run(
             self.prompt.tokens.expand(len(nodes), -1),
             read_elsewhere(self.sources),

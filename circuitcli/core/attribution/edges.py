@@ -140,7 +140,7 @@ class Jacobians:
     def into_target(self, gradient: Float[Tensor, " d"]) -> Rows:
         """The edges of all sources into the target; its gradient is that of m by the last stream, last position."""
         assert self._run.final is not None
-        return self._products([(self._run.final, torch.tensor([-1]), gradient.unsqueeze(0))], 1)
+        return self._products([(self._run.final, torch.tensor([-1], device=gradient.device), gradient.unsqueeze(0))], 1)
 
     def _products(self, rows: Sequence[tuple[Tensor, Tensor, Tensor]], count: int) -> Rows:
         """Vectors at positions of what the pass led to, back to all sources."""
@@ -151,7 +151,9 @@ class Jacobians:
                     continue  # nothing that is cut comes before it
                 cotangent = torch.zeros_like(out)
                 here = vectors[start : start + self.rows]
-                cotangent[torch.arange(len(here)), pos[start : start + self.rows]] = here.to(out.dtype)
+                cotangent[torch.arange(len(here), device=out.device), pos[start : start + self.rows]] = here.to(
+                    out.dtype
+                )
                 outputs.append(out)
                 cotangents.append(cotangent)
             yield self._back(outputs, cotangents)[: count - start]

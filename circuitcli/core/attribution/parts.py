@@ -83,6 +83,17 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
+class Tokens(Source):
+    """The tokens of a prompt: they come before a dictionary that writes at their site.
+
+    Attributes:
+        size: The norm of what the first block reads of each.
+    """
+
+    size: Float[Tensor, " n"]
+
+
+@dataclass(frozen=True, eq=False)
 class Part(Source):
     """The nodes of one dictionary in one prompt: its features, in order of position and index, then its errors.
 
@@ -136,10 +147,10 @@ def part(
     there = None if other is None else _fires(dictionary, other[dictionary.reads].float(), place)
     pos, feature, activation, c = _joined(here, there, replace, dictionary.d_sae)
     decoder = dictionary.frame.step(_rows(dictionary.w_dec, feature).to(x.device), x[pos])
-    e = _error(dictionary, x, y, here)[place]
+    e = errors(dictionary, x, y, here)[place]
     target = torch.zeros_like(e)
     if other is not None and there is not None:
-        target = _error(dictionary, other[dictionary.reads].float(), other[dictionary.writes].float(), there)[place]
+        target = errors(dictionary, other[dictionary.reads].float(), other[dictionary.writes].float(), there)[place]
     elif error is not None:
         target = error[place].float()
     return Part(
@@ -188,7 +199,7 @@ def _encoder(dictionary: Dictionary, x: Tensor, pos: Tensor, feature: Tensor, ac
     return columns * slope.unsqueeze(1)
 
 
-def _error(dictionary: Dictionary, x: Tensor, y: Tensor, firing: _Firing) -> Float[Tensor, "t d"]:
+def errors(dictionary: Dictionary, x: Tensor, y: Tensor, firing: _Firing) -> Float[Tensor, "t d"]:
     """Errors y − x̂, by the rows of the decoder of what fires."""
     pos, feature, value = firing
     summed = torch.zeros(x.shape[0], y.shape[1], device=x.device)
@@ -198,11 +209,11 @@ def _error(dictionary: Dictionary, x: Tensor, y: Tensor, firing: _Firing) -> Flo
 
 def tokens(
     stream: Float[Tensor, "t d"], counts: Bool[Tensor, " t"], replacement: Float[Tensor, "t d"] | None = None
-) -> Source:
+) -> Tokens:
     """The tokens of a prompt as nodes: what the first block reads at each position that counts.
 
     Token and, in models that add it there, position are one; replaced by 0, or by `replacement`.
     """
     place = counts.nonzero().squeeze(1)
     x = stream[place].float()
-    return Source(BOTTOM, place, -x if replacement is None else replacement[place].float() - x)
+    return Tokens(BOTTOM, place, -x if replacement is None else replacement[place].float() - x, x.norm(dim=1))

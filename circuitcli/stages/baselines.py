@@ -1,0 +1,160 @@
+"""What nodes of prompts are replaced by.
+
+zero       0
+patch      what they are in the counterfactual
+resample   what they are at another position of the run's text, drawn at random for each position: features, errors
+and the token alike, so that they go together
+mean       their mean over the positions of the run's text that count: of features zeros in, of errors and of what
+the first block reads
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitcli.core.attribution.parts import BOTTOM, Part, Tokens, errors, part, tokens
+from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.seeding import PURPOSE_DONOR
+from circuitcli.core.sites import Site
+from circuitcli.errors import InputError
+from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.questions import Asked
+
+Kind = Literal["zero", "mean", "resample", "patch"]
+Activations = Mapping[Site, Float[Tensor, "t _"]]
+_HELD = 2**30  # bytes of the text's activations at once
+
+
+@dataclass
+class Baselines:
+    """Nodes of prompts with what replaces them.
+
+    Attributes:
+        kind: What does.
+        inputs: Of the run: its model, dictionaries and text.
+        sites: That are read of a prompt.
+    """
+
+    kind: Kind
+    inputs: Inputs
+    sites: Sequence[Site]
+
+    def other(self, asked: Asked, number: int) -> Activations | None:
+        """The activations that replace those of a prompt, position by position; None where no prompt's do.
+
+        Raises:
+            InputError: The run's text has no other position.
+        """
+        if self.kind == "patch":
+            assert asked.counterfactual_ids is not None
+            return self._read(torch.tensor([asked.counterfactual_ids]))
+        return self._elsewhere(asked, number) if self.kind == "resample" else None
+
+    def bottom(self, clean: Activations, counts: Tensor, other: Activations | None) -> Tokens:
+        """The tokens of a prompt."""
+        if other is not None:
+            return tokens(clean[BOTTOM], counts, other[BOTTOM])
+        mean = self._means[BOTTOM].expand_as(clean[BOTTOM]) if self.kind == "mean" else None
+        return tokens(clean[BOTTOM], counts, mean)
+
+    def part(self, dictionary: Dictionary, clean: Activations, counts: Tensor, other: Activations | None) -> Part:
+        """The nodes of a dictionary in a prompt."""
+        if other is not None or self.kind == "zero":
+            return part(dictionary, clean, counts, other=other)
+        site = dictionary.reads
+        table = torch.as_tensor(self.inputs.statistics[site]["mean_activation"], device=counts.device)
+        mean = self._means[site].expand_as(clean[dictionary.writes])
+        return part(dictionary, clean, counts, replace=lambda pos, feature, value: table[feature], error=mean)
+
+    def _read(self, ids: Int[Tensor, "1 t"]) -> Activations:
+        model = self.inputs.passes.model
+        run = model.run(ids.to(model.device), self.sites)
+        return {site: x[0] for site, x in run.sites.items()}
+
+    def _elsewhere(self, asked: Asked, number: int) -> Activations:
+        """At each position the activations of one of the run's text, which isn't the same one of the same prompt."""
+        sample, own = self.inputs.passes.sample, np.asarray(asked.ids)
+        seq, pos = np.nonzero(sample.counted)
+        width = sample.tokens.shape[1]
+        same = np.zeros(len(sample.tokens), np.bool_)
+        if len(own) <= width:
+            same = (sample.tokens[:, : len(own)] == own).all(1) & (sample.lengths == len(own))
+        drawn: dict[int, tuple[int, int]] = {}
+        for place in np.flatnonzero(asked.counts).tolist():
+            allowed = np.flatnonzero(~(same[seq] & (pos == place)))
+            if not len(allowed):
+                raise InputError(
+                    "The run's text has no other position from which an activation could come.",
+                    hint="Give more text, or another --baseline.",
+                )
+            key = [self.inputs.job.settings.seed, PURPOSE_DONOR, number, place]
+            at = allowed[np.random.default_rng(key).integers(len(allowed))]
+            drawn[place] = int(seq[at]), int(pos[at])
+        found: dict[Site, Tensor] = {}
+        for s in sorted({s for s, _ in drawn.values()}):
+            there = self._read(torch.as_tensor(sample.tokens[s : s + 1, : sample.lengths[s]]).long())
+            for site, x in there.items():
+                into = found.setdefault(site, torch.zeros(len(own), x.shape[1], dtype=x.dtype, device=x.device))
+                for place, (of, position) in drawn.items():
+                    if of == s:
+                        into[place] = x[position]
+        return found
+
+    @cached_property
+    def _means(self) -> dict[Site, Float[Tensor, " d"]]:
+        """Over the text: of the error at each dictionary's site, and of what the first block reads."""
+        passes = self.inputs.passes
+        count = int(passes.sample.counted.sum())
+        bottom = torch.zeros(passes.model.shape.d_model, device=passes.model.device)
+        found: dict[Site, Tensor] = {}
+        with self.inputs.job.report.track("Averaging errors", len(passes.blocks), "blocks") as done:
+            for blocks in self._chunks():
+                read = [(passes.blocks[number], *self._block(passes.blocks[number])) for number in blocks]
+                for entry in passes.entries:
+                    dictionary = passes.saes([entry.at])[entry.at]
+                    for sequences, sites, place in read:
+                        x, y = sites[dictionary.reads], sites[dictionary.writes]
+                        error = errors(dictionary, x, y, self._firing(entry.at, sequences, place))[place].sum(0)
+                        found[entry.at] = found[entry.at] + error if entry.at in found else error
+                bottom += sum(sites[BOTTOM][place].sum(0) for _, sites, place in read)
+                done(len(blocks))
+        return {BOTTOM: bottom / count} | {site: total / count for site, total in found.items()}
+
+    def _block(self, sequences: Int[np.ndarray, " b"]) -> tuple[dict[Site, Tensor], Int[Tensor, " p"]]:
+        """Activations of some sequences, one after the other, and which rows of them count."""
+        passes = self.inputs.passes
+        width = int(passes.sample.lengths[sequences].max())
+        text = torch.as_tensor(passes.sample.tokens[sequences, :width]).long().to(passes.model.device)
+        run = passes.model.run(text, self.sites)
+        place = np.flatnonzero(passes.sample.counted[sequences, :width])
+        return {site: x.flatten(0, 1).float() for site, x in run.sites.items()}, torch.as_tensor(place).to(text.device)
+
+    def _firing(self, site: Site, sequences: Int[np.ndarray, " b"], place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What fires there, by row."""
+        passes = self.inputs.passes
+        firings, width = passes.firings(site), int(passes.sample.lengths[sequences].max())
+        here = firings.where(np.flatnonzero(np.isin(firings.seq, sequences)))
+        row = np.searchsorted(sequences, here.seq) * width + here.pos
+        found = (torch.as_tensor(np.asarray(column)).to(place.device) for column in (row, here.feature, here.value))
+        row_, feature, value = found
+        return row_.long(), feature.long(), value
+
+    def _chunks(self) -> Iterator[list[int]]:
+        """Blocks of the text whose activations are held together."""
+        passes = self.inputs.passes
+        wide = 4 * sum(passes.model.shape.width(site.name) for site in self.sites)
+        some: list[int] = []
+        for number in range(len(passes.blocks)):
+            some.append(number)
+            held = sum(len(passes.blocks[n]) * int(passes.sample.lengths[passes.blocks[n]].max()) for n in some)
+            if held * wide > passes.runtime.room(_HELD) or number == len(passes.blocks) - 1:
+                yield some
+                some = []
