@@ -42,7 +42,15 @@ def run(tmp_path: Path) -> Run:
 
 
 def _written(run: Run, *asked: Prompt) -> None:
-    edges = {"prompt": 0, "source": [0], "target": [1], "weight": [0.5], "method": ["relp"], "exact": np.nan}
+    edges = {
+        "prompt": 0,
+        "source": [0],
+        "target": [1],
+        "weight": [0.5],
+        "method": ["relp"],
+        "estimate": [0.5],
+        "exact": np.nan,
+    }
     rows = {"prompt": 0, "target": [1], "abs_in": [2.0]}
     found = attributions.write(run, asked, [NODES, {**NODES, "prompt": 1}], [{**edges, "drawn": 0.0}], [rows])
     run.save_record(attributions.STAGE, Record("f", {}, {}, found, {}, {}, "cpu", 0.0))
