@@ -73,7 +73,7 @@ class Frame:
         shift = mean.expand_as(wide) if self.normalisation == "layer_norm" or self.centre else torch.zeros_like(wide)
         one = torch.ones_like(mean)
         if self.normalisation == "layer_norm":
-            std = wide.std(-1, keepdim=True)
+            std = wide.std(-1, keepdim=True) if wide.numel() else mean  # torch warns of none
             divisor, sigma = std + LAYER_NORM_EPS, std
         elif self.normalisation == "constant_norm":
             sigma = divisor = ((wide - shift).norm(dim=-1, keepdim=True) / wide.shape[-1] ** 0.5).clamp(min=_TINY)

@@ -82,8 +82,7 @@ def test_batches_change_nothing(family: str) -> None:
     ig = of.integrated(5, 5)
     for at_once in (1, 2, 100):
         close(of.integrated(5, at_once), ig, WITHIN, at_once)
-    pairs = of.pairs()
-    some = Pairs(*(column[::61] for column in (pairs.up, pairs.up_node, pairs.down, pairs.down_node)))
+    some = of.pairs(every=61)
     edges = of.measured_edges(some, 64)
     for size in (1, 10_000):
         close(of.measured_edges(some, size), edges, WITHIN, size, floor=floor)

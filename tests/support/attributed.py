@@ -91,8 +91,8 @@ class Asked:
             self.model, self.prompt, self.counts, self.sources, pairs, lambda one: where[id(one)], batches(size)
         )
 
-    def pairs(self) -> Pairs:
-        """All of them: of each node to each that can come behind it, and to the target."""
+    def pairs(self, every: int = 1) -> Pairs:
+        """Of each node to each that can come behind it, and to the target; of these one in so many."""
         found = []
         for up, source in enumerate(self.sources):
             before = (source.site.order, isinstance(source, Part))
@@ -104,7 +104,7 @@ class Asked:
                     )
             n = torch.arange(len(source))
             found.append((torch.full_like(n, up), n, torch.full_like(n, TARGET), torch.zeros_like(n)))
-        return Pairs(*(torch.cat(column) for column in zip(*found, strict=True)))
+        return Pairs(*(torch.cat(column)[::every] for column in zip(*found, strict=True)))
 
     def among(self, pairs: Pairs) -> Tensor:
         """The estimated edge of each pair."""
