@@ -1,44 +1,36 @@
 """attribute: why a prompt goes on with a token: the effect of each node, and through which others it comes about.
 
 1.  Each prompt is opened: its nodes, and what gradients say of them (`study`).
-2.  What is measured of them follows from the method and the budget (`extent`); it is planned, so that an interrupted
-    stage goes on with the same, and measured site by site.
-3.  Between the strongest nodes edges are computed, and some of them measured (`wiring`).
+2.  What is measured of them follows from the method and the budget (`extent`, `measuring`).
+3.  Between the strongest nodes edges are computed (`wiring`), and the largest measured.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from torch import Tensor
 
 from circuitcli.core.calibration import calibrate
-from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.sites import Site
+from circuitcli.core.strata import StratifiedSample
 from circuitcli.core.words import amount
 from circuitcli.errors import InputError
-from circuitcli.runtime.device import Runtime, peak_memory
-from circuitcli.runtime.engine import engine
-from circuitcli.stages import extent, questions, wiring
-from circuitcli.stages.baselines import Baselines
+from circuitcli.stages import questions
 from circuitcli.stages.estimate import duration
-from circuitcli.stages.extent import Extent
-from circuitcli.stages.inputs import Inputs
-from circuitcli.stages.questions import Asked
 from circuitcli.stages.stage import Job, Outcome, Work, stage
-from circuitcli.stages.study import Rule, Study, open_study, sites_of
 from circuitcli.store import attributions, tables
-from circuitcli.store.records import fingerprint
+
+if TYPE_CHECKING:
+    from circuitcli.stages.prompts import Prompts
+    from circuitcli.stages.study import Rule
 
 NAME = "attribute"
 RULES: tuple[Rule, ...] = ("atp", "relp")
-_OPEN = 2**30  # bytes of opened prompts that are kept
-_EDGES = 0.25  # of the budget, for measuring edges
+T = TypeVar("T")
 
 
 def run(job: Job) -> Outcome:
@@ -57,99 +49,65 @@ class _Attribution:
     job: Job
     todo: Work
     seconds: dict[str, float] = field(default_factory=dict)
-    _open: dict[int, Study] = field(default_factory=dict)
 
     @cached_property
-    def inputs(self) -> Inputs:
-        return Inputs(self.job)
+    def prompts(self) -> Prompts:
+        """What was asked, opened when it is needed."""
+        from circuitcli.stages.prompts import Prompts
 
-    @cached_property
-    def asked(self) -> list[Asked]:
-        return questions.asked(self.job)
-
-    @cached_property
-    def baselines(self) -> Baselines:
-        return Baselines(questions.baseline(self.job, self.asked), self.inputs, sites_of(self.inputs))
-
-    @cached_property
-    def runtime(self) -> Runtime:
-        """At the batch size and threads of the plan, so that what is resumed repeats the arithmetic."""
-        longest = max(len(one.ids) for one in self.asked)
-        passes = self.inputs.passes
-        size = passes.runtime.rows_at_once(passes.row_bytes(None), longest)
-        return self.todo.planned_batch(size)
-
-    def batches(self, count: int, positions: int, work: Callable[[slice], Tensor]) -> Iterator[Tensor]:
-        """Work over rows, of which each has so many positions again; the plan's batch has them all."""
-        longest = max(len(one.ids) for one in self.asked)
-        size = max(1, (self.runtime.batch_size or 1) * longest // max(1, positions))
-        return self.runtime.batches(count, size, work, say=self.job.report.say)
-
-    def study(self, number: int) -> Study:
-        """A prompt, opened; kept while there is room."""
-        if number not in self._open:
-            opened = open_study(
-                self.inputs, self.baselines, self.asked[number], number, frozen=self.job.settings.attribute.freeze
-            )
-            if opened.nbytes + sum(one.nbytes for one in self._open.values()) > self.runtime.room(_OPEN):
-                self._open.clear()
-            self._open[number] = opened
-        return self._open[number]
+        return Prompts(self.todo)
 
     def work(self) -> None:
         """All of it."""
-        asked = self.asked
-        with self.job.report.track("Reading prompts", len(asked), "prompts") as done:
-            nodes = []
-            for number in range(len(asked)):
-                nodes.append(self._timed("nodes", self._estimates, number))
-                done(1)
-        extents = self._extents(nodes)
-        self._measure(extents, nodes)
-        estimate = self._chosen(nodes)
-        for table in nodes:
-            self._settle(table, estimate)
-        edges, rows, edge_method = self._timed("edges", self._edges, nodes, estimate)
-        self._write(nodes, edges, rows)
-        self._facts(nodes, edges, estimate, edge_method)
+        from circuitcli.stages import measuring
 
-    def _timed(self, what: str, work: Callable[..., Any], *given: Any) -> Any:
+        with self.job.report.track("Reading prompts", len(self.prompts), "prompts") as done:
+            nodes = []
+            for number in range(len(self.prompts)):
+                nodes.append(self._timed("nodes", partial(self._estimates, number)))
+                done(1)
+        extents = measuring.planned_nodes(self.prompts) or self._extents(nodes)
+        self._timed("measured", lambda: measuring.measure_nodes(self.prompts, extents, nodes))
+        estimate = self._best(nodes)
+        for table in nodes:
+            _settle(table, estimate)
+        rule: Rule = "relp" if estimate == "relp" else "atp"
+        edges, rows = self._timed("edges", lambda: self._edges(nodes, rule))
+        how = self.job.settings.attribute.edges
+        self._timed("edges measured", lambda: measuring.measure_edges(self.prompts, edges, self._most, how))
+        asked = [self._question(number) for number in range(len(self.prompts))]
+        self.todo.expect(dict.fromkeys(attributions.FILES))
+        self.todo.files |= attributions.write(self.job.run, asked, nodes, edges, rows)
+        self._facts(nodes, edges, estimate, rule)
+
+    def _timed(self, what: str, work: Callable[[], T]) -> T:
         started = time.perf_counter()
-        found = work(*given)
-        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - started
+        found = work()
+        self.seconds[what] = round(self.seconds.get(what, 0.0) + time.perf_counter() - started, 3)
         return found
 
     @cached_property
     def rules(self) -> tuple[Rule, ...]:
         """The rules by which gradients are had: both, but of a model that has no relp, which is said."""
-        wanted = self.job.settings.attribute.method
-        if wanted == "relp":
+        if self.job.settings.attribute.method == "relp":
             return RULES
         try:
-            with self.study(0).held("relp"):
+            with self.prompts.study(0).held("relp"):
                 return RULES
         except InputError as error:
-            self.job.report.say(f"attribute: without relp: {error.message}")
+            self.job.report.say(f"attribute: without relp. {error.message}")
             return ("atp",)
 
     def _estimates(self, number: int) -> tables.Columns:
         """The nodes of a prompt with what gradients say of them."""
-        study, settings = self.study(number), self.job.settings.attribute
+        study, settings = self.prompts.study(number), self.job.settings.attribute
         table = study.columns(number)
-        for name in ("atp", "relp", "ig", "exact"):
-            table[name] = np.full(study.nodes + 1, np.nan)
+        table |= {name: np.full(study.nodes + 1, np.nan) for name in ("atp", "relp", "ig", "exact")}
         for rule in self.rules:
             table[rule][:-1] = study.estimates(rule)
         if settings.method == "ig":
-            at_once = max(1, self.runtime.batch_size or 1)
-            table["ig"][:-1] = study.integrated(settings.ig_steps, at_once)
-        table["drawn"] = np.zeros(study.nodes + 1)
-        return table
-
-    @cached_property
-    def _per(self) -> float:
-        """Seconds of an operation."""
-        return extent.rate(self.study(0), self.batches)
+            table["ig"][:-1] = study.integrated(settings.ig_steps, max(1, self.prompts.runtime.batch_size or 1))
+        return table | {"drawn": np.zeros(study.nodes + 1)}
 
     def _size(self, table: tables.Columns) -> np.ndarray:
         """By what nodes are ranked before any is measured: the method's estimate, or the largest of all."""
@@ -157,129 +115,69 @@ class _Attribution:
         names = (method,) if method in ("atp", "relp", "ig") else self.rules
         return np.asarray(np.max([np.abs(table[name][:-1]) for name in names], axis=0))
 
-    def _extents(self, nodes: list[tables.Columns]) -> list[Extent]:
-        """What is measured of each prompt: as planned before, or by method and budget."""
-        shards = [what for what in self.todo.plan.shards.values() if what]
-        planned = {(what["prompt"], what["source"]): what for what in shards}
-        if planned:
-            return [self._as_planned(number, planned) for number in range(len(nodes))]
+    def _extents(self, nodes: Sequence[tables.Columns]) -> list[StratifiedSample]:
+        """What is measured of each prompt, by method and budget."""
+        from circuitcli.stages import extent
+
         settings, seed = self.job.settings.attribute, self.job.settings.seed
-        studies = range(len(nodes))
         if settings.method in ("atp", "relp", "ig"):
             return [extent.for_calibration(self._size(table), seed) for table in nodes]
-        seconds = [self._per * extent.operations(self.study(number)) for number in studies]
-        total = float(sum(part.sum() for part in seconds))
-        count = sum(len(part) for part in seconds)
-        most = settings.budget if settings.method == "auto" else np.inf
+        studies = range(len(nodes))
+        seconds = [self.prompts.seconds_each * extent.operations(self.prompts.study(number)) for number in studies]
+        total, count = float(sum(part.sum() for part in seconds)), sum(len(part) for part in seconds)
         what = f"attribute: {amount(count, 'node')}; measuring all takes about {duration(total)}"
-        if total <= most:
+        if settings.method == "exact" or total <= settings.budget:
             self.job.report.say(f"{what}.")
-            return [extent.all_of(self.study(number)) for number in studies]
+            return [extent.all_of(self.prompts.study(number)) for number in studies]
         found = [
-            extent.within(self._size(table), part, most * float(part.sum()) / total, seed)
+            extent.within(self._size(table), part, settings.budget * float(part.sum()) / total, seed)
             for table, part in zip(nodes, seconds, strict=True)
         ]
         self.job.report.say(
-            f"{what}, more than --budget {most:g} allows: {extent.joined(found):,} are measured, the others are "
-            "estimated; --method exact measures all."
+            f"{what}, more than --budget {settings.budget:g} allows: {sum(len(part.index) for part in found):,} are "
+            "measured, the others estimated; --method exact measures all."
         )
         return found
 
-    def _as_planned(self, number: int, planned: dict[tuple[int, int], Any]) -> Extent:
-        mine = [what for (prompt, _), what in sorted(planned.items()) if prompt == number]
-        node, weight = (np.concatenate([np.asarray(what[name]) for what in mine]) for name in ("nodes", "weights"))
-        return Extent(node.astype(np.int64), weight.astype(np.float64))
-
-    def _measure(self, extents: Sequence[Extent], nodes: list[tables.Columns]) -> None:
-        """Measure what is planned, a file for each prompt and site, and note it in the tables."""
-        shards = [shard for number, part in enumerate(extents) for shard in self._shards(number, part)]
-        self.todo.expect({shard.name: shard.planned for shard in shards})
-        missing = [shard for shard in shards if not self.todo.found(shard.name)]
-        started = time.perf_counter()
-        with self.job.report.track("Measuring nodes", sum(len(shard.node) for shard in missing), "nodes") as done:
-            for shard in missing:
-                first = self.study(shard.prompt).starts[shard.source]
-                effect = self.study(shard.prompt).measured(shard.source, shard.node - first, self.batches)
-                attributions.write_measured(self.job.run, shard.name, shard.prompt, shard.node, effect)
-                done(len(shard.node))
-        self.seconds["measured"] = time.perf_counter() - started
-        for shard in shards:
-            path = self.job.run.path(shard.name)
-            self.todo.files[shard.name] = self.job.run.entry(path, tables.rows(path))
-            found = tables.read(path)
-            nodes[shard.prompt]["exact"][found["node"]] = found["exact"]
-            nodes[shard.prompt]["drawn"][shard.node] = shard.weight
-
-    def _shards(self, number: int, part: Extent) -> Iterator[_Shard]:
-        starts = self.study(number).starts
-        of = np.searchsorted(starts, part.node, side="right") - 1
-        for source in np.unique(of).tolist():
-            here = of == source
-            yield _Shard(self.todo.plan.fingerprint, number, source, part.node[here], part.weight[here])
-
-    def _chosen(self, nodes: list[tables.Columns]) -> str:
+    def _best(self, nodes: Sequence[tables.Columns]) -> str:
         """The estimate that stands where nothing was measured: that of the method, or the one that correlates best."""
         method = self.job.settings.attribute.method
         if method in ("atp", "relp", "ig"):
             return method
         joined = {name: np.concatenate([t[name] for t in nodes]) for name in ("exact", "drawn", *self.rules)}
         there = joined["drawn"] > 0
-        best: dict[str, float] = {}
-        for rule in self.rules:
+        known = {name: column[there] for name, column in joined.items()}
+
+        def pearson(rule: Rule) -> float:
             found = calibrate(
-                joined[rule][there], joined["exact"][there], joined["drawn"][there],
+                known[rule], known["exact"], known["drawn"],
                 of="nodes", method=rule, kind="all", total=len(there), seed=self.job.settings.seed,
             )  # fmt: skip
-            best[rule] = -2.0 if found.pearson.value is None else found.pearson.value
-        return max(best, key=lambda name: (best[name], name))
+            return -2.0 if found.pearson.value is None else found.pearson.value
 
-    def _settle(self, table: tables.Columns, estimate: str) -> None:
-        """The effect of each node, and how it was got."""
-        exact = np.isfinite(table["exact"])
-        table["effect"] = np.where(exact, table["exact"], table[estimate])
-        table["method"] = np.where(exact, "exact", estimate).astype(object)
-        table["method"][-1] = ""
+        return max(self.rules, key=lambda rule: (pearson(rule), rule))
 
-    def _edges(
-        self, nodes: list[tables.Columns], estimate: str
-    ) -> tuple[list[tables.Columns], list[tables.Columns], Rule]:
-        rule: Rule = "relp" if estimate == "relp" else "atp"
+    def _edges(self, nodes: Sequence[tables.Columns], rule: Rule) -> tuple[list[tables.Columns], list[tables.Columns]]:
+        """Of each prompt the edges between its strongest nodes, and what goes into each of these in all."""
+        from circuitcli.stages import wiring
+
         chosen = wiring.candidates(nodes, self._most)
         edges, rows = [], []
         with self.job.report.track("Computing edges", sum(int(part.sum()) for part in chosen), "nodes") as done:
             for number, part in enumerate(chosen):
-                wired = wiring.wire(self.study(number), rule, part, number, self.runtime, done)
-                edges.append(wired.edges)
-                rows.append(wired.rows)
-        settings = self.job.settings.attribute
-        measured = wiring.to_measure(
-            self.study, edges, settings.edges, _EDGES * settings.budget, self._per, self.job.settings.seed
-        )
-        with self.job.report.track("Measuring edges", sum(len(drawn.index) for drawn in measured), "edges") as done:
-            for number, drawn in enumerate(measured):
-                wiring.measure(
-                    self.study(number), edges[number], drawn, self._dictionary, self.batches,
-                    weights=settings.edges != "estimate",
-                )  # fmt: skip
-                done(len(drawn.index))
-        return edges, rows, rule
-
-    def _dictionary(self, site: Site) -> Dictionary:
-        return self.inputs.passes.saes([site])[site]
+                found = wiring.wire(self.prompts.study(number), rule, part, number, done)
+                edges.append(found.edges)
+                rows.append(found.rows)
+        return edges, rows
 
     @property
     def _most(self) -> int:
         """How many nodes have their edges computed."""
         settings = self.job.settings.attribute
-        return settings.candidates if settings.nodes == "auto" else max(settings.nodes, 1)
-
-    def _write(self, nodes: list[tables.Columns], edges: list[tables.Columns], rows: list[tables.Columns]) -> None:
-        asked = [self._question(number) for number in range(len(self.asked))]
-        self.todo.expect(dict.fromkeys(attributions.FILES))
-        self.todo.files |= attributions.write(self.job.run, asked, nodes, edges, rows)
+        return settings.candidates if settings.nodes == "auto" else settings.nodes
 
     def _question(self, number: int) -> attributions.Prompt:
-        study, asked, tokenizer = self.study(number), self.asked[number], self.job.subject.tokenizer
+        study, asked, tokenizer = self.prompts.study(number), self.prompts.asked[number], self.job.subject.tokenizer
         metric, other = study.prompt.metric, asked.counterfactual_ids
         return attributions.Prompt(
             prompt=asked.prompt,
@@ -298,51 +196,35 @@ class _Attribution:
         )
 
     def _facts(
-        self, nodes: list[tables.Columns], edges: list[tables.Columns], estimate: str, edge_method: Rule
+        self, nodes: Sequence[tables.Columns], edges: Sequence[tables.Columns], estimate: str, rule: Rule
     ) -> None:
+        from circuitcli.runtime.device import peak_memory
+        from circuitcli.runtime.engine import engine
+
         settings = self.job.settings.attribute
         positions = settings.positions
         measured = sum(int((table["method"] == "exact").sum()) for table in nodes)
         count = sum(len(table["node"]) - 1 for table in nodes)
         self.todo.facts.update(
             method=settings.method,
-            measured=measured,
             nodes=count,
+            measured=measured,
+            estimate="" if measured == count else estimate,
             edges=sum(len(part["weight"]) for part in edges),
             edges_measured=sum(int((part["method"] == "exact").sum()) for part in edges),
-            edge_method=edge_method,
-            estimate="" if measured == count else estimate,
-            baseline=self.baselines.kind,
+            edge_method=rule,
+            baseline=self.prompts.baselines.kind,
             frozen=settings.freeze,
             positions=("separate" if len(nodes) == 1 else "sum") if positions == "auto" else positions,
-            engine=engine(self.inputs.passes.model),
-            seconds_by_part={name: round(value, 3) for name, value in self.seconds.items()},
+            engine=engine(self.prompts.inputs.passes.model),
+            seconds_by_part=self.seconds,
             peak_memory_bytes=peak_memory(self.job.runtime.device),
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Shard:
-    """The nodes of one site of one prompt that are measured, and how many each stands for."""
-
-    stage: str
-    prompt: int
-    source: int
-    node: np.ndarray
-    weight: np.ndarray
-
-    @property
-    def planned(self) -> dict[str, Any]:
-        """What the plan says of it."""
-        return {
-            "prompt": self.prompt,
-            "source": self.source,
-            "nodes": self.node.tolist(),
-            "weights": self.weight.tolist(),
-        }
-
-    @property
-    def name(self) -> str:
-        """Its file, named by what decides its content."""
-        digest = fingerprint({"stage": self.stage, **self.planned})[:16]
-        return f"attribution/measured-{digest}.parquet"
+def _settle(table: tables.Columns, estimate: str) -> None:
+    """The effect of each node, and how it was got."""
+    exact = np.isfinite(table["exact"])
+    table["effect"] = np.where(exact, table["exact"], table[estimate])
+    table["method"] = np.where(exact, "exact", estimate).astype(object)
+    table["method"][-1] = ""

@@ -7,14 +7,12 @@ that are measured on trial.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from circuitcli.core import flops
-from circuitcli.core.strata import sample
+from circuitcli.core.strata import StratifiedSample, sample
 from circuitcli.stages.study import Batches, Study
 
 # Of a budget that doesn't suffice: what goes to the largest; the rest, at random, tells how good estimates are.
@@ -22,14 +20,6 @@ _LARGEST = 0.85
 # Nodes that are measured for calibration alone: the largest, and others at random.
 CALIBRATED = (20, 180)
 _TRIED, _SITES = 8, 4  # rows at a site, and sites
-
-
-@dataclass(frozen=True, eq=False)
-class Extent:
-    """What is measured of a prompt's nodes, in ascending order, and how many nodes each stands for."""
-
-    node: Int[np.ndarray, " m"]
-    weight: Float[np.ndarray, " m"]
 
 
 def operations(study: Study) -> Float[np.ndarray, " n"]:
@@ -60,27 +50,22 @@ def rate(study: Study, batches: Batches) -> float:
     return seconds / total
 
 
-def all_of(study: Study) -> Extent:
+def all_of(study: Study) -> StratifiedSample:
     """Every node."""
-    return Extent(np.arange(study.nodes), np.ones(study.nodes))
+    return StratifiedSample(np.arange(study.nodes), np.ones(study.nodes))
 
 
-def for_calibration(size: Float[np.ndarray, " n"], seed: int) -> Extent:
+def for_calibration(size: Float[np.ndarray, " n"], seed: int) -> StratifiedSample:
     """A few nodes that tell how good estimates are; `size` is what these say."""
-    drawn = sample(size, *CALIBRATED, seed)
-    return Extent(drawn.index, drawn.weight)
+    return sample(size, *CALIBRATED, seed)
 
 
-def within(size: Float[np.ndarray, " n"], seconds: Float[np.ndarray, " n"], budget: float, seed: int) -> Extent:
+def within(
+    size: Float[np.ndarray, " n"], seconds: Float[np.ndarray, " n"], budget: float, seed: int
+) -> StratifiedSample:
     """The largest, and some of the rest at random, that take about `budget` seconds."""
     order = np.argsort(-size, kind="stable")
     certain = int(np.searchsorted(np.cumsum(seconds[order]), _LARGEST * budget))
     rest = seconds[order[certain:]]
     more = max(CALIBRATED[1] // 4, int((1 - _LARGEST) * budget / rest.mean())) if len(rest) else 0
-    drawn = sample(size, certain, more, seed)
-    return Extent(drawn.index, drawn.weight)
-
-
-def joined(parts: Sequence[Extent]) -> int:
-    """How many nodes are measured."""
-    return sum(len(part.node) for part in parts)
+    return sample(size, certain, more, seed)

@@ -18,10 +18,9 @@ from torch import Tensor
 from circuitcli.core import flops
 from circuitcli.core.attribution.direct import TARGET, Pairs, direct
 from circuitcli.core.attribution.edges import Jacobians
+from circuitcli.core.attribution.parts import Part
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.sites import Site
 from circuitcli.core.strata import StratifiedSample, sample
-from circuitcli.runtime.device import Runtime
 from circuitcli.stages.extent import operations
 from circuitcli.stages.study import Batches, Rule, Study
 from circuitcli.store import tables
@@ -29,7 +28,7 @@ from circuitcli.store import tables
 # Edges smaller than this share of what goes into their target are counted, and not kept.
 _LEAST = 1e-4
 # Edges that are measured for calibration: the largest, and others at random; and most that are for themselves.
-_CALIBRATED, _MOST = (20, 100), 2000
+_CALIBRATED, _MOST = (20, 100), 1000
 _ROWS, _POSITIONS = 64, 2048  # most rows of one product with the Jacobians, and positions
 
 
@@ -61,9 +60,7 @@ def _keys(table: tables.Columns) -> list[tuple[object, ...]]:
     return list(zip(*(np.asarray(table[name]).tolist() for name in columns), strict=True))
 
 
-def wire(
-    study: Study, rule: Rule, chosen: Bool[np.ndarray, " n"], number: int, runtime: Runtime, done: Callable[[int], None]
-) -> Wired:
+def wire(study: Study, rule: Rule, chosen: Bool[np.ndarray, " n"], number: int, done: Callable[[int], None]) -> Wired:
     """The edges of a prompt into its chosen nodes and the target, from its chosen nodes and tokens."""
     gradient, last = study.gradients(rule)
     rows = max(1, min(_ROWS, _POSITIONS // len(study.prompt), int(chosen.sum()) or 1))
@@ -173,12 +170,10 @@ def measure(
     study: Study,
     edges: tables.Columns,
     chosen: StratifiedSample,
-    dictionary: Callable[[Site], Dictionary],
+    dictionary: Callable[[Part], Dictionary],
     batches: Batches,
-    *,
-    weights: bool,
-) -> None:
-    """Measure some edges of a prompt, and note it in their table, as their weights too if these are to be measured."""
+) -> Float[np.ndarray, " m"]:
+    """The measured weights of some edges of a prompt."""
     source, target = edges["source"][chosen.index], edges["target"][chosen.index]
     ends = []
     for node in (source, target):
@@ -190,10 +185,15 @@ def measure(
     with study.held():
         found = direct(
             study.model, study.prompt, study.counts, study.sources, Pairs(*columns),
-            lambda part: dictionary(part.reads), batches,
+            dictionary, batches,
         )  # fmt: skip
-    edges["exact"][chosen.index] = found.cpu().numpy()
+    return np.asarray(found.cpu().numpy())
+
+
+def note(edges: tables.Columns, chosen: StratifiedSample, exact: Float[np.ndarray, " m"], *, weights: bool) -> None:
+    """Note in their table what was measured of edges, as their weights too if these are to be measured."""
+    edges["exact"][chosen.index] = exact
     edges["drawn"][chosen.index] = chosen.weight
     if weights:
-        edges["weight"][chosen.index] = edges["exact"][chosen.index]
+        edges["weight"][chosen.index] = exact
         edges["method"][chosen.index] = "exact"

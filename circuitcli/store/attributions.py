@@ -96,6 +96,19 @@ def write_measured(
     tables.write(run.path(name), "attribution/measured", [{"prompt": prompt, "node": node, "exact": exact}])
 
 
+def write_wired(
+    run: Run,
+    name: str,
+    prompt: int,
+    source: Int[np.ndarray, " m"],
+    target: Int[np.ndarray, " m"],
+    exact: Float[np.ndarray, " m"],
+) -> None:
+    """Write the measured weights of some edges of a prompt."""
+    columns = {"prompt": prompt, "source": source, "target": target, "exact": exact}
+    tables.write(run.path(name), "attribution/wired", [columns])
+
+
 def questions(run: Run) -> list[Prompt]:
     """What was asked, in order.
 

@@ -54,6 +54,7 @@ _COLUMNS = {
     "attribution/edges": "prompt source target weight method estimate exact drawn",
     "attribution/rows": "prompt target abs_in",
     "attribution/measured": "prompt node exact",
+    "attribution/wired": "prompt source target exact",
 }
 
 
