@@ -54,8 +54,9 @@ def show(run: str | PathLike[str], *features: str, height: int = 720) -> Shown:
     """The graph of a run, and a card for each of these features.
 
     Args:
-        run: The folder of a run whose effects are done.
-        features: Such as `4:112`. None: the pinned ones, else the three that matter most to the next token.
+        run: The folder of a run whose effects, or attribution, are done.
+        features: Such as `4:112`. None: the pinned ones, else the three that matter most to the next token; no cards
+            with the graph of an attribution.
         height: Of the graph, in pixels.
 
     Raises:
@@ -72,10 +73,13 @@ def _shown(path: Path, features: Sequence[str], height: int) -> Shown:
     from circuitcli.results.cards import cards, foremost
 
     job = recorded(path)
-    job.parent("effects")
+    job.parents("graph")
     results = job.results()
+    drawn = circuit.of_run(results)
+    if drawn.metadata.attribution is not None and not features:
+        return Shown(job.run.title, drawn, (), height)  # cards are of mean effects, which such a run needn't have
     chosen = results.named(features) if features else foremost(results, _CARDS)
-    return Shown(job.run.title, circuit.of_run(results), tuple(cards(results, chosen)), height)
+    return Shown(job.run.title, drawn, tuple(cards(results, chosen)), height)
 
 
 def _frame(circuit: Circuit, height: int) -> str:

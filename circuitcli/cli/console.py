@@ -74,6 +74,19 @@ class Terminal:
         for line in (*(Text(part.plain, "bold") for part in heading), *layout.lines(columns, shown, width), Text()):
             self._out.print(line, soft_wrap=True)
 
+    def notes(self, lines: Sequence[str]) -> None:
+        """Sentences about the tables that follow: on a terminal on as many lines as they take, in a pipe behind a #."""
+        if self.quiet or self.as_json:
+            return
+        if self.piped:
+            sys.stdout.write("".join(f"# {printable(line)}\n" for line in lines))
+            sys.stdout.flush()
+            return
+        from rich.text import Text
+
+        for line in (*lines, ""):
+            _print(self._out, Text(printable(line)))
+
     def line(self, text: str) -> None:
         """One line of data."""
         if not self.as_json:

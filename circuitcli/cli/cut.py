@@ -17,6 +17,8 @@ from circuitcli.core.tokens import ELLIPSIS
 _PIECE = re.compile(r"`[^`]*`\S*|\S+")
 # Between the columns of a table, and the items of a cell.
 GAP = "  "
+# Between the nodes of a path.
+ARROW = " → "
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,19 @@ def items(text: Text, width: int) -> Text:
         return text
     for gap in reversed(list(re.finditer(GAP, text.plain))):
         shorter = text[: gap.end()] + Text(ELLIPSIS)
+        if shorter.cell_len <= width:
+            return shorter
+    return at_end(text, width)
+
+
+def hops(text: Text, width: int) -> Text:
+    """A path from its first node to its last, with `…` in the place of nodes between them that don't fit."""
+    if text.cell_len <= width:
+        return text
+    parts = list(text.split(ARROW))
+    for left_out in range(1, len(parts) - 1):
+        head = (len(parts) - left_out) // 2
+        shorter = Text(ARROW).join([*parts[:head], Text(ELLIPSIS), *parts[head + left_out :]])
         if shorter.cell_len <= width:
             return shorter
     return at_end(text, width)

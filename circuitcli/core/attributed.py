@@ -13,7 +13,18 @@ from circuitcli.core.untrusted import Count, Flag, Number, Size, Text
 
 # How an effect was got: measured, or estimated by a gradient.
 Method = Literal["exact", "atp", "ig", "relp"]
+EXACT = "exact"
+ESTIMATES = ("atp", "ig", "relp")
 KINDS = ("feature", "error", "token", "target")  # of nodes
+
+
+def node_name(kind: str, layer: int, site: str, feature: int, pos: int) -> str:
+    """The id of a node: `4.resid_post.112@7`, `4.resid_post.error@7`, `token@3`, `target`.
+
+    Without `@position` where it stands for all, `pos` is −1 then.
+    """
+    names = {"feature": f"{layer}.{site}.{feature}", "error": f"{layer}.{site}.error"}
+    return names.get(kind, kind) + ("" if pos < 0 or kind == "target" else f"@{pos}")
 
 
 @dataclass(frozen=True)

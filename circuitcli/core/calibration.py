@@ -23,7 +23,9 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which
     Weights = Float[np.ndarray, "r n"]
 
 RESAMPLES = 500
+LEAST_RESAMPLES = 100  # of very many items, whose intervals are narrow and would take minutes
 FEWEST = 5  # items, or prompts, of an interval
+_DRAWN = 4_000_000  # items drawn in all resamples, where that isn't fewer
 _VALUES = 2**17  # weights that are held at once: what is made of them stays in the processor's cache
 
 
@@ -49,9 +51,9 @@ def calibrate(
 ) -> Calibration:
     """What the measured items say about estimates of all of them, with 95% intervals.
 
-    500 resamples of items, those of one weight among themselves: they are of one stratum; or of whole prompts, where
-    there are at least five. Of fewer than five items there is no interval, and nothing where a measure isn't defined,
-    as a correlation with constant values isn't.
+    500 resamples of items (down to 100 of more than 8,000), those of one weight among themselves: they are of one
+    stratum; or of whole prompts, where there are at least five. Of fewer than five items there is no interval, and
+    nothing where a measure isn't defined, as a correlation with constant values isn't.
 
     Args:
         estimate: What the method says of each item measured.
@@ -99,14 +101,15 @@ def _number(value: float) -> float | None:
 def _resamples(
     weight: Floats, prompt: Shaped[np.ndarray, " n"] | None, random: np.random.Generator
 ) -> Iterator[Weights]:
-    """Each item's weight in 500 resamples, in parts: as often as it was drawn, or its prompt."""
+    """Each item's weight in resamples, in parts: as often as it was drawn, or its prompt."""
     n = len(weight)
+    count = min(RESAMPLES, max(LEAST_RESAMPLES, _DRAWN // n))
     unit, stratum = np.arange(n), np.unique(weight, return_inverse=True)[1]
     if prompt is not None and len(np.unique(prompt)) >= FEWEST:
         unit = np.unique(prompt, return_inverse=True)[1]
         stratum = np.zeros(unit.max() + 1, np.int64)
     strata = [np.flatnonzero(stratum == one) for one in range(stratum.max() + 1)]
-    for rows in np.array_split(np.arange(RESAMPLES), min(RESAMPLES, -(-RESAMPLES * n // _VALUES))):
+    for rows in np.array_split(np.arange(count), min(count, -(-count * n // _VALUES))):
         r = len(rows)
         times = np.empty((r, len(stratum)))
         for held in strata:

@@ -34,6 +34,7 @@ class AttributionGraph:
         weight: E(u→d), signed.
         kind: Of each node: FEATURE, ERROR, TOKEN or TARGET.
         outcome: w: what each target counts, their probabilities say, with a sum of 1; 0 of other nodes.
+        fed: Of each node Σ_u |E(u→d)| over all that feeds it, where the graph has only a part of it; None: it has all.
     """
 
     source: Int[np.ndarray, " m"]
@@ -41,6 +42,7 @@ class AttributionGraph:
     weight: Float[np.ndarray, " m"]
     kind: Int[np.ndarray, " n"]
     outcome: Float[np.ndarray, " n"]
+    fed: Float[np.ndarray, " n"] | None = None
 
     def __post_init__(self) -> None:
         assert (self.source < self.target).all(), "nodes don't come in the model's order"
@@ -50,8 +52,9 @@ class AttributionGraph:
         return len(self.kind)
 
     def only(self, edges: Bool[np.ndarray, " m"]) -> AttributionGraph:
-        """All nodes, and some of the edges."""
-        return replace(self, source=self.source[edges], target=self.target[edges], weight=self.weight[edges])
+        """All nodes, and some of the edges, as if there were no others."""
+        ends = {"source": self.source[edges], "target": self.target[edges]}
+        return replace(self, **ends, weight=self.weight[edges], fed=None)
 
     def rows(self) -> list[tuple[int, Int[np.ndarray, " _"]]]:
         """Each node that is fed, in order, and its edges in."""
@@ -62,7 +65,8 @@ class AttributionGraph:
     def shares(self) -> Float[np.ndarray, " m"]:
         """Â of each edge: of what its target is fed, the share that its source feeds."""
         size = np.abs(self.weight).astype(np.float64)
-        fed = np.bincount(self.target, weights=size, minlength=len(self))[self.target]
+        whole = np.bincount(self.target, weights=size, minlength=len(self)) if self.fed is None else self.fed
+        fed = whole[self.target]
         return np.asarray(np.divide(size, fed, out=np.zeros_like(size), where=fed > 0))
 
 

@@ -46,6 +46,22 @@ def match(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> np.ndarray
     return np.where(there[order[place]] == wanted, order[place], -1)
 
 
+def numbered(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each set of rows with the same numbers in all columns, and for each row which set it is of.
+
+    Sets are in the order of their numbers, those of the first column before those of the second.
+
+    Args:
+        columns: [n] each, of whole numbers.
+    """
+    order = np.lexsort(columns[::-1])
+    starts = np.ones(len(order), np.bool_)
+    starts[1:] = np.logical_or.reduce([column[order][1:] != column[order][:-1] for column in columns])
+    number = np.empty(len(order), np.int64)
+    number[order] = np.cumsum(starts) - 1
+    return order[starts], number
+
+
 def key(feature: FeatureId) -> int:
     """A number for each feature, in the model's order."""
     layer, site = feature.site.order

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from circuitcli import __version__
 from circuitcli.core import rows
 from circuitcli.core.circuit import Circuit, Edge, share_drawn
-from circuitcli.core.metadata import SCHEMA_VERSION, Metadata, RunFacts
+from circuitcli.core.metadata import Metadata
 from circuitcli.core.sites import parse_feature
-from circuitcli.core.tokens import visible
-from circuitcli.results import edges, extend, labels, next_tokens, nodes
+from circuitcli.results import answer, edges, extend, labels, metadata, nodes
+from circuitcli.results.drawn import drawn_of
 from circuitcli.results.reader import Reader
 from circuitcli.store import reduced
 
@@ -43,48 +41,23 @@ def build(reader: Reader, earlier: list[Circuit]) -> Circuit:
 
 def of_run(reader: Reader) -> Circuit:
     """The circuit as it was last drawn, with what people wrote on it and the labels that were found for it then."""
-    found = labels.applied(build(reader, extend.earlier(reader)), labels.kept_annotations(reader.run))
-    return labels.saved(reader.run).put_on(found)
+    if drawn_of(reader.settings, reader.run) == "attribution":
+        found = answer.build(reader)
+    else:
+        found = build(reader, extend.earlier(reader))
+    return labels.saved(reader.run).put_on(labels.applied(found, labels.kept_annotations(reader.run)))
 
 
 def _metadata(reader: Reader, drawn: Sequence[Edge], measured: np.ndarray) -> Metadata:
     """Of one run."""
-    settings, sites = reader.settings, [entry.at for entry in reader.saes]
-    record, (name, finished) = reader.run.require("ablate"), reader.measured
-    made = RunFacts(
-        run=name,
-        fingerprint=record.fingerprint,
-        created=finished,
-        release=settings.saes.release,
-        num_sequences=reader.run.require("cache-acts").facts["sequences"],
-        seed=settings.seed,
-        edges_measured=len(measured),
-        abs_effect_measured=float(measured.sum()),
-        start=str(record.facts.get("start", "")),
-    )
-    return Metadata(
-        **vars(extend.basis(reader)),
-        schema_version=SCHEMA_VERSION,
-        release=made.release,
-        layers=tuple(sorted({site.layer for site in sites})),
-        sites=tuple(sorted({site.name for site in sites})),
-        num_sequences=made.num_sequences,
-        seed=made.seed,
+    settings, start = reader.settings, str(reader.run.require("ablate").facts.get("start", ""))
+    made = metadata.of_run(reader, "ablate", measured, start=start)
+    return metadata.of_graph(
+        reader,
+        extend.basis(reader),
+        made,
         min_effect=settings.graph.min_effect,
-        edges_measured=made.edges_measured,
         share_drawn=share_drawn(drawn, made.abs_effect_measured),
-        run=name,
-        runs=(made,),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        version=__version__,
-        start=made.start,
         prompts=settings.texts.prompt if settings.texts.source == "prompt" else (),
-        answers=_answers(reader),
+        answers=metadata.answers(reader),
     )
-
-
-def _answers(reader: Reader) -> tuple[str, ...]:
-    """What the model itself says at the end of each prompt, in words; of none, if not all of them were read."""
-    answers = next_tokens.answers(reader)
-    said = tuple(", ".join(f"{visible(t.token, 16)} {t.prob:.1%}" for t in answer.tokens) for answer in answers)
-    return said if len(said) == len(reader.settings.texts.prompt) else ()

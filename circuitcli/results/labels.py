@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter, ValidationError
 
-from circuitcli.core.circuit import Circuit
+from circuitcli.core.circuit import Circuit, Node
 from circuitcli.core.untrusted import Mismatch, Text, read
 from circuitcli.errors import InputError
 from circuitcli.runtime.neuronpedia import Explained
@@ -42,9 +42,14 @@ class Labels:
     failure: str | None = None
 
     def put_on(self, circuit: Circuit) -> Circuit:
-        """The same circuit with labels on the nodes that have none."""
-        nodes = (replace(node, label=node.label or self.labels.get(node.id)) for node in circuit.nodes)
+        """The same circuit with labels on the nodes that have none; a feature at several positions has one."""
+        nodes = (replace(node, label=node.label or self.labels.get(feature_of(node))) for node in circuit.nodes)
         return replace(circuit, nodes=tuple(nodes))
+
+
+def feature_of(node: Node) -> str:
+    """`layer.site.index` of the feature that a node is, wherever it is; of others their id."""
+    return f"{node.layer}.{node.site}.{node.feature}" if node.kind == "feature" else node.id
 
 
 def saved(run: Run) -> Labels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,17 +20,32 @@ TOKENS_SHOWN = 6
 
 def nodes(reader: Reader, features: Sequence[FeatureId], tokens_shown: int = TOKENS_SHOWN) -> Iterable[Node]:
     """All that the run knows of some features, with so many promoted, and suppressed, tokens at most."""
-    pins = set(reader.pinned)
-    statistics = reader.of_features(acts.FEATURES, features)
     totals = reader.of_features(reduced.FEATURES, features)
     logits = reader.of_features(reduced.LOGITS, features)
-    contexts = top_contexts(reader, features)
-    sources = {entry.at: entry.facts.neuronpedia for entry in reader.saes}
     run, created = reader.measured
-    for feature in features:
-        total, source = totals[feature], sources[feature.site]
+    for feature, node in zip(features, described(reader, features), strict=True):
+        total = totals[feature]
         kl = float(total["kl_mean"][0]) if len(total["n"]) else np.nan
         promoted, suppressed = token_effects(logits[feature])
+        yield replace(
+            node,
+            kl_mean=None if np.isnan(kl) else kl,
+            n=int(total["n"][0]) if len(total["n"]) else 0,
+            promoted=promoted[:tokens_shown],
+            suppressed=suppressed[:tokens_shown],
+            run=run,
+            created=created,
+        )
+
+
+def described(reader: Reader, features: Sequence[FeatureId]) -> Iterable[Node]:
+    """What is known of features before any of them is ablated: where in the text they fire, and what names them."""
+    pins = set(reader.pinned)
+    statistics = reader.of_features(acts.FEATURES, features)
+    contexts = top_contexts(reader, features)
+    sources = {entry.at: entry.facts.neuronpedia for entry in reader.saes}
+    for feature in features:
+        source = sources[feature.site]
         yield Node(
             id=str(feature),
             kind="feature",
@@ -38,15 +54,13 @@ def nodes(reader: Reader, features: Sequence[FeatureId], tokens_shown: int = TOK
             feature=feature.index,
             density=float(statistics[feature]["density"][0]),
             max_activation=float(statistics[feature]["max_activation"][0]),
-            kl_mean=None if np.isnan(kl) else kl,
-            n=int(total["n"][0]) if len(total["n"]) else 0,
+            kl_mean=None,
+            n=0,
             pinned=feature in pins,
             contexts=tuple(contexts[feature]),
-            promoted=promoted[:tokens_shown],
-            suppressed=suppressed[:tokens_shown],
+            promoted=(),
+            suppressed=(),
             neuronpedia=page(reader.settings.model, source, feature.index) if source else None,
-            run=run,
-            created=created,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import networkx
     import pandas
 
+    from circuitcli.results.attribution import Attributed
     from circuitcli.results.cards import Card
 
 
@@ -34,6 +36,7 @@ class Results(Reader):
         widths: How many features the dictionary of each site has.
         ablated: The features that were ablated.
         planned: Those of them that the present settings lead to.
+        attribution: Why its prompts go on as they do.
     """
 
     def __repr__(self) -> str:
@@ -118,15 +121,30 @@ class Results(Reader):
         found = Firings.concat(list(acts.shards(self.run, at)))
         return pandas.DataFrame({name: getattr(found, name) for name in ("seq", "pos", "feature", "value")})
 
-    def graph(self) -> networkx.DiGraph[str]:
-        """The circuit: the largest mean effects of the plan, and the features that they join.
+    @cached_property
+    def attribution(self) -> Attributed:
+        """Why the run's prompts go on as they do: `nodes()`, `edges()` and `calibration()` are DataFrames.
 
-        Nodes are called `layer.site.index`, and have what a `Node` has, such as `density`, `max_activation`, `kl_mean`,
-        `n`, `pinned`, `promoted`, `suppressed` and `label`; edges have `effect_mean` (SAE units of the target),
-        `ci_low`, `ci_high` and `n`; the graph itself has the metadata of circuit.json.
+        Whatever is asked of it raises an InputError if the attribute stage isn't done.
+        """
+        from circuitcli.results.attribution import Attributed
+
+        return Attributed(self)
+
+    def graph(self) -> networkx.DiGraph[str]:
+        """The circuit, of what `graph.of` says: of mean effects, or of the attribution of prompts.
+
+        Of mean effects it has the largest ones of the plan, and the features that they join. Nodes are called
+        `layer.site.index`, and have what a `Node` has, such as `density`, `max_activation`, `kl_mean`, `n`, `pinned`,
+        `promoted`, `suppressed` and `label`; edges have `effect_mean` (SAE units of the target), `ci_low`, `ci_high`
+        and `n`; the graph itself has the metadata of circuit.json.
+
+        Of prompts nodes are called as in `attribution.nodes()`, and have besides `pos` and what they do: `attribution`,
+        with `token`, `activation`, `effect`, `method` and `influence`. Edges have a `weight`: what replacing the source
+        does to the metric through the target alone, and its `method`.
 
         Raises:
-            InputError: The effects stage isn't done.
+            InputError: The effects, or the attribute, stage isn't done.
         """
         import networkx
 
@@ -138,6 +156,8 @@ class Results(Reader):
             drawn.add_node(node.id, **{name: value for name, value in vars(node).items() if name != "id"})
         for edge in circuit.edges:
             about = asdict(edge)
+            if circuit.metadata.attribution is not None:
+                about["weight"] = about.pop("effect_mean")
             drawn.add_edge(about.pop("source"), about.pop("target"), **about)
         return drawn
 

@@ -382,8 +382,24 @@ class Graph:
             late=True,
         ),
     ] = "auto"
-    min_effect: Annotated[float, Range(ge=0), Flag("--min-effect", "Smallest |mean effect| to draw.")] = 0.0
-    max_edges: Annotated[int, Range(ge=1), Flag("--max-edges", "Most edges to draw, the largest first.")] = 100
+    min_effect: Annotated[
+        float, Range(ge=0), Flag("--min-effect", "Smallest |mean effect| to draw; attributions have --edge-threshold.")
+    ] = 0.0
+    max_edges: Annotated[
+        int,
+        Range(ge=1),
+        Flag("--max-edges", "Most mean effects to draw, the largest first; attributions have --nodes."),
+    ] = 100
+    group: Annotated[
+        Literal["auto", "none"],
+        Flag(
+            "--group",
+            "auto: features of an attribution whose edges are alike are proposed as a group; groups of your own count "
+            "first.",
+            "auto|none",
+            late=True,
+        ),
+    ] = "none"
     formats: Annotated[
         tuple[str, ...],
         PlugIns("renderers"),

@@ -23,6 +23,8 @@ def check(settings: Settings) -> None:
         parse_site(site)
     _check_strength(settings.ablate)
     _check_question(settings.attribute)
+    if settings.graph.of == "attribution":
+        refuse_to_extend(settings)
     for pin in settings.features.pinned:
         parse_pin(pin)
     if settings.ablate.horizon and settings.ablate.positions != "onward":
@@ -71,4 +73,17 @@ def _check_question(asked: Attribute) -> None:
         raise UsageError(
             "--baseline patch needs a prompt to take activations from.",
             hint="Give --counterfactual TEXT, of as many tokens, or a file of questions that have one: --prompts FILE.",
+        )
+
+
+def refuse_to_extend(settings: Settings) -> None:
+    """Refuse graphs to extend by one of an attribution: its effects are those of one question, and no mean effects.
+
+    Raises:
+        UsageError: The settings name some.
+    """
+    if settings.graph.extend:
+        raise UsageError(
+            "The graph of an attribution can't be added to another: --extend is for mean effects.",
+            hint="Leave it out with --extend none, or draw mean effects with --of effects.",
         )

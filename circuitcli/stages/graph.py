@@ -1,30 +1,37 @@
-"""graph: pick the largest mean effects, and draw the features that they join."""
+"""graph: pick the largest mean effects, or what answers the question of prompts, and draw the nodes that they join."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.errors import InputError
-from circuitcli.results import extend
+from circuitcli.results import answer, extend
 from circuitcli.results.circuit import build
-from circuitcli.results.labels import SAVED, Annotations, applied
+from circuitcli.results.labels import SAVED, applied
 from circuitcli.stages import annotations as annotating
 from circuitcli.stages import formats as formatting
 from circuitcli.stages import labels as labelling
+from circuitcli.stages.checks import refuse_to_extend
 from circuitcli.stages.formats import Formats
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import circuits, files
 
 NAME = "graph"
+ATTRIBUTE = "attribute"  # the stage whose answer is drawn where the graph builds on it
 _EDITED = "graph/circuit.edited.json"
 
 
 def run(job: Job, edited: Path | None = None) -> Outcome:
     """Draw the circuit in every chosen format, with the labels and groups of an edited circuit.json if one is given."""
     job.parents(NAME)  # a stage that is missing is told before graphs and labels that can't be read
-    annotations, earlier = annotating.of_run(job, edited), extend.earlier(job.results())
-    source = labelling.check(job)
+    if ATTRIBUTE in job.stages[NAME].parents:
+        refuse_to_extend(job.settings)
+        made = partial(answer.build, job.results())
+    else:
+        made = partial(build, job.results(), extend.earlier(job.results()))
+    annotations, source = annotating.of_run(job, edited), labelling.check(job)
     inputs = {
         "extended": extend.digests(job.results()),
         "edits": annotating.document(annotations),  # as older runs have recorded them
@@ -39,7 +46,7 @@ def run(job: Job, edited: Path | None = None) -> Outcome:
         if kept and labelling.intact(todo):
             _add(job, todo, formats, kept)
         else:
-            _draw(job, todo, annotations, earlier, source, formats)
+            _draw(job, todo, applied(made(), annotations), source, formats)
         annotating.keep(job, annotations)
 
     return stage(job, NAME, inputs, work, again=relabel or formats.added)
@@ -70,11 +77,8 @@ def _add(job: Job, todo: Work, formats: Formats, kept: dict[str, list[str]]) -> 
     todo.facts.update(record.facts)
 
 
-def _draw(
-    job: Job, todo: Work, annotations: Annotations, earlier: list[Circuit], source: labelling.Source, formats: Formats
-) -> None:
-    """Make the circuit, and draw it in all formats, those that are there from before among them."""
-    circuit = applied(build(job.results(), earlier), annotations)
+def _draw(job: Job, todo: Work, circuit: Circuit, source: labelling.Source, formats: Formats) -> None:
+    """Draw a circuit in all formats, those that are there from before among them, with the labels of its features."""
     labels = labelling.find(job, source, circuit.nodes)
     if labels is not None:
         circuit = labels.put_on(circuit)

@@ -9,14 +9,14 @@ asks anew. A graph that was drawn while the service failed is made again by the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from circuitcli.core.circuit import Circuit, Node
 from circuitcli.core.sites import Site
 from circuitcli.results.dictionaries import entries_of
-from circuitcli.results.labels import NONE, SAVED, Labels
+from circuitcli.results.labels import NONE, SAVED, Labels, feature_of
 from circuitcli.runtime.neuronpedia import Address, address, address_of_page
 from circuitcli.stages.label_file import LabelFile, read_labels, some
 from circuitcli.stages.stage import Job, Work
@@ -70,11 +70,13 @@ def find(job: Job, source: Source, nodes: Sequence[Node]) -> Labels | None:
     """The labels of these nodes, and of all other features of the run that a file names; None where none are wanted."""
     if isinstance(source, LabelFile):
         labels, others = source.resolve(_widths(job))
-        drawn = {node.id: others.pop(node.id) for node in nodes if node.id in others}  # of another run's SAEs
+        names = dict.fromkeys(map(feature_of, nodes))
+        drawn = {name: others.pop(name) for name in names if name in others}  # of another run's SAEs
         if others:
             job.report.say(f"{source.path} names features at no SAE of this run: {some(list(others))}.")
         return Labels(source.path, labels | drawn)
-    return _ask(job, source, _addresses(job, nodes), len(nodes)) if source else None
+    features = {feature_of(node): node for node in nodes if node.kind == "feature"}
+    return _ask(job, source, _addresses(job, features), len(features)) if source else None
 
 
 def save(todo: Work, circuit: Circuit, labels: Labels) -> None:
@@ -97,15 +99,15 @@ def _widths(job: Job) -> dict[Site, int]:
     return {entry.at: entry.facts.d_sae for entry in entries_of(job.run)}
 
 
-def _addresses(job: Job, nodes: Sequence[Node]) -> dict[str, Address]:
-    """Where those of the nodes are that Neuronpedia has: by the run's SAEs, or by the page that a node names."""
+def _addresses(job: Job, features: Mapping[str, Node]) -> dict[str, Address]:
+    """Where those of the features are that Neuronpedia has: by the run's SAEs, or by the page that a node names."""
     sources = {entry.at: entry.facts.neuronpedia for entry in entries_of(job.run)}
     found = {}
-    for node in nodes:
-        source = sources.get(Site(node.layer, node.site)) if node.kind == "feature" else None
+    for name, node in features.items():
+        source = sources.get(Site(node.layer, node.site))
         where = address(job.settings.model, source, node.feature) if source else address_of_page(node.neuronpedia)
         if where is not None:
-            found[node.id] = where
+            found[name] = where
     return found
 
 
