@@ -37,7 +37,7 @@ def photograph(page: Path, picture: Path) -> None:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         shown = browser.new_page(viewport=SIZE, color_scheme="light", offline=True)
         shown.goto(page.as_uri())
-        shown.evaluate("(id) => pin(BOXES.get(id))", PINNED)
+        shown.evaluate("(id) => choose(BOXES.get(id))", PINNED)
         shown.wait_for_timeout(1000)  # boxes are painted a few a frame
         shown.screenshot(path=picture)
         browser.close()

@@ -41,15 +41,27 @@ class Box(NamedTuple):
     height: float
 
 
+class Tick(NamedTuple):
+    """A position of a prompt on the axis below: its token, its number, and the middle and the width of its column."""
+
+    token: str
+    pos: int
+    at: float
+    width: float
+
+
 class Placement(NamedTuple):
-    """All boxes by the names of their nodes, the rows from bottom to top, and the columns if there are any."""
+    """All boxes by the names of their nodes, the rows from bottom to top, the columns and the axis if there are any."""
 
     boxes: dict[str, Box]
     rows: list[Heading]
     columns: list[Heading]
+    axis: Sequence[Tick] = ()
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
+    """The boxes of a site, or of another kind, by the names of their nodes."""
+
     name: str
     members: list[str]
 
@@ -62,15 +74,25 @@ def placement(circuit: Circuit) -> Placement:
     nodes = sorted(circuit.nodes, key=model_order)
     drawn = ranks(nodes, numbers=False)  # cards have them
     sizes = _sizes(drawn)
-    rows = [_Row(name, [node.id for node, _ in members]) for name, members in drawn.items()]
-    unknown = sorted({end for edge in circuit.edges for end in (edge.source, edge.target)} - set(sizes))
-    if unknown:
-        rows.insert(0, _Row(UNKNOWN, unknown))
-        sizes |= dict.fromkeys(unknown, BARE)
+    rows = [Row(name, [node.id for node, _ in members]) for name, members in drawn.items()]
+    add_unknown(circuit, rows, sizes)
     if any(node.pos is not None for node in nodes):
         return _in_columns(rows, sizes, {node.id: node.pos for node in nodes})
+    return in_rows(rows, sizes, circuit)
+
+
+def add_unknown(circuit: Circuit, rows: list[Row], sizes: Sizes) -> None:
+    """A row of its own, below all, for ends of edges that are no nodes."""
+    unknown = sorted({end for edge in circuit.edges for end in (edge.source, edge.target)} - set(sizes))
+    if unknown:
+        rows.insert(0, Row(UNKNOWN, unknown))
+        sizes |= dict.fromkeys(unknown, BARE)
+
+
+def in_rows(rows: Sequence[Row], sizes: Sizes, circuit: Circuit) -> Placement:
+    """Rows in Graphviz's order, broken into lines where they would be too wide."""
     at = _in_rows(rows, sizes, circuit)
-    ordered = [_Row(row.name, sorted(row.members, key=lambda name: at[name])) for row in rows]
+    ordered = [Row(row.name, sorted(row.members, key=lambda name: at[name])) for row in rows]
     if max((len(row.members) for row in rows), default=0) > WIDEST:
         return _in_lines(ordered, sizes)
     boxes = {name: Box(x, -y, *sizes[name]) for name, (x, y) in at.items()}
@@ -81,7 +103,7 @@ def _sizes(drawn: Ranks) -> Sizes:
     return {node.id: (box.width, box.height) for members in drawn.values() for node, box in members}
 
 
-def _in_rows(rows: Sequence[_Row], sizes: Sizes, circuit: Circuit) -> dict[str, tuple[float, float]]:
+def _in_rows(rows: Sequence[Row], sizes: Sizes, circuit: Circuit) -> dict[str, tuple[float, float]]:
     """Where Graphviz puts the boxes. It knows them by numbers, so that no name needs escaping."""
     names = [name for row in rows for name in row.members]
     number = {name: i for i, name in enumerate(names)}
@@ -102,7 +124,7 @@ def _in_rows(rows: Sequence[_Row], sizes: Sizes, circuit: Circuit) -> dict[str, 
     return {name: found[str(i)] for i, name in enumerate(names)}
 
 
-def _up(rows: Sequence[_Row], sizes: Sizes) -> float:
+def _up(rows: Sequence[Row], sizes: Sizes) -> float:
     """Points between rows that make the page about 16:10."""
     wide = max((sum(sizes[name][0] + ACROSS for name in row.members) for row in rows), default=0)
     high = sum(max(sizes[name][1] for name in row.members) for row in rows)
@@ -124,7 +146,7 @@ def _guides(edges: Sequence[Edge]) -> list[Edge]:
     return guides
 
 
-def _in_lines(rows: Sequence[_Row], sizes: Sizes) -> Placement:
+def _in_lines(rows: Sequence[Row], sizes: Sizes) -> Placement:
     """Rows broken into lines, each column of lines filled from the bottom, so that the page is about 16:10.
 
     Boxes stand one above the other, so that arrows pass between them; see `_page/route.js`.
@@ -143,7 +165,7 @@ def _in_lines(rows: Sequence[_Row], sizes: Sizes) -> Placement:
     return Placement(boxes, headings, [])
 
 
-def _in_columns(rows: Sequence[_Row], sizes: Sizes, position: dict[str, int | None]) -> Placement:
+def _in_columns(rows: Sequence[Row], sizes: Sizes, position: dict[str, int | None]) -> Placement:
     """A column for each position, as wide as its fullest row; features of no position come first."""
     cells: dict[int | None, dict[str, list[str]]] = {}
     for row in rows:
@@ -163,7 +185,7 @@ def _in_columns(rows: Sequence[_Row], sizes: Sizes, position: dict[str, int | No
     return Placement(boxes, [Heading(row.name, at[row.name]) for row in rows], columns)
 
 
-def _levels(rows: Sequence[_Row], sizes: Sizes) -> dict[str, float]:
+def _levels(rows: Sequence[Row], sizes: Sizes) -> dict[str, float]:
     """The middle of each row, one above the other."""
     at, floor, gap = {}, 0.0, _up(rows, sizes)
     for row in rows:

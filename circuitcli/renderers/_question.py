@@ -53,6 +53,23 @@ def shown(circuit: Circuit) -> str:
     )
 
 
+def made(circuit: Circuit) -> str:
+    """`method auto · edges by relp · replacement 0.71, completeness 0.83 before pruning`."""
+    asked = circuit.metadata.attribution
+    if asked is None:
+        return ""
+    scores = [("replacement", asked.replacement), ("completeness", asked.completeness)]
+    told = ", ".join(f"{name} {decimal(value)}" for name, value in scores if value is not None)
+    parts = (
+        f"method {words(asked.method)}",
+        f"edges by {words(asked.edge_method)}",
+        "attention patterns and norms' scales held" if asked.frozen else "",
+        "nodes stand for all positions" if asked.positions == "sum" else "",
+        told and f"{told} before pruning",
+    )
+    return " · ".join(part for part in parts if part)
+
+
 def calibration(circuit: Circuit) -> str:
     """How the numbers were got: that they were measured, or how well their estimates agree with measured ones."""
     asked = circuit.metadata.attribution

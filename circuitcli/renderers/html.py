@@ -19,14 +19,17 @@ from typing import Any
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.tokens import visible
-from circuitcli.renderers import _legend
+from circuitcli.renderers import _legend, _prompt_placement, _question
 from circuitcli.renderers._html import words
 from circuitcli.renderers._node import running
-from circuitcli.renderers._placement import placement
+from circuitcli.renderers._placement import Placement, placement
 from circuitcli.renderers._ranks import with_numbers
 
 # In the order in which they build on each other; one script, so that they share their names.
-SCRIPTS = ("data", "dom", "theme", "card", "box", "graph", "route", "overlay", "shown", "panel", "keys", "main")
+SCRIPTS = (
+    *("data", "fold", "dom", "theme", "asked", "card", "box", "compact", "graph", "route", "axis", "overlay", "shown"),
+    *("panel", "pins", "keys", "main"),
+)
 LIBRARY = "vendor/cytoscape.min.js"
 TOKEN_LIMIT = 40  # characters of a token in a card; boxes cut shorter
 TEXT_LIMIT = 400  # of a name, label or group
@@ -65,21 +68,29 @@ def script() -> str:
 
 def data(circuit: Circuit) -> dict[str, Any]:
     """What the page shows: circuit.json's document, where its boxes stand, and how its texts are shown."""
-    placed = placement(circuit)
+    placed = _placed(circuit)
     return {
         "document": circuit.to_dict(),
         "boxes": placed.boxes,
         "rows": placed.rows,
         "columns": placed.columns,
+        "axis": placed.axis,
         "title": _legend.title(circuit),
         "settings": _legend.settings(circuit.metadata),
-        "origin": " · ".join(_legend.origin(circuit.metadata)),
+        "origin": _question.made(circuit) or " · ".join(_legend.origin(circuit.metadata)),
         "numbers": with_numbers(circuit),
         "share": _legend.share(circuit),
         "changes": _legend.changes(circuit),
+        "calibration": _question.calibration(circuit),
+        "warning": _question.warning(circuit),
         "tokens": [[t, running(t, TOKEN_LIMIT), visible(t, TOKEN_LIMIT)] for t in sorted(set(_tokens(circuit)))],
         "texts": [[text, words(text, TEXT_LIMIT)] for text in sorted(set(_texts(circuit)))],
     }
+
+
+def _placed(circuit: Circuit) -> Placement:
+    asked = circuit.metadata.attribution
+    return placement(circuit) if asked is None else _prompt_placement.placement(circuit, asked)
 
 
 def embedded(value: object) -> str:
@@ -99,6 +110,8 @@ def _tokens(circuit: Circuit) -> Iterator[str]:
         for context in node.contexts:
             yield from context.tokens
         yield from (effect.token for effect in (*node.promoted, *node.suppressed))
+        if node.attribution is not None:
+            yield node.attribution.token
 
 
 def _texts(circuit: Circuit) -> Iterator[str]:
@@ -109,6 +122,8 @@ def _texts(circuit: Circuit) -> Iterator[str]:
         yield from (edge.source, edge.target)
         for measurement in edge.older:
             yield from (measurement.run, measurement.created)
+    if circuit.metadata.attribution is not None:
+        yield from (circuit.metadata.attribution.unit, circuit.metadata.attribution.metric)
 
 
 def _asset(name: str) -> str:

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 import tomli_w
+from support import drawn
 from support.commands import Result
 from support.tiny import SMALL
 
 from circuitcli.cli.app import main
+from circuitcli.core import circuit as circuits
+from circuitcli.renderers import html
 from circuitcli.runtime import model as models
 from circuitcli.runtime.checkpoint import Checkpoint
 from circuitcli.runtime.device import DTYPES, Runtime, make
@@ -105,3 +108,30 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Circuit, list[str | Pat
         return out.getvalue()
 
     return shown
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from support.browser import chromium  # here, so that no other test needs Playwright
+
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens a circuit's page; whatever a test does to it, in the end nothing may have gone wrong."""
+    from support.browser import Opened
+
+    pages: list[Opened] = []
+
+    def open_page(shown: circuits.Circuit = drawn.SMALL, **context: Any) -> Opened:
+        file = tmp_path / "circuit.html"
+        file.write_bytes(html.plugin.files(shown)["circuit.html"])
+        pages.append(Opened(browser, file, **context))
+        return pages[-1]
+
+    yield open_page
+    for each in pages:
+        each.check()
+        each.context.close()

@@ -3,59 +3,27 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
 from support import drawn, geometry
-from support.browser import Opened, chromium
+from support.browser import Open, Opened
 
 from circuitcli.core import compare
 from circuitcli.core.circuit import Circuit, Edge, TokenEffect
 from circuitcli.core.tokens import visible
 from circuitcli.renderers import _change, _html, html
 
-Open = Callable[..., Opened]
 TREE, CATS, HOUSE, BIRD, RIVER = "1.mlp_out.5", "1.resid_post.6", "2.resid_post.7", "2.resid_post.9", "3.resid_post.8"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture
-def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Opens a circuit's page; whatever a test does to it, in the end nothing may have gone wrong."""
-    pages: list[Opened] = []
-
-    def open_page(circuit: Circuit = drawn.SMALL, **context: Any) -> Opened:
-        file = tmp_path / "circuit.html"
-        file.write_bytes(html.plugin.files(circuit)["circuit.html"])
-        pages.append(Opened(browser, file, **context))
-        return pages[-1]
-
-    yield open_page
-    for each in pages:
-        each.check()
-        each.context.close()
 
 
 def effects_of(name: str) -> tuple[set[str], set[tuple[str, str]]]:
     """A feature with its causes and consequences, and the arrows between."""
     arrows = {(e.source, e.target) for e in drawn.SMALL.edges if name in (e.source, e.target)}
     return {name}.union(*arrows), arrows
-
-
-def saved(opened: Opened) -> dict[str, Any]:
-    with opened.page.expect_download() as download:
-        opened.page.get_by_role("button", name="Save circuit.json").click()
-    assert download.value.suggested_filename == "circuit.json"
-    return json.loads(Path(download.value.path()).read_bytes())
 
 
 def test_it_opens_from_disk_and_draws_all(opened: Open) -> None:
@@ -145,7 +113,7 @@ def test_a_click_pins(opened: Open) -> None:
     there.page.keyboard.press("Escape")
     there.rest()
     assert there.shown() == {node.id for node in drawn.SMALL.nodes}
-    assert not there.page.locator("#pinned").is_visible()
+    assert not there.page.locator("#chosen").is_visible()
 
 
 def test_sliders_take_the_weakest_away(opened: Open) -> None:
@@ -186,7 +154,7 @@ def test_search(opened: Open, query: str, found: set[str] | str) -> None:
     assert len(listed) == len(names)
     there.page.keyboard.press("Enter")
     there.rest()
-    assert there.page.locator("#pinned").is_visible() == bool(names)
+    assert there.page.locator("#chosen").is_visible() == bool(names)
 
 
 def test_layers_and_sites_can_be_left_out(opened: Open) -> None:
@@ -317,7 +285,7 @@ def test_labels_and_groups_are_saved(opened: Open) -> None:
             node["group"] = "scenery"
         if node["id"] == HOUSE:
             node["label"] = 'where <b>people</b> "live" 🏠'
-    assert saved(there) == document
+    assert there.saved() == document
 
 
 def shift_click(there: Opened, name: str) -> None:
@@ -332,8 +300,8 @@ def test_a_label_that_is_being_typed_is_kept(opened: Open) -> None:
     there.page.locator("#label").press_sequentially("where")
     there.page.keyboard.press("Escape")
     there.rest()
-    assert not there.page.locator("#pinned").is_visible()
-    assert next(n for n in saved(there)["nodes"] if n["id"] == HOUSE)["label"] == "where"
+    assert not there.page.locator("#chosen").is_visible()
+    assert next(n for n in there.saved()["nodes"] if n["id"] == HOUSE)["label"] == "where"
 
 
 def test_far_neighbours_are_gathered_around_a_pin(opened: Open) -> None:
@@ -342,7 +310,7 @@ def test_far_neighbours_are_gathered_around_a_pin(opened: Open) -> None:
     name = circuit.nodes[40].id
     places = "ORDER.map((box) => [box.id, box.x, box.y, box.element.position().x, box.element.position().y])"
     before = there.page.evaluate(places)
-    there.page.evaluate("(id) => pin(BOXES.get(id))", name)
+    there.page.evaluate("(id) => choose(BOXES.get(id))", name)
     there.rest()
     assert there.page.evaluate("cy.zoom()") > 0.3
     middle = there.place(name)[1]
@@ -376,7 +344,7 @@ def test_no_arrow_runs_behind_a_box(layout: str, opened: Open) -> None:
     assert len(there.arrows()) == len(circuit.edges)
     assert there.hidden() == []
     busiest = max(circuit.nodes, key=lambda node: sum(node.id in (e.source, e.target) for e in circuit.edges))
-    there.page.evaluate("(id) => pin(BOXES.get(id))", busiest.id)
+    there.page.evaluate("(id) => choose(BOXES.get(id))", busiest.id)
     there.rest()
     assert there.arrows() == {(e.source, e.target) for e in circuit.edges if busiest.id in (e.source, e.target)}
     assert there.hidden() == []
@@ -469,7 +437,7 @@ def test_a_label_can_be_taken_away(opened: Open) -> None:
     assert there.page.locator("#label").input_value() == "cats and dogs"
     there.page.locator("#label").fill("")
     there.page.locator("#label").press("Enter")
-    assert next(n for n in saved(there)["nodes"] if n["id"] == CATS)["label"] is None
+    assert next(n for n in there.saved()["nodes"] if n["id"] == CATS)["label"] is None
 
 
 def test_hostile_text_is_shown_and_inert(opened: Open) -> None:
@@ -491,7 +459,7 @@ def test_hostile_text_is_shown_and_inert(opened: Open) -> None:
     tags = set(there.page.evaluate("[...document.querySelectorAll('body *')].map((e) => e.tagName)"))
     assert not tags & {"IMG", "B", "IFRAME", "A", "OBJECT", "STYLE", "LINK"}
     assert there.page.locator("script").count() == 3
-    assert saved(there) == json.loads(json.dumps(circuit.to_dict()))
+    assert there.saved() == json.loads(json.dumps(circuit.to_dict()))
 
 
 def test_positions_are_columns(opened: Open) -> None:

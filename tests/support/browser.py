@@ -1,7 +1,8 @@
 """Headless Chromium without network, and pages in it that remember all that went wrong."""
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,20 @@ class Opened:
         frames = {name: tuple(frame) for name, frame in boxes}
         return geometry.hidden(frames, ((a, b, list(geometry.between(line))) for a, b, line in lines))
 
+    def saved(self) -> dict[str, Any]:
+        """The document that the page gives to download."""
+        with self.page.expect_download() as download:
+            self.page.get_by_role("button", name="Save circuit.json").click()
+        assert download.value.suggested_filename == "circuit.json"
+        found: dict[str, Any] = json.loads(Path(download.value.path()).read_bytes())
+        return found
+
     def check(self) -> None:
         """Nothing was asked for but the file itself, nothing failed, and the policy had nothing to refuse."""
         assert [url for url in self.requests if not url.startswith("blob:")] == [self.page.url]
         assert self.complaints == []
         assert self.page.evaluate("violations") == []
         assert self.page.evaluate("window.broken") is None
+
+
+Open = Callable[..., Opened]

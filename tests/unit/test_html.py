@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import tomllib
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import drawn
+from support import drawn, prompted
+from support.circuits import ASKED, QUESTION
 
 from circuitcli.core.circuit import Circuit, Edge
 from circuitcli.renderers import _change, _html, _node, _placement, html, svg
@@ -117,6 +119,10 @@ def overlaps(placed: _placement.Placement) -> list[tuple[str, str]]:
     ]
 
 
+def laid_out(circuit: Circuit) -> _placement.Placement:
+    return html._placed(circuit)
+
+
 def shapes() -> dict[str, Circuit]:
     positions = [dataclasses.replace(node, pos=i % 3 or None) for i, node in enumerate(drawn.SMALL.nodes)]
     return {
@@ -127,13 +133,20 @@ def shapes() -> dict[str, Circuit]:
         "unknown ends": dataclasses.replace(drawn.SMALL, nodes=drawn.SMALL.nodes[:2]),
         "one": Circuit(drawn.METADATA, drawn.SMALL.nodes[:1], ()),
         "nothing": Circuit(drawn.METADATA, (), ()),
+        "prompt": prompted.of_prompt(),
+        "prompt, many": prompted.of_prompt(600, 900),
+        "prompt, no end": dataclasses.replace(ASKED, nodes=ASKED.nodes[:-1]),
+        "prompt, nothing": Circuit(ASKED.metadata, (), ()),
+        "prompt, sum": dataclasses.replace(
+            prompted.of_prompt(), nodes=tuple(dataclasses.replace(n, pos=None) for n in prompted.of_prompt().nodes)
+        ),
     }
 
 
 @pytest.mark.parametrize("shape", shapes())
 def test_every_box_has_a_place_of_its_own(shape: str) -> None:
     circuit = shapes()[shape]
-    placed = _placement.placement(circuit)
+    placed = laid_out(circuit)
     ends = {end for edge in circuit.edges for end in (edge.source, edge.target)}
     assert set(placed.boxes) == {node.id for node in circuit.nodes} | ends
     assert overlaps(placed) == []
@@ -148,6 +161,50 @@ def test_later_layers_are_higher(shape: str) -> None:
         assert level[edge.source] < level[edge.target]
         assert placed.boxes[edge.source].y > placed.boxes[edge.target].y
     assert [heading.at for heading in placed.rows] == sorted((heading.at for heading in placed.rows), reverse=True)
+
+
+def test_positions_of_a_prompt_are_an_axis_with_room_where_there_are_nodes() -> None:
+    circuit = prompted.of_prompt(200, 300)
+    placed = laid_out(circuit)
+    assert [(tick.token, tick.pos) for tick in placed.axis] == [
+        (word.replace(" ", "␣"), i) for i, word in enumerate(prompted.WORDS)
+    ]
+    column = {tick.pos: (tick.at - tick.width / 2, tick.at + tick.width / 2) for tick in placed.axis}
+    assert all(a[1] == pytest.approx(b[0]) for a, b in itertools.pairwise(column[pos] for pos in sorted(column)))
+    for node in circuit.nodes:
+        box = placed.boxes[node.id]
+        left, right = column[len(prompted.WORDS) - 1 if node.pos is None else node.pos]
+        assert left < box.x - box.width / 2
+        assert box.x + box.width / 2 < right
+    height = {node.id: placed.boxes[node.id].y for node in circuit.nodes}
+    assert all(height[edge.source] > height[edge.target] for edge in circuit.edges)
+    assert placed.rows[0].text == "tokens"
+    assert placed.rows[-1].text == "target"
+
+
+def test_a_position_without_nodes_is_narrow_and_many_nodes_are_stacked() -> None:
+    wide = {tick.pos: tick.width for tick in laid_out(ASKED).axis}
+    assert set(wide) == set(range(len(QUESTION.tokens)))
+    assert max(wide[pos] for pos in (0, 1, 2, 3, 4)) < min(wide[pos] for pos in (5, 6, 7))
+    crowd = [dataclasses.replace(ASKED.nodes[2], id=f"1.resid_post.{i}@5", feature=i) for i in range(30)]
+    for count, across, lines in ((4, 4, 1), (5, 2, 3), (30, 5, 6)):
+        nodes = (*crowd[:count], ASKED.nodes[-1])
+        boxes = laid_out(dataclasses.replace(ASKED, nodes=nodes, edges=())).boxes
+        heights = [boxes[node.id].y for node in nodes[:-1]]
+        assert len(set(heights)) == lines
+        assert max(map(heights.count, heights)) == across
+
+
+def test_the_most_influential_of_a_cell_comes_first() -> None:
+    boxes = laid_out(ASKED).boxes
+    assert boxes["2.resid_post.7@7"].x < boxes["2.resid_post.9@7"].x
+    nodes = list(ASKED.nodes)
+    for i, influence in ((4, 0.9), (5, 0.1)):
+        attribution = nodes[i].attribution
+        assert attribution is not None
+        nodes[i] = dataclasses.replace(nodes[i], attribution=dataclasses.replace(attribution, influence=influence))
+    boxes = laid_out(dataclasses.replace(ASKED, nodes=tuple(nodes))).boxes
+    assert boxes["2.resid_post.7@7"].x > boxes["2.resid_post.9@7"].x
 
 
 def test_many_boxes_make_a_page_not_a_strip() -> None:

@@ -65,6 +65,14 @@ def test_what_is_shown_is_counted_with_its_share() -> None:
     assert "replaced by their values in the counterfactual" in _question.shown(asked(baseline="patch"))
 
 
+def test_how_it_was_made_is_told_with_its_scores() -> None:
+    assert _question.made(ASKED) == "method auto · edges by relp · replacement 0.71, completeness 0.83 before pruning"
+    held = asked(frozen=True, positions="sum", replacement=None, completeness=None)
+    assert _question.made(held) == (
+        "method auto · edges by relp · attention patterns and norms' scales held · nodes stand for all positions"
+    )
+
+
 def test_where_all_was_measured_it_is_said() -> None:
     assert _question.calibration(asked(edges="exact")) == "All effects of nodes and all edges were measured."
     assert _question.calibration(ASKED) == f"All effects of nodes were measured. {EDGES}"
@@ -122,8 +130,8 @@ def test_rows_of_single_kinds_of_sites_do_not_count() -> None:
 
 
 def test_a_circuit_of_mean_effects_says_none_of_it() -> None:
-    said = (_question.question, _question.shown, _question.calibration, _question.warning)
-    assert [say(PLAIN) for say in said] == [""] * 4
+    said = (_question.question, _question.shown, _question.made, _question.calibration, _question.warning)
+    assert [say(PLAIN) for say in said] == [""] * 5
     assert _legend.title(PLAIN) == "Feature circuit of gpt2"
     assert _legend.title(ASKED) == _question.question(ASKED)
     assert _legend.share(ASKED) == _question.shown(ASKED)
@@ -134,7 +142,7 @@ def test_whatever_a_text_is_it_becomes_one_printable_line(text: str) -> None:
     given = dict.fromkeys(("metric", "unit", "target", "against", "baseline", "method"), text)
     circuit = asked(**given, tokens=(text,))
     metadata = dataclasses.replace(circuit.metadata, prompts=())
-    for say in (_question.question, _question.shown, _question.calibration, _question.warning):
+    for say in (_question.question, _question.shown, _question.made, _question.calibration, _question.warning):
         said = say(dataclasses.replace(circuit, metadata=metadata))
         assert all(char.isprintable() for char in said)
         assert len(said) < 600

@@ -11,7 +11,7 @@ const pictures = new Map(); // in the order of their last use
 
 /* The picture of a box at a scale, or null where it would have to be drawn and `draw` is false. */
 function picture(box, scale, draw) {
-  const key = `${scale} ${box.id}`;
+  const key = `${scale} ${box.index}`;
   let found = pictures.get(key);
   if (!found && !draw) return null;
   pictures.delete(key);
@@ -34,6 +34,10 @@ function painted(box, scale) {
   let y = EDGE + 11;
   const inner = box.width - 2 * EDGE;
   pen.translate(EDGE, 0);
+  if (box.node?.attribution) {
+    paintCompact(pen, box, inner);
+    return canvas;
+  }
   write(pen, cut(text(box.id), 60), 0, y, { size: 20, bold: true, room: box.node ? inner * 0.72 : inner });
   if (!box.node) return canvas;
   const id = pen.measureText(cut(text(box.id), 60)).width;
@@ -68,8 +72,9 @@ function wrapped(value) {
   return shown;
 }
 
-/* Make a box as high as its rows: it has one more or less after an edit. */
+/* Make a box as high as its rows: it has one more or less after an edit. Those of a prompt are all of one size. */
 function fitRows(box) {
+  if (ASKED) return;
   box.bare ??= box.height - ROW * names(box.node).length; // at first it is as the renderer made it
   const height = box.bare + ROW * names(box.node).length;
   if (height === box.height) return;

@@ -4,7 +4,8 @@ function card(box) {
   const { node } = box;
   const head = make("div", { className: "card-head" }, make("strong", {}, isolated(text(box.id))));
   if (!node) return make("div", {}, head, make("p", { className: "facts" }, "Nothing else is known of it."));
-  const parts = [head, ...named(node), make("p", { className: "facts" }, longFacts(node))];
+  const parts = [head, ...named(node), ...longFacts(node).map((line) => make("p", { className: "facts" }, line))];
+  if (node.members) parts.push(memberList(node));
   parts.push(...node.contexts.map((context) => contextLine(context, node.max_activation)));
   parts.push(...tokenLine("promotes", "raises", node.promoted), ...tokenLine("suppresses", "lowers", node.suppressed));
   const address = neuronpedia(node);
@@ -19,12 +20,13 @@ function card(box) {
 function named(node) {
   const parts = [];
   if (node.label) parts.push(make("div", { className: "card-label" }, isolated(text(node.label))));
-  if (node.group) parts.push(make("div", { className: "card-group" }, "group ", isolated(text(node.group))));
+  if (node.group && !node.members) parts.push(make("div", { className: "card-group" }, "group ", isolated(text(node.group))));
   if (node.change) parts.push(make("div", { className: node.change }, CHANGES.get(node.change) ?? node.change));
   return parts;
 }
 
 function longFacts(node) {
+  if (node.attribution) return [...longEffects(node), ...(node.kind === "feature" ? [sampled(node)] : [])];
   const parts = [
     `layer ${node.layer} · ${text(node.site)}`,
     `density ${percent(node.density)}`,
@@ -34,7 +36,23 @@ function longFacts(node) {
   ];
   if (node.pos !== null) parts.push(`position ${node.pos}`);
   if (node.pinned) parts.push("pinned by the run");
-  return parts.join(" · ");
+  return [parts.join(" · ")];
+}
+
+/* What a feature is beyond the prompt. */
+function sampled(node) {
+  const parts = node.max_activation > 0 ? [`density ${percent(node.density)}`, `largest activation ${number(node.max_activation)}`] : [];
+  return [...parts, ...(node.pinned ? ["pinned"] : [])].join(" · ");
+}
+
+/* The nodes that a folded group stands for, with their effects. */
+function memberList({ members }) {
+  const items = members.map((box) => make("li", {}, isolated(called(box)), " ", effectOf(box.node)));
+  return make("ul", { className: "members" }, ...items);
+}
+
+function effectOf(node) {
+  return make("span", { className: signOf(node.attribution.effect) }, effectInWords(node));
 }
 
 /* One context: tokens shaded by activation, the firing one bold. */

@@ -2,6 +2,7 @@
 
 const PAGE = JSON.parse(document.getElementById("data").textContent);
 const CIRCUIT = PAGE.document; // what "Save" writes: circuit.json's own document
+const ASKED = CIRCUIT.metadata.attribution ?? null; // of a circuit of a prompt: the question
 
 const RUNNING = new Map(PAGE.tokens.map(([token, running]) => [token, running]));
 const ALONE = new Map(PAGE.tokens.map(([token, , alone]) => [token, alone]));
@@ -17,19 +18,18 @@ const TEXTS = new Map(PAGE.texts);
 const BOXES = new Map(
   Object.entries(PAGE.boxes).map(([id, [x, y, width, height]]) => [
     id,
-    { id, x, y, width, height, node: null, causes: [], consequences: [], shown: true },
+    { id, x, y, home: { x, y }, width, height, node: null, causes: [], consequences: [], shown: true },
   ]),
 );
 for (const node of CIRCUIT.nodes) BOXES.get(node.id).node = node;
 
-/* All effects, the largest first. */
-const EDGES = CIRCUIT.edges
-  .map((edge) => ({ edge, size: Math.abs(edge.effect_mean), source: BOXES.get(edge.source), target: BOXES.get(edge.target), shown: true }))
-  .sort((a, b) => b.size - a.size);
-for (const each of EDGES) {
-  each.source.consequences.push(each);
-  each.target.causes.push(each);
+/* An effect between two boxes. */
+function arrow(edge, source, target) {
+  return { edge, size: Math.abs(edge.effect_mean), source, target, shown: true };
 }
+
+/* All effects of the document. */
+const EFFECTS = CIRCUIT.edges.map((edge) => arrow(edge, BOXES.get(edge.source), BOXES.get(edge.target)));
 /* Of a difference: what its colours are called, and what they mean. Of another circuit it is empty. */
 const CHANGES = new Map(PAGE.changes);
 
@@ -37,8 +37,6 @@ const CHANGES = new Map(PAGE.changes);
 function became({ change }) {
   return change ?? "unchanged";
 }
-
-const LARGEST = EDGES.length ? EDGES[0].size : 0;
 
 /* A name, label or group, with what a reader can't see made visible. */
 function text(value) {
@@ -62,8 +60,8 @@ function signed(value) {
 }
 
 /* A share as a percentage of two significant digits. */
-function percent(share) {
-  return `${Number((share * 100).toPrecision(2))}%`;
+function percent(share, digits = 2) {
+  return `${Number((share * 100).toPrecision(digits))}%`;
 }
 
 function interval({ ci_low: low, ci_high: high }) {
@@ -72,6 +70,7 @@ function interval({ ci_low: low, ci_high: high }) {
 
 /* What is known of a feature, in a few words. */
 function facts(node) {
+  if (ASKED) return effectInWords(node);
   const parts = node.pinned ? ["pinned"] : [];
   parts.push(node.kind === "feature" ? `fires ${percent(node.density)}` : text(node.kind));
   if (node.kl_mean !== null) parts.push(`KL ${number(node.kl_mean, 2)}`);

@@ -1,18 +1,18 @@
 /* The graph itself: Cytoscape.js draws boxes and arrows, zooms and pans, and finds what the pointer is on. */
 
-const COMFORT = 0.75; // the zoom below which a pinned feature has its neighbours gathered around it
+const COMFORT = 0.75; // the zoom below which a chosen feature has its neighbours gathered around it
 const LARGER = 1.25; // the zoom that fitting goes up to
 const [GAP, FAR] = [26, 150]; // between gathered boxes, and between them and the one in their middle
 const FLUID = 2000; // arrows that are drawn while the view moves; of more, only boxes are
+const LED = ASKED ? 200 : FLUID; // arrows that are led around boxes; of a prompt they come from everywhere, and more are a tangle
 const NAME = (index) => `box ${index}`; // its own names for nodes: no name of the model's is ever read as a selector
-const ORDER = [...BOXES.values()];
-ORDER.forEach((box, index) => Object.assign(box, { index }));
 
 function elements() {
+  const most = Math.max(...ORDER.map(({ node }) => Math.abs(node?.attribution?.effect ?? 0)));
   const nodes = ORDER.map(({ index, x, y, width, height, node }) => ({
-    data: { id: NAME(index), width, height },
+    data: { id: NAME(index), width, height, tint: most ? Math.sqrt(Math.abs(node?.attribution?.effect ?? 0) / most) : 0 },
     position: { x, y },
-    classes: node?.change ?? (node?.pinned ? "thick" : ""),
+    classes: node?.change ?? classesOf(node),
   }));
   const arrows = EDGES.map(({ edge, size, source, target }, i) => ({
     data: { id: `arrow ${i}`, source: NAME(source.index), target: NAME(target.index), ...strength(size, 1) },
@@ -20,6 +20,13 @@ function elements() {
     selectable: false,
   }));
   return [...nodes, ...arrows.reverse()]; // the largest on top
+}
+
+/* How the box of a node looks: pinned, and of a prompt what it is and whether it promotes the target. */
+function classesOf(node) {
+  const classes = node?.pinned ? ["thick"] : [];
+  if (node?.attribution) classes.push(`is-${node.kind}`, node.attribution.effect > 0 ? "raises" : "lowers");
+  return classes.join(" ");
 }
 
 /* How strong an arrow of an effect is, relative to the largest, and how wide: `times` as wide as in the svg. */
@@ -44,6 +51,12 @@ function looks() {
         "overlay-opacity": 0,
       },
     },
+    ...["raises", "lowers"].map((name) => ({
+      selector: `node.${name}`,
+      style: { "background-color": `mapData(tint, 0, 1, ${COLORS.paper}, ${COLORS[`${name}-tint`]})` },
+    })),
+    { selector: "node.is-error", style: { "border-style": "dotted", "border-width": 2 } },
+    { selector: "node.is-group", style: { "border-width": 3, "border-color": COLORS.group } },
     { selector: "node.thick", style: { "border-width": 4, "border-color": COLORS.ink } },
     {
       selector: "edge",
@@ -77,6 +90,8 @@ function looks() {
       style: { "border-width": 4, "border-color": COLORS[name] },
     })),
     { selector: "edge.lost", style: { "line-style": "dashed", "line-dash-pattern": [24, 14] } },
+    { selector: "node.dim", style: { opacity: 0.25 } },
+    { selector: "edge.dim", style: { opacity: 0.05 } },
     { selector: ".off", style: { display: "none" } },
   ];
 }
@@ -92,8 +107,13 @@ const cy = cytoscape({
   autoungrabify: true,
   hideEdgesOnViewport: EDGES.length > FLUID,
 });
-for (const box of ORDER) Object.assign(box, { element: cy.getElementById(NAME(box.index)), home: { x: box.x, y: box.y } });
-EDGES.forEach((each, i) => Object.assign(each, { element: cy.getElementById(`arrow ${i}`) }));
+adopt();
+
+/* Every box and arrow knows its element of the graph. */
+function adopt() {
+  for (const box of ORDER) box.element = cy.getElementById(NAME(box.index));
+  EDGES.forEach((each, i) => Object.assign(each, { element: cy.getElementById(`arrow ${i}`) }));
+}
 
 /* The box that an element of the graph stands for. */
 function boxOf(element) {
@@ -104,7 +124,7 @@ function boxOf(element) {
 function thicken() {
   const times = Math.max(1, 2 ** Math.floor(Math.log2(0.7 / cy.zoom())));
   const shown = EDGES.filter((each) => each.shown);
-  const wanted = shown.length > FLUID ? 1 : Math.min(16, times);
+  const wanted = shown.length > FLUID ? 1 : Math.min(shown.length > LED ? 4 : 16, times);
   cy.batch(() => {
     for (const each of shown.filter((arrow) => (arrow.times ?? 1) !== wanted)) {
       each.times = wanted;
@@ -119,9 +139,11 @@ function fit(boxes = ORDER.filter((box) => box.shown)) {
   const lead = Math.max(0, ...(arranged.rows ?? PAGE.rows).map(([name]) => headingWidth(name)));
   const margin = { left: lead + 26, right: 20, top: PAGE.columns.length ? 44 : 20, bottom: 20 };
   const room = { width: cy.width() - margin.left - margin.right, height: cy.height() - margin.top - margin.bottom };
-  const [left, right] = reach(extent(boxes, "x", "width"), boxes);
+  const [left, right] = alongAxis(reach(extent(boxes, "x", "width"), boxes), boxes);
   const [top, bottom] = extent(boxes, "y", "height");
-  const zoom = Math.max(cy.minZoom(), Math.min(LARGER, room.width / (right - left), room.height / (bottom - top)));
+  const zoomIn = (high) => Math.max(cy.minZoom(), Math.min(LARGER, room.width / (right - left), high / (bottom - top)));
+  room.height -= axisHeight(zoomIn(room.height)); // the smaller boxes are, the higher it is
+  const zoom = zoomIn(room.height);
   const x = margin.left + room.width / 2 - (zoom * (left + right)) / 2;
   const y = margin.top + room.height / 2 - (zoom * (top + bottom)) / 2;
   cy.viewport({ zoom, pan: { x, y } });
@@ -141,6 +163,15 @@ function reach([low, high], boxes) {
   const inside = new Set(boxes);
   const led = EDGES.filter((each) => each.shown && each.line && inside.has(each.source) && inside.has(each.target));
   return led.reduce(([a, b], { line }) => [Math.min(a, ...line.map(([x]) => x)), Math.max(b, ...line.map(([x]) => x))], [low, high]);
+}
+
+/* Draw anew what is drawn, after groups were folded or unfolded. */
+function rebuild() {
+  cy.batch(() => {
+    cy.elements().remove();
+    cy.add(elements());
+  });
+  adopt();
 }
 
 function zoomBy(factor) {

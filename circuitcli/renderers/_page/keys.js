@@ -4,11 +4,17 @@
 function goTo(box) {
   if (!box) return;
   state.focused = box;
-  const { left, top, width, height } = onScreen(box);
-  if (left < 0 || top < 0 || left + width > cy.width() || top + height > cy.height()) cy.center(box.element);
+  bringIntoView(box);
   showCard(box);
   redraw();
   say(spoken(box));
+}
+
+function bringIntoView(box) {
+  if (!box) return;
+  const { left, top, width, height } = onScreen(box);
+  const bottom = cy.height() - axisHeight(cy.zoom());
+  if (left < 0 || top < 0 || left + width > cy.width() || top + height > bottom) cy.center(box.element);
 }
 
 function spoken(box) {
@@ -18,9 +24,9 @@ function spoken(box) {
   return `${text(box.id)}${label}${known}, causes ${shown(box.causes)}, consequences ${shown(box.consequences)}`;
 }
 
-/* Where the keyboard starts: the pinned feature, or the cause of the largest effect shown. */
+/* Where the keyboard starts: the chosen feature, or the cause of the largest effect shown. */
 function start() {
-  return state.pinned ?? EDGES.find((each) => each.shown)?.source ?? ORDER.find((box) => box.shown);
+  return state.chosen ?? EDGES.find((each) => each.shown)?.source ?? ORDER.find((box) => box.shown);
 }
 
 /* The box at the other end of the strongest arrow shown. */
@@ -39,8 +45,9 @@ const ON_GRAPH = {
   ArrowDown: (box) => goTo(along(box.causes, "source")),
   ArrowLeft: (box) => goTo(beside(box, -1)),
   ArrowRight: (box) => goTo(beside(box, 1)),
-  Enter: (box) => pin(state.pinned === box ? null : box),
+  Enter: (box) => choose(state.chosen === box ? null : box),
   " ": (box) => box.element.selected() ? box.element.unselect() : box.element.select(),
+  p: (box) => ASKED && togglePin(box),
   f: () => fit(),
   "+": () => zoomBy(1.25),
   "-": () => zoomBy(0.8),
@@ -64,13 +71,13 @@ function onAnyKey(event) {
   }
 }
 
-/* Escape: no card, no selection, no search, nothing pinned. */
+/* Escape: no card, no selection, no search, nothing chosen. */
 function clearAll() {
   hideCard();
   cy.elements().unselect();
   byId("search").value = "";
   search("");
   showFound();
-  if (state.pinned) pin(null);
+  if (state.chosen) choose(null);
   else redraw();
 }

@@ -69,7 +69,7 @@ function listenToGraph() {
   });
   cy.on("tap", "node", (event) => {
     const { shiftKey, ctrlKey, metaKey } = event.originalEvent;
-    if (!shiftKey && !ctrlKey && !metaKey) pin(boxOf(event.target));
+    if (!shiftKey && !ctrlKey && !metaKey) choose(boxOf(event.target));
   });
   cy.on("select unselect", "node", () => soon.selection ??= requestAnimationFrame(() => {
     soon.selection = null;
@@ -86,7 +86,7 @@ function listenToControls() {
   byId("fit").addEventListener("click", () => fit());
   byId("zoom-in").addEventListener("click", () => zoomBy(1.25));
   byId("zoom-out").addEventListener("click", () => zoomBy(0.8));
-  byId("unpin").addEventListener("click", () => pin(null));
+  byId("unchoose").addEventListener("click", () => choose(null));
   byId("save").addEventListener("click", save);
   byId("theme").addEventListener("click", () => dress(!isDark()));
   DARK.addEventListener("change", (event) => dress(event.matches));
@@ -96,13 +96,13 @@ function listenToControls() {
     redraw();
   }));
   byId("search").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && state.found.size) pin([...state.found][0]);
+    if (event.key === "Enter" && state.found.size) choose([...state.found][0]);
   });
   byId("label").addEventListener("input", () => {
-    edit(state.pinned, "label", byId("label").value);
+    edit(state.chosen, "label", byId("label").value);
     soon(redraw);
   });
-  byId("label").addEventListener("change", showPinned);
+  byId("label").addEventListener("change", showChosen);
   byId("make-group").addEventListener("click", group);
   byId("group").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && selected().length) group();
@@ -111,9 +111,10 @@ function listenToControls() {
 
 /* Put what is selected in the named group. */
 function group() {
-  for (const box of selected()) edit(box, "group", byId("group").value);
+  for (const box of selected().flatMap((one) => one.node.members ?? [one])) edit(box, "group", byId("group").value);
+  if (ASKED) fold(FOLDED);
   showGroups();
-  showPinned();
+  showChosen();
   redraw();
 }
 
@@ -155,11 +156,13 @@ function prepareLegend() {
   put();
 }
 
-for (const id of ["title", "settings", "origin", "share"]) byId(id).textContent = PAGE[id];
+for (const id of ["title", "settings", "origin", "share", "calibration"]) byId(id).textContent = PAGE[id];
+byId("warning").textContent = PAGE.warning && `⚠ ${PAGE.warning}`;
 prepareLegend();
 listenToGraph();
 listenToControls();
 leadArrows();
+prepareAsked();
 prepareSliders();
 prepareFilters();
 showSelection();

@@ -1,6 +1,6 @@
 /* What lies over the graph: the insides of boxes as large as can be read, headings, and rings around boxes. */
 
-const DETAIL = 0.32; // the zoom from which a box's text can be read
+const DETAIL = ASKED ? 0.6 : 0.32; // the zoom from which a box's text can be read
 const PER_FRAME = 8; // pictures of boxes that one frame may draw anew
 const NARROWEST = Math.min(...ORDER.map((box) => box.width));
 const USUAL = ORDER.map((box) => box.height).sort((a, b) => a - b)[ORDER.length >> 1]; // height: names are of one size
@@ -8,6 +8,7 @@ const ONE_SITE = new Set(CIRCUIT.nodes.map((node) => node.site)).size === 1;
 const LONGEST = Math.max(5, ...ORDER.map((box) => brief(box).length)); // name, characters
 const READABLE = 8; // pixels of letters
 const LINE = 1.4; // of a line's height over its letters'
+const DIMMED = 0.3; // of what isn't lit
 const SCALES = [0.5, 1, 2, 4];
 const overlay = byId("overlay");
 const pen = overlay.getContext("2d");
@@ -28,9 +29,12 @@ function drawOverlay() {
   for (const box of ORDER) {
     const frame = onScreen(box);
     if (!box.shown || !isInside(frame, width, height)) continue;
+    pen.globalAlpha = box.dim ? DIMMED : 1;
     if (!drawInside(box, frame, scale, allowed > 0)) allowed -= 1;
+    pen.globalAlpha = 1;
     drawRings(box, frame);
   }
+  drawAxis(width, height);
   drawHeadings(width, height);
   if (allowed < 0) requestAnimationFrame(drawOverlay); // the rest in the next frames
 }
@@ -42,15 +46,19 @@ function isInside({ left, top, width, height }, across, down) {
 /* The picture of a box, or its name where that is all that can be read. False if it had to be drawn anew. */
 function drawInside(box, frame, scale, mayPaint) {
   if (cy.zoom() < DETAIL) {
-    pen.strokeStyle = COLORS[box.node?.change ?? "line"];
-    pen.lineWidth = box.node?.pinned || box.node?.change ? 2 : 0.5;
+    pen.strokeStyle = COLORS[box.node?.change ?? (box.node?.members ? "group" : "line")];
+    pen.lineWidth = box.node?.pinned || box.node?.change ? 2 : box.node?.members ? 1.5 : 0.5;
+    if (box.node?.kind === "error") pen.setLineDash([2, 2]);
     pen.strokeRect(frame.left, frame.top, frame.width, frame.height);
-    drawName(box, frame);
+    pen.setLineDash([]);
+    if (box.node?.attribution) drawCompact(box, frame);
+    else drawName(box, frame);
     return true;
   }
   const known = picture(box, scale, false);
   const drawn = known ?? picture(box, scale, mayPaint);
   if (drawn) pen.drawImage(drawn, frame.left, frame.top, frame.width, frame.height);
+  else if (box.node?.attribution) drawCompact(box, frame);
   else drawName(box, frame);
   return known !== null;
 }
@@ -72,7 +80,9 @@ function drawName(box, { left, top, width, height }) {
 }
 
 /* The name of a box from afar: `2:713` where all features are of one site. */
-function brief({ id, node }) {
+function brief(box) {
+  const { id, node } = box;
+  if (node?.attribution) return briefName(box);
   return node?.kind === "feature" && ONE_SITE ? `${node.layer}:${node.feature}` : cut(text(id), 40);
 }
 
@@ -82,7 +92,7 @@ function firingTokens(node) {
   return cut([...new Set(tokens)].map((token) => cut(token, TOKEN_LIMIT)).join("  "), 20);
 }
 
-/* Rings: pinned or at the keyboard, selected, found. A group's stripe. */
+/* Rings: chosen or at the keyboard, selected, found. A group's stripe. */
 function drawRings(box, { left, top, width, height }) {
   const ring = (gap, line, dash, color) => {
     pen.strokeStyle = color;
@@ -93,7 +103,7 @@ function drawRings(box, { left, top, width, height }) {
     pen.stroke();
     pen.setLineDash([]);
   };
-  if (box.node?.group) {
+  if (box.node?.group && box.node.kind !== "group") {
     pen.fillStyle = COLORS.group;
     pen.fillRect(left - 1, top, Math.max(2, Math.min(6, 6 * cy.zoom() + 2)), height);
   }
@@ -104,27 +114,31 @@ function drawRings(box, { left, top, width, height }) {
     pen.globalAlpha = 1;
   } else if (state.query) ring(3, 3, [], COLORS.shade);
   if (box.element.selected()) ring(3, 2, [6, 4], COLORS.group);
-  if (box === state.pinned) ring(4, 4, [], COLORS.focus);
+  if (box === state.chosen) ring(4, 4, [], COLORS.focus);
   else if (box === state.focused) ring(4, 2, [], COLORS.focus);
 }
 
 /* Names of rows along the left edge, of columns along the upper one, wherever the view is. */
 function drawHeadings(width, height) {
   const [zoom, pan] = [cy.zoom(), cy.pan()];
-  for (const [name, y] of arranged.rows ?? PAGE.rows) drawHeading(name, 10, y * zoom + pan.y, height, "left");
+  const rows = arranged.rows ?? PAGE.rows;
+  const near = ASKED ? Math.min(...rows.slice(1).map(([, y], i) => Math.abs(y - rows[i][1]) * zoom)) : Infinity;
+  const bottom = height - axisHeight(zoom);
+  for (const [name, y] of rows) drawHeading(name, 10, y * zoom + pan.y, bottom, "left", near);
   for (const [name, x] of arranged.rows ? [] : PAGE.columns) drawHeading(name, x * zoom + pan.x, 18, height, "center");
 }
 
-function drawHeading(name, x, y, height, align) {
+function drawHeading(name, x, y, height, align, near = Infinity) {
   if (y < 0 || y > height) return;
   const lines = name.split(" · ");
   const width = headingWidth(name);
   pen.globalAlpha = 0.85;
   pen.fillStyle = COLORS.page;
-  pen.fillRect(align === "left" ? x - 4 : x - width / 2 - 4, y - 9 * lines.length - 2, width + 8, 18 * lines.length + 4);
+  const high = Math.min(18 * lines.length + 4, near);
+  pen.fillRect(align === "left" ? x - 4 : x - width / 2 - 4, y - high / 2, width + 8, high);
   pen.globalAlpha = 1;
   lines.forEach((line, i) => {
-    write(pen, line, x, y + 18 * (i - (lines.length - 1) / 2), { bold: true, color: COLORS.facts, align });
+    write(pen, line, x, y + 18 * (i - (lines.length - 1) / 2), { bold: true, color: COLORS.facts, align, size: Math.min(SIZE, near) });
   });
 }
 

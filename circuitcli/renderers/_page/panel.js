@@ -1,50 +1,65 @@
-/* The side: search results, sliders and filters, the pinned feature with its causes and consequences, and groups. */
+/* The side: search results, sliders and filters, the chosen feature with its causes and consequences, and groups. */
 
 const LISTED = 50; // search results, and rows of a table before "more"
 const STEPS = 1000; // of the slider for the least effect
 
-/* Pin a feature, or with null show all again. */
-function pin(box) {
-  if (state.pinned === null && box) pin.view = { zoom: cy.zoom(), pan: { ...cy.pan() } };
-  state.pinned = box;
+/* Choose a feature, or with null show all again. */
+function choose(box) {
+  if (state.chosen === null && box) choose.view = { zoom: cy.zoom(), pan: { ...cy.pan() } };
+  state.chosen = box;
   state.focused = box ?? state.focused;
   hideCard();
   scatter();
   refresh();
-  if (box) {
+  if (ASKED) bringIntoView(box);
+  else if (box) {
     fit();
     if (cy.zoom() < COMFORT) gather(box);
     if (arranged.rows) fit();
-  } else if (pin.view) cy.viewport(pin.view);
+  } else if (choose.view) cy.viewport(choose.view);
   redraw();
-  showPinned();
-  say(box ? `Pinned ${text(box.id)}` : "All features are shown");
+  showChosen();
+  say(box ? `${ASKED ? "Opened" : "Pinned"} ${text(box.id)}` : `All ${ASKED ? "nodes are lit" : "features are shown"}`);
 }
 
-function showPinned() {
-  const box = state.pinned;
-  byId("pinned").hidden = !box;
+function showChosen() {
+  const box = state.chosen;
+  byId("chosen").hidden = !box;
   if (!box) return;
-  byId("pinned-heading").replaceChildren(isolated(text(box.id)));
+  byId("chosen-heading").replaceChildren(isolated(text(box.id)));
   byId("label").value = box.node?.label ?? "";
-  byId("label").disabled = !box.node;
-  byId("causes").replaceChildren(...effects("Causes", "what ablating them does to it, SAE units", box.causes, "source"));
-  byId("consequences").replaceChildren(...effects("Consequences", "what ablating it does to them, SAE units", box.consequences, "target"));
-  byId("details").replaceChildren(make("h3", {}, "Feature"), card(box));
-  byId("pinned").scrollIntoView({ block: "nearest" });
+  byId("label").disabled = !box.node || Boolean(box.node.members);
+  const [causes, consequences] = ASKED ? WEIGHTS : MEANS;
+  byId("causes").replaceChildren(...effects(...causes, box.causes, "source"));
+  byId("consequences").replaceChildren(...effects(...consequences, box.consequences, "target"));
+  byId("details").replaceChildren(make("h3", {}, ASKED ? "Node" : "Feature"), card(box));
+  if (ASKED) showPinOf(box);
+  byId("chosen").scrollIntoView({ block: "nearest" });
 }
+
+/* What the two tables are called, and what is in them. */
+const MEANS = [
+  ["Causes", "what ablating them does to it, SAE units"],
+  ["Consequences", "what ablating it does to them, SAE units"],
+];
+const WEIGHTS = [
+  ["What feeds it", `what replacing them does to the metric through it, ${UNIT}`],
+  ["What it feeds", `what replacing it does to the metric through them, ${UNIT}`],
+];
 
 /* The table of a feature's effects on one side, those that are shown, the largest first. */
 function effects(title, meaning, all, end) {
   const list = all.filter((each) => each.shown);
   const heading = make("h3", {}, title, make("span", { className: "facts" }, ` ${meaning}`));
   if (!list.length) return [heading, make("p", { className: "facts" }, all.length ? "None is shown: see the sliders." : "None was measured and drawn.")];
-  const names = ["feature", "effect", "95% interval", "n"].map((name) => make("th", { scope: "col" }, name));
-  const body = make("tbody", {}, ...list.slice(0, LISTED).flatMap((each) => effectRows(each, each[end])));
+  const names = (ASKED ? ["node", "weight", "share", ""] : ["feature", "effect", "95% interval", "n"]).map((name) => make("th", { scope: "col" }, name));
+  const total = all.reduce((sum, { size }) => sum + size, 0);
+  const rows = (some) => some.flatMap((each) => ASKED ? weightRow(each, each[end], total) : effectRows(each, each[end]));
+  const body = make("tbody", {}, ...rows(list.slice(0, LISTED)));
   const table = make("table", {}, make("thead", {}, make("tr", {}, ...names)), body);
   if (list.length <= LISTED) return [heading, table];
   const more = button(`all ${list.length.toLocaleString("en")}`, () => {
-    body.append(...list.slice(LISTED).flatMap((each) => effectRows(each, each[end])));
+    body.append(...rows(list.slice(LISTED)));
     more.remove();
   });
   return [heading, table, more];
@@ -53,8 +68,7 @@ function effects(title, meaning, all, end) {
 /* One effect, and below it what earlier runs measured. */
 function effectRows({ edge }, other) {
   const color = edge.effect_mean > 0 ? "raises" : "lowers";
-  const label = other.node?.label ? `${text(other.id)} ${text(other.node.label)}` : text(other.id);
-  const name = make("td", {}, button(label, () => pin(other)));
+  const name = make("td", {}, button(called(other), () => choose(other)));
   if (edge.change) name.append(make("span", { className: `change ${edge.change}` }, edge.change));
   const row = make("tr", {}, name, make("td", { className: color, title: color }, signed(edge.effect_mean)), ...rest(edge));
   const older = (edge.older ?? []).map((earlier) => {
@@ -65,6 +79,18 @@ function effectRows({ edge }, other) {
   return [row, ...older];
 }
 
+/* One weight, its share of all on this side, and how it was got unless it was measured. */
+function weightRow({ edge, size }, other, total) {
+  const color = signOf(edge.effect_mean);
+  const cells = [
+    make("td", {}, button(called(other), () => choose(other))),
+    make("td", { className: color, title: color }, signed(edge.effect_mean)),
+    make("td", {}, total ? percent(size / total) : "–"),
+    make("td", { className: "facts" }, isEstimate(edge) ? `≈ ${edge.method}` : ""),
+  ];
+  return make("tr", {}, ...cells);
+}
+
 function rest(measurement) {
   return [make("td", {}, interval(measurement)), make("td", {}, String(measurement.n))];
 }
@@ -73,8 +99,7 @@ function showFound() {
   const found = [...state.found];
   byId("found").textContent = state.query ? `${found.length.toLocaleString("en")} found` : "";
   const items = found.slice(0, LISTED).map((box) => {
-    const label = box.node?.label ? `${text(box.id)} ${text(box.node.label)}` : text(box.id);
-    return make("li", {}, button(label, () => pin(box)));
+    return make("li", {}, button(called(box), () => choose(box)));
   });
   byId("matches").replaceChildren(...items);
 }
@@ -100,8 +125,9 @@ function showSliders() {
   byId("count-value").textContent = count;
   byId("least").setAttribute("aria-valuetext", `${least} at least`);
   byId("count").setAttribute("aria-valuetext", `${count} arrows at most`);
+  if (ASKED) showInfluence();
   refresh();
-  showPinned();
+  showChosen();
 }
 
 /* Do something once before the next frame, however often it is asked for until then. */
@@ -123,7 +149,7 @@ function prepareFilters() {
       tick.addEventListener("change", () => {
         tick.checked ? chosen.add(value) : chosen.delete(value);
         refresh();
-        showPinned();
+        showChosen();
       });
       byId(id).append(make("label", {}, tick, " ", isolated(word(value))), " ");
     }
@@ -138,19 +164,20 @@ function showSelection() {
   const chosen = selected();
   byId("selection").textContent = chosen.length
     ? `${chosen.length} selected. A name puts them in a group, no name takes them out.`
-    : "Select features with shift and a click, or Space.";
+    : `Select ${ASKED ? "nodes" : "features"} with shift and a click, or Space.`;
   byId("make-group").disabled = !chosen.length;
   redraw();
 }
 
 function showGroups() {
   const members = new Map();
-  for (const box of ORDER.filter((each) => each.node?.group)) members.set(box.node.group, [...(members.get(box.node.group) ?? []), box]);
+  for (const box of [...BOXES.values()].filter((each) => each.node?.group)) members.set(box.node.group, [...(members.get(box.node.group) ?? []), box]);
   const items = [...members].map(([name, boxes]) =>
     make("li", {}, button(`${text(name)} (${boxes.length})`, () => {
+      const drawn = [...new Set(boxes.map(standIn))];
       cy.elements().unselect();
-      for (const box of boxes) box.element.select();
-      fit(boxes.filter((box) => box.shown));
+      for (const box of drawn) box.element.select();
+      fit(drawn.filter((box) => box.shown));
     })),
   );
   byId("groups").replaceChildren(...items);

@@ -6,6 +6,7 @@ const NARROW = 10; // gaps that no arrow fits through
 const [LANE, SIDE] = [12, 30]; // between arrows beside all boxes, and between boxes and the first of them
 const ASIDE = 0.3; // how much a gap on the side that an arrow comes from is preferred
 const PORT = 14; // between arrows at one box, if there is room
+const WIDE = ASKED ? 90 : Infinity; // gaps in which arrows go where it is best for them, not in the middle
 const STUB = 20; // straight up to the head
 
 /* The bands from top to bottom, each with its gaps from left to right; the outermost are open to one side. */
@@ -20,7 +21,9 @@ function bandsOf(boxes) {
     } else bands.push({ top, bottom, boxes: [box] });
   }
   const known = new Map(); // gaps above each other are one, so that arrows come straight through
-  for (const band of bands) band.gaps = gapsOf(band.boxes, columnsOf(boxes), known);
+  bands.forEach((band, i) => {
+    band.gaps = gapsOf(band.boxes, columnsOf(boxes), known, i);
+  });
   return bands;
 }
 
@@ -31,10 +34,11 @@ function columnsOf(boxes) {
   return columns;
 }
 
-function gapsOf(boxes, columns, known) {
+function gapsOf(boxes, columns, known, band) {
   const gaps = [];
   const add = (left, right) => {
-    const key = `${Math.round(left)} ${Math.round(right)}`;
+    const alone = right - left > WIDE && right < Infinity ? ` ${band}` : ""; // arrows come through these where they like
+    const key = `${Math.round(left)} ${Math.round(right)}${alone}`;
     if (!known.has(key)) known.set(key, { left, right, places: new Map() });
     gaps.push(known.get(key));
   };
@@ -52,6 +56,7 @@ function gapsOf(boxes, columns, known) {
 function within({ left, right }, x) {
   if (left === -Infinity) return Math.min(x, right - SIDE);
   if (right === Infinity) return Math.max(x, left + SIDE);
+  if (right - left > WIDE) return Math.max(left + SIDE, Math.min(x, right - SIDE));
   return (left + right) / 2;
 }
 
@@ -97,7 +102,10 @@ function spread({ left, right, places }) {
   const apart = Math.min(LANE, (right - left) / (ways.length + 1));
   if (left === -Infinity) ways.reverse().reduce((last, way) => put(places, way, Math.min(places.get(way), last - apart)), Infinity);
   else if (right === Infinity) ways.reduce((last, way) => put(places, way, Math.max(places.get(way), last + apart)), -Infinity);
-  else ways.forEach((way, i) => put(places, way, (left + right) / 2 + (i - (ways.length - 1) / 2) * apart));
+  else if (right - left > WIDE) {
+    ways.reduce((last, way) => put(places, way, Math.max(places.get(way), last + apart)), -Infinity);
+    ways.reduceRight((next, way) => put(places, way, Math.min(places.get(way), next - apart)), right);
+  } else ways.forEach((way, i) => put(places, way, (left + right) / 2 + (i - (ways.length - 1) / 2) * apart));
 }
 
 function put(places, way, x) {
@@ -171,12 +179,14 @@ function wayData(line, source, target) {
   };
 }
 
-/* Lead the arrows around the boxes as they stand; of more than FLUID, which nobody can follow, all are straight. */
+/* Lead the arrows around the boxes as they stand; of more than LED, which nobody can follow, all are straight. */
 function leadArrows() {
-  const boxes = new Set(ORDER.filter((box) => !arranged.rows || box.shown)); // the others aren't at these places
-  const some = EDGES.filter(({ shown, source, target }) =>
-    source !== target && boxes.has(source) && boxes.has(target) && (shown || EDGES.length <= FLUID));
-  const led = some.length <= FLUID ? some : [];
+  const few = EDGES.length <= LED;
+  const hidden = ASKED || arranged.rows; // boxes that aren't shown are led around no more, or aren't at these places
+  const boxes = new Set(ORDER.filter((box) => box.shown || !hidden));
+  const some = EDGES.filter(({ shown, dim, source, target }) =>
+    source !== target && boxes.has(source) && boxes.has(target) && (few ? shown || !ASKED : shown && !dim));
+  const led = some.length <= LED ? some : [];
   const lines = routes(led, boxes);
   const way = new Map(led.map((each, i) => [each, lines[i]]));
   cy.batch(() => {
