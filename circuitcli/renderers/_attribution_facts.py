@@ -11,8 +11,8 @@ from circuitcli.core.attributed import Question
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.metadata import MEASURED
 from circuitcli.core.neuronpedia import model_id
-from circuitcli.core.words import amount
 from circuitcli.renderers import _attribution_names as names
+from circuitcli.renderers import _question
 from circuitcli.renderers._attribution_nodes import inert
 
 FEATURES = "./data/features"  # as circuit-tracer's server names <graph_file_dir>/features
@@ -36,7 +36,7 @@ def metadata(circuit: Circuit) -> dict[str, Any]:
         "schema_version": 1,
         "node_threshold": threshold,
         "info": {
-            "description": inert(_described(question)) if question else _MEANS,
+            "description": inert(_described(circuit, question)) if question else _MEANS,
             "generator": {"name": "circuit", "version": facts.version},
             **_time(facts.created),
         },
@@ -52,14 +52,14 @@ _MEANS = (
 )
 
 
-def _described(question: Question) -> str:
+def _described(circuit: Circuit, question: Question) -> str:
     metric, unit = question.metric, question.unit
-    return (
+    said = (
         f"Attribution of {metric} = {question.clean:.3f} {unit}. A link's weight is −effect: what the source adds to "
-        f"it through the target alone, as against {question.baseline}, in {unit}, by {question.edge_method}. Effects "
-        f"of {question.exact:,} of {amount(question.nodes, 'node')} were measured. Features are of SAEs; errors are "
+        f"it through the target alone, as against {question.baseline}, in {unit}. Features are of SAEs; errors are "
         "what an SAE doesn't reconstruct of its site."
     )
+    return " ".join(part for part in (said, _question.calibration(circuit), _question.warning(circuit)) if part)
 
 
 def _asked(question: Question) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable
 
 from circuitcli.core.tokens import visible
@@ -20,6 +21,7 @@ LOWERS = "#b2182b"  # red: ablation lowers it.           which the colour-blind 
 BLUE_TINT = "#dbe9f6"
 RED_TINT = "#fbe3e0"
 GROUP = "#00795c"  # a group that the user made
+LEADING = 1.22  # from one line to the next, in sizes of the font
 SHADE = "#f5a623"  # activation: neither of the two
 
 # Widths of Helvetica and of Helvetica-Bold in 1/1000 em.
@@ -106,6 +108,25 @@ def words(text: str, limit: int = 60) -> str:
     return " ".join(visible(word, limit) for word in text.split())
 
 
+def wrapped(text: str, size: float, points: float, most: int, *, bold: bool = False) -> list[str]:
+    """A text in lines that aren't wider than so many points, at most so many of them; one that goes on ends in `…`.
+
+    Lines break between words, or within a word that is longer than a line.
+    """
+    lines: list[str] = []
+    while text and len(lines) < most:
+        rest = "…" if len(lines) == most - 1 else ""
+        if width(text, size, bold=bold) <= points:
+            return [*lines, text]
+        end = bisect_right(range(1, len(text)), points, key=lambda n: width(text[:n] + rest, size, bold=bold))
+        end = max(1, end)
+        between = text.rfind(" ", 0, end + 1)
+        end = between if between > 0 else end
+        lines.append(text[:end].rstrip() + rest)
+        text = text[end:].lstrip()
+    return lines
+
+
 def font(
     text: str, *, size: float | None = None, color: str | None = None, bold: bool = False, italic: bool = False
 ) -> str:
@@ -124,6 +145,20 @@ def cell(inner: str = "", **attributes: object) -> str:
     """One cell; attributes are those of Graphviz's TD, in lower case."""
     given = "".join(f' {k.upper()}="{v}"' for k, v in attributes.items() if v is not None)
     return f"<TD{given}>{inner}</TD>"
+
+
+def centred(
+    text: str, points: float, size: float, *, color: str | None = None, bold: bool = False, italic: bool = False
+) -> str:
+    """A text in the middle of so many points, whatever Graphviz takes its width for: a table of one line."""
+    known = natural_width(text, size, bold=bold)
+    needed = min(round(width(text, size, bold=bold) if known is None else known), round(points))
+    lead = (round(points) - needed) // 2
+    run = font(text, size=size, color=color, bold=bold, italic=italic) + '<BR ALIGN="LEFT"/>'
+    high = round(LEADING * size)
+    middle = cell(run, width=needed, height=high, fixedsize="TRUE", align="LEFT")
+    sides = [[cell(width=side)] if side else [] for side in (lead, round(points) - needed - lead)]
+    return table([[*sides[0], middle, *sides[1]]], cellpadding=0, fixedsize="TRUE", width=round(points), height=high)
 
 
 def table(rows: Iterable[Iterable[str]], **attributes: object) -> str:

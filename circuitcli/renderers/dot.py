@@ -2,7 +2,7 @@
 
 Each site is one rank, in the order in which the model computes them: columns from left to right, or, where that makes
 the better picture, rows from bottom to top; a long one goes on in lines beside its first. Within a line Graphviz orders
-the boxes so that few arrows cross, and it leads arrows around boxes.
+the boxes so that few arrows cross, and it leads arrows around boxes. A circuit of a prompt is a slide: see `_slide`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from circuitcli.core.circuit import Circuit, Edge
 from circuitcli.core.tokens import visible
-from circuitcli.renderers import _change
+from circuitcli.renderers import _change, _slide
 from circuitcli.renderers._html import FACTS, FONT, LOWERS, RAISES, escape, font, words
 from circuitcli.renderers._legend import header, opacity, title
 from circuitcli.renderers._node import NAME_LIMIT, SIZE, facts_in_words, number
@@ -39,6 +39,8 @@ plugin = Dot()
 
 def source(circuit: Circuit) -> str:
     """DOT source of a circuit. The same circuit gives the same text, whatever the order of its nodes and edges."""
+    if circuit.metadata.attribution:
+        return _slide.source(circuit, _quoted)
     edges = sorted(circuit.edges, key=lambda e: (abs(e.effect_mean), e.source, e.target))  # the largest on top
     ends = {name for edge in edges for name in (edge.source, edge.target)}
     drawn = sorted((node for node in circuit.nodes if node.id in ends), key=model_order)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from subprocess import CalledProcessError, TimeoutExpired
 
-from graphviz.backend import dot_command, execute
+from graphviz.backend import execute
 
 from circuitcli.errors import InputError, ResourceError
 
@@ -38,14 +38,14 @@ def program() -> str:
 
 
 def lay_out(source: str, suffix: str, *, dpi: int = 72, timeout_s: float = TIMEOUT_S) -> bytes:
-    """A picture of DOT source, in the format of that suffix (svg, png).
+    """A picture of DOT source, in the format of that suffix (svg, png), by the engine that it names, else `dot`.
 
     Raises:
         InputError: Graphviz is missing, doesn't start, or refuses the source.
         ResourceError: It took too long, or ended by a signal (most often: out of memory).
     """
     binary = program()
-    command = [binary, *dot_command.command("dot", suffix)[1:], f"-Gdpi={dpi}"]
+    command = [binary, f"-T{suffix}", f"-Gdpi={dpi}"]
     try:
         done = execute.run_check(command, input=source.encode(), capture_output=True, quiet=True, timeout=timeout_s)
     except TimeoutExpired as error:

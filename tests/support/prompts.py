@@ -102,6 +102,17 @@ def _influential(nodes: list[Node]) -> list[Node]:
     return [replace(one, attribution=replace(one.attribution, influence=min(1.0, shares[one.id]))) for one in nodes]
 
 
+def of_characters(length: int) -> Circuit:
+    """A prompt in a language without spaces."""
+    circuit, texts = prompt(30, length), tuple("起初神創造天地地是空虛混沌淵面黑暗神的靈運行在水面上"[:length])
+    nodes = [
+        replace(one, attribution=replace(one.attribution, token=texts[one.pos])) if one.kind == "token" else one
+        for one in circuit.nodes
+    ]
+    facts = replace(circuit.metadata, attribution=replace(QUESTION, tokens=texts))
+    return replace(circuit, metadata=facts, nodes=tuple(nodes))
+
+
 def hostile() -> Circuit:
     """Text that breaks things wherever a circuit of a prompt has text."""
     texts = cycle(NASTY)

@@ -310,7 +310,7 @@ def test_a_prompt_as_circuit_tracer_has_it() -> None:
     assert {"metric": "log p(␣heavens)", "edge_method": "relp", "share": 0.61, "edge_share": 0.44}.items() <= metadata[
         "generation_settings"
     ].items()
-    assert "Effects of 420 of 420 nodes were measured" in metadata["info"]["description"]
+    assert "All effects of nodes were measured. Edges are estimates (relp: r = 0.97" in metadata["info"]["description"]
 
 
 def test_sites_of_a_layer_keep_features_and_errors_apart() -> None:
