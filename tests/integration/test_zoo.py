@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from support.families import CONFIGS, save_checkpoint
 from support.tiny import load_model, save_model
-from support.zoo import VOCAB, ZOO, Kept, save
+from support.zoo import NEWEST, VOCAB, ZOO, Kept, save
 from transformers import AutoModelForCausalLM
 
 from circuitcli.core.sites import SITES, Site
@@ -24,8 +23,6 @@ from circuitcli.runtime.device import make
 
 PAGE = Path(__file__).parents[2] / "docs" / "models-and-text.md"
 pytestmark = pytest.mark.seams
-
-NEWEST = importlib.metadata.version("transformers").startswith("5.24.")
 
 
 @pytest.mark.parametrize("kept", ZOO, ids=lambda kept: kept.name)

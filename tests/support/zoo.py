@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 LAYERS, D_MODEL, VOCAB = 4, 32, 61
+# Whether these are the libraries that the table is of: older ones know fewer kinds.
+NEWEST = importlib.metadata.version("transformers").startswith("5.24.")
 # One size under all the names that configurations have for it.
 _SIZES = {
     "num_hidden_layers": LAYERS, "n_layer": LAYERS, "num_layers": LAYERS,
