@@ -31,8 +31,10 @@ def merge(first: Circuit, second: Circuit) -> Circuit:
     """One circuit of two.
 
     Raises:
-        InputError: They are of different models, of different SAEs at one site, or measured in different ways.
+        InputError: They are of different models, of different SAEs at one site, or measured in different ways; or one
+            of them is of a prompt.
     """
+    require_mean_effects(first.metadata, second.metadata)
     require_same_features(first.metadata, second.metadata)
     require_same_effects(first.metadata, second.metadata)
     edges = _edges((*first.edges, *second.edges))
@@ -61,6 +63,19 @@ def require_same_features(a: Basis, b: Basis) -> None:
                 f"({other.sha256[:8]}) and {sae.source} ({sae.sha256[:8]}).",
                 hint="Their features have nothing to do with each other: use graphs with the same SAEs at a site.",
             )
+
+
+def require_mean_effects(*graphs: Metadata) -> None:
+    """Refuse circuits of prompts: what is in them answers one question, and is no mean that others add to.
+
+    Raises:
+        InputError: One is of a prompt.
+    """
+    if any(graph.attribution for graph in graphs):
+        raise InputError(
+            "A graph that answers a question about a prompt can't be added to another.",
+            hint="Draw both by themselves; `circuit diff` compares two that answer the same question.",
+        )
 
 
 def require_same_effects(a: Basis, b: Basis) -> None:

@@ -17,6 +17,8 @@ WORDS: dict[Change, str] = {
     "changed": "changed: the 95% intervals don't overlap",
 }
 AS_IT_WAS = "as it was, or not known to have changed"
+# Of circuits of prompts, whose numbers have no intervals.
+WORDS_OF_PROMPTS: dict[Change, str] = WORDS | {"changed": "changed: another effect or weight"}
 
 
 def color(change: Change | None) -> str:

@@ -85,7 +85,10 @@ def share(circuit: Circuit) -> str:
 
 def changes(circuit: Circuit) -> list[tuple[str, str]]:
     """What the colours of a difference are called, and what they mean in words; none of another circuit."""
-    return [*_change.WORDS.items(), ("unchanged", _change.AS_IT_WAS)] if circuit.metadata.diff else []
+    if not circuit.metadata.diff:
+        return []
+    told = _change.WORDS_OF_PROMPTS if circuit.metadata.attribution else _change.WORDS
+    return [*told.items(), ("unchanged", _change.AS_IT_WAS)]
 
 
 def header(circuit: Circuit, zoom: float) -> str:

@@ -27,8 +27,7 @@ def headline(circuit: Circuit, left_out: str, points: float) -> tuple[str, int]:
     title = [_legend.title(circuit)] if diff else _title(_question.question(circuit), points)
     sentences: list[tuple[str, int, str, bool]] = [
         (_legend.share(circuit) if diff else "", TEXT, INK, True),
-        (_question.question(circuit) if diff else "", TEXT, INK, False),
-        (_question.shown(circuit), TEXT, INK, False),
+        (_question.question(circuit) if diff else _question.shown(circuit), TEXT, INK, False),
         (left_out, TEXT, INK, False),
         (_question.calibration(circuit), TEXT, FACTS, False),
         (_question.warning(circuit), TEXT, WARNING, True),
@@ -98,7 +97,7 @@ def legend(circuit: Circuit, points: float) -> tuple[str, int]:
 def _signs(circuit: Circuit) -> list[Sign]:
     asked = circuit.metadata.attribution
     if circuit.metadata.diff:
-        became: list[Sign] = [(text, _change.COLORS[change]) for change, text in _change.WORDS.items()]
+        became: list[Sign] = [(text, _change.COLORS[change]) for change, text in _change.WORDS_OF_PROMPTS.items()]
         return [*became, (_change.AS_IT_WAS, _change.UNCHANGED)]
     metric, unit = (words(asked.metric, 40), words(asked.unit, 20)) if asked else ("the metric", "its unit")
     return [

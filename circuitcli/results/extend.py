@@ -7,7 +7,7 @@ from pathlib import Path
 
 from circuitcli import interventions
 from circuitcli.core.circuit import Circuit
-from circuitcli.core.merge import merge, require_same_effects, require_same_features
+from circuitcli.core.merge import merge, require_mean_effects, require_same_effects, require_same_features
 from circuitcli.core.metadata import Basis, SaeFacts
 from circuitcli.errors import InputError, UsageError, quoted
 from circuitcli.results.reader import Reader
@@ -39,6 +39,7 @@ def require_same(reader: Reader, circuit: Circuit, path: Path, *, effects: bool)
     try:
         require_same_features(circuit.metadata, own)
         if effects:
+            require_mean_effects(circuit.metadata)
             require_same_effects(circuit.metadata, own)
     except InputError as error:
         hint = f"{error.hint} {_drop(reader)}" if effects else error.hint

@@ -11,9 +11,14 @@ from circuitcli.core import compare
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.compare import Difference
 from circuitcli.core.metadata import MEASURED
+from circuitcli.core.tokens import visible
 from circuitcli.errors import UsageError
 from circuitcli.renderers import Renderer
 from circuitcli.store import circuits, files
+
+_SHOWN = 60  # characters of a prompt
+# How a question may be answered in another way.
+_ANSWERED = ("counterfactual", "method", "edge_method", "frozen")
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,16 @@ def run(before: Path, after: Path) -> Compared:
     """Compare the graphs of two runs or files.
 
     Raises:
-        InputError: One can't be read, or they are of different models or SAEs.
+        InputError: One can't be read, or they are of different models or SAEs, or answer different questions.
     """
     first, second = (circuits.read(circuits.locate(path)) for path in (before, after))
+    difference = compare.compare(first, second)
     pairs = [(what, getattr(first.metadata, what), getattr(second.metadata, what)) for what in MEASURED]
-    different = tuple(f"{what} {_said(one)} → {_said(other)}" for what, one, other in pairs if one != other)
-    return Compared(first, second, compare.compare(first, second), different)
+    one, other = first.metadata.attribution, second.metadata.attribution
+    if one and other:
+        pairs += [(what.replace("_", " "), getattr(one, what), getattr(other, what)) for what in _ANSWERED]
+    different = tuple(f"{what} {_said(old)} → {_said(new)}" for what, old, new in pairs if old != new)
+    return Compared(first, second, difference, different)
 
 
 def check_output(output: Path, graphs: Sequence[Path]) -> None:
@@ -67,6 +76,8 @@ def draw(found: Compared, names: tuple[str, str], output: Path) -> None:
 
 
 def _said(value: object) -> str:
+    if isinstance(value, tuple):
+        return visible("".join(map(str, value)), _SHOWN) if value else "none"
     return "none" if value is None else str(value)
 
 

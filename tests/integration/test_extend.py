@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from support.circuits import ASKED
 from support.commands import Result, contents, tsv
 
 Circuit = Callable[..., Result]
@@ -341,3 +342,51 @@ def test_diff_says_that_effects_are_other_quantities(circuit: Circuit, run: Path
     result = circuit("diff", run, tmp_path / "mean.json")
     assert result.code == 0
     assert "intervention zero → mean" in result.err
+
+
+def saved(path: Path, circuit: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(circuit))
+    return path
+
+
+def test_diff_of_two_answers_to_a_question(circuit: Circuit, tmp_path: Path) -> None:
+    tree = ASKED.to_dict()
+    before = saved(tmp_path / "before.json", tree)
+    tree["metadata"]["attribution"] |= {"method": "atp", "counterfactual": ["In", " a"]}
+    tree["nodes"][2]["attribution"]["effect"] = -0.4
+    tree["edges"][0]["effect_mean"] = -0.5
+    del tree["edges"][-1]
+    after = saved(tmp_path / "after.json", tree)
+    result = circuit("diff", before, after, "--output", tmp_path / "diff.svg")
+    assert result.code == 0
+    assert "method auto → atp" in result.err
+    assert "counterfactual none → In␣a" in result.err
+    assert "Nodes: 0 gained, 0 lost, 1 changed. Edges: 0 gained, 1 lost, 1 changed, 5 as they were." in result.err
+    assert "# Edges (replaced − clean, nats)" in result.out
+    assert tsv(result.out)[1:] == [
+        ["changed", "1.resid_post.6@5", "a god", "-0.900", "-0.400"],
+        ["edges", "from", "to", "before", "after"],
+        ["lost", "2.resid_post.9@7", "target", "+0.300", "–"],
+        ["changed", "token@5", "1.resid_post.6@5", "-0.900", "-0.500"],
+        [str(tmp_path / "diff.svg")],
+    ]
+    assert b"changed: another effect or weight" in (tmp_path / "diff.svg").read_bytes()
+    found = circuit("diff", before, after, "--json").document
+    [changed] = found["nodes"]["changed"]
+    assert (changed["id"], changed["before"]["effect"], changed["after"]["effect"]) == ("1.resid_post.6@5", -0.9, -0.4)
+    assert circuit("diff", before, before, "--json").document["edges"]["same"] == 7
+    for suffix in ("html", "png", "dot", "json", "graphml"):
+        assert circuit("diff", before, after, "--output", tmp_path / f"diff.{suffix}").code == 0
+
+
+def test_different_questions_are_compared_with_nothing(circuit: Circuit, run: Path, tmp_path: Path) -> None:
+    tree = ASKED.to_dict()
+    one = saved(tmp_path / "one.json", tree)
+    tree["metadata"]["attribution"]["metric"] = "log p(␣earth)"
+    other = saved(tmp_path / "other.json", tree)
+    circuit("diff", one, other).refused(3, "answer different questions: log p(␣heavens) and log p(␣earth)", "Ask both")
+    tree = graph(run) | {"nodes": [], "edges": []}
+    tree["metadata"]["attribution"] = ASKED.to_dict()["metadata"]["attribution"]
+    asked = saved(tmp_path / "asked.json", tree)
+    circuit("diff", run, asked).refused(3, "the other has mean effects", "Compare two that were made alike")
+    circuit("graph", "--run", run, "--extend", asked).refused(3, "can't be added to another", "--extend none")

@@ -1,11 +1,12 @@
 """What changed between two graphs: by hand, against brute force, and drawn."""
 
+import json
 import re
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
-from support.circuits import EDGES, METADATA, NAMES, PLAIN, circuits, edge, node, validator
+from support.circuits import ASKED, EDGES, METADATA, NAMES, PLAIN, circuits, edge, node, validator
 
 from circuitcli import plugins
 from circuitcli.core.circuit import Circuit, Edge
@@ -13,7 +14,7 @@ from circuitcli.core.compare import compare, drawn
 from circuitcli.core.merge import merge
 from circuitcli.core.metadata import DiffFacts
 from circuitcli.errors import InputError
-from circuitcli.renderers import _change
+from circuitcli.renderers import _change, _legend
 from circuitcli.renderers.html import _asset
 
 
@@ -156,3 +157,61 @@ def test_colour_blind_people_can_tell_them_apart(kind: str, palette: str) -> Non
         sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) ** 0.5 for i, p in enumerate(colors) for q in colors[:i]
     ]
     assert min(apart) > 0.2
+
+
+def asked(circuit: Circuit = ASKED, **changes: object) -> Circuit:
+    """The same circuit of a prompt, with another question."""
+    question = replace(circuit.metadata.attribution, **changes)
+    return replace(circuit, metadata=replace(circuit.metadata, attribution=question))
+
+
+def test_of_a_prompt_other_numbers_are_changes() -> None:
+    edges = tuple(replace(e, effect_mean=2 * e.effect_mean) if e.target == "target" else e for e in ASKED.edges)
+    nodes = tuple(
+        replace(n, attribution=replace(n.attribution, effect=n.attribution.effect + 0.5)) if n.id == "token@6" else n
+        for n in ASKED.nodes[1:]
+    )
+    found = compare(ASKED, replace(ASKED, nodes=nodes, edges=edges))
+    assert [(a.effect_mean, b.effect_mean) for a, b in found.changed] == [(-1.0, -2.0), (0.3, 0.6)]
+    assert [(a.attribution.effect, b.attribution.effect) for a, b in found.nodes_changed] == [(-0.8, -0.8 + 0.5)]
+    assert [node.id for node in found.nodes_lost] == ["token@5"]
+    assert (found.untold, found.same, found.empty) == ((), len(ASKED.edges) - 2, False)
+    picture = drawn(ASKED, replace(ASKED, nodes=nodes, edges=edges), ("a", "b"))
+    assert {n.id: n.change for n in picture.nodes if n.change} == {"token@6": "changed", "token@5": "lost"}
+    assert picture.calibration == ASKED.calibration
+    assert "changed: another effect or weight" in dict(_legend.changes(picture)).values()
+    validator().validate(json.loads(json.dumps(picture.to_dict())))
+
+
+def test_what_batches_change_is_no_change_of_a_prompt() -> None:
+    noisy = tuple(replace(e, effect_mean=e.effect_mean * 1.00001) for e in ASKED.edges)
+    assert compare(ASKED, replace(ASKED, edges=noisy)).empty
+    assert compare(ASKED, ASKED).same == len(ASKED.edges)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (asked(metric="log p(␣earth)"), "log p(␣heavens) and log p(␣earth)"),
+        (asked(positions="sum"), "separate and sum"),
+        (asked(tokens=("In", " the")), "of different prompts"),
+        (replace(ASKED, metadata=replace(ASKED.metadata, prompts=("x",))), "of different prompts"),
+        (PLAIN, "a question about a prompt, the other has mean effects"),
+    ],
+)
+def test_different_questions_are_refused(other: Circuit, told: str) -> None:
+    for pair in ((ASKED, other), (other, ASKED)):
+        with pytest.raises(InputError) as refused:
+            compare(*pair)
+        assert all(part in refused.value.message for part in told.split(" and "))
+        assert refused.value.hint
+
+
+def test_the_same_question_may_be_answered_otherwise() -> None:
+    assert compare(ASKED, asked(method="atp", baseline="mean", frozen=True)).empty
+
+
+def test_circuits_of_prompts_are_added_to_none() -> None:
+    for pair in ((ASKED, ASKED), (PLAIN, ASKED), (ASKED, PLAIN)):
+        with pytest.raises(InputError, match="answers a question about a prompt"):
+            merge(*pair)
