@@ -49,11 +49,12 @@ def title(circuit: Circuit) -> str:
 
 def settings(metadata: Metadata) -> str:
     """One line: the SAEs, how features were ablated and read, on what sample, when and with which version."""
+    asked = metadata.attribution is not None  # which says itself where, and of how many prompts
     made = [
         f"SAEs {words(metadata.release)} ({_list(metadata.sites, 'site')}, {_list(metadata.layers, 'layer')})",
         f"{words(metadata.intervention)}{_strength(metadata.strength)} ablation",
-        f"positions {words(metadata.positions)}{_horizon(metadata.horizon)}",
-        _sequences(metadata.num_sequences),
+        "" if asked else f"positions {words(metadata.positions)}{_horizon(metadata.horizon)}",
+        "" if asked else _sequences(metadata.num_sequences),
         words(metadata.created)[:10],
         f"circuit {words(metadata.version)}".strip(),
     ]

@@ -1,7 +1,8 @@
 """What a circuit of a prompt says over its picture: what was asked, what is shown of it, and how good its numbers are.
 
 Plain text, on one line each, in which nothing is left that a reader can't see; escape it for the place where it goes.
-Of a circuit of mean effects, which answers no question, all of it is empty.
+Of a circuit of mean effects, which answers no question, all of it is empty; of the difference of two circuits all but
+the question, since there are no numbers of both.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def question(circuit: Circuit) -> str:
 
 def shown(circuit: Circuit) -> str:
     """`57 of 420 nodes: 61% of Σ|effect| in nats, replaced by zero · 93 of 2,100 edges: 44% of Σ|weight|`."""
-    asked = circuit.metadata.attribution
+    asked = _asked(circuit)
     if asked is None:
         return ""
     drawn = sum(node.kind != "target" for node in circuit.nodes)
@@ -55,7 +56,7 @@ def shown(circuit: Circuit) -> str:
 
 def made(circuit: Circuit) -> str:
     """`method auto · edges by relp · replacement 0.71, completeness 0.83 before pruning`."""
-    asked = circuit.metadata.attribution
+    asked = _asked(circuit)
     if asked is None:
         return ""
     scores = [("replacement", asked.replacement), ("completeness", asked.completeness)]
@@ -72,7 +73,7 @@ def made(circuit: Circuit) -> str:
 
 def calibration(circuit: Circuit) -> str:
     """How the numbers were got: that they were measured, or how well their estimates agree with measured ones."""
-    asked = circuit.metadata.attribution
+    asked = _asked(circuit)
     if asked is None:
         return ""
     by, chosen = _estimates(circuit, "nodes"), asked.exact < asked.nodes
@@ -97,7 +98,7 @@ def calibration(circuit: Circuit) -> str:
 
 def warning(circuit: Circuit) -> str:
     """What a reader must know before believing the picture, and what to do about it; empty where all is well."""
-    asked = circuit.metadata.attribution
+    asked = _asked(circuit)
     if asked is None:
         return ""
     said = [told for of in FLAGS for method in _estimates(circuit, of) if (told := _doubt(circuit, of, method))]
@@ -113,6 +114,11 @@ def warning(circuit: Circuit) -> str:
 def decimal(value: float) -> str:
     """Two decimals; of what is small three digits."""
     return number(value) if 0 < abs(value) < 0.1 else f"{value:.2f}".replace("-", "−")
+
+
+def _asked(circuit: Circuit) -> Question | None:
+    """The question, of a circuit that answers it alone."""
+    return None if circuit.metadata.diff else circuit.metadata.attribution
 
 
 def _tokens(text: str, asked: Question) -> str:

@@ -77,7 +77,9 @@ def data(circuit: Circuit) -> dict[str, Any]:
         "axis": placed.axis,
         "title": _legend.title(circuit),
         "settings": _legend.settings(circuit.metadata),
-        "origin": _question.made(circuit) or " · ".join(_legend.origin(circuit.metadata)),
+        "origin": _question.made(circuit)
+        or _question.question(circuit)
+        or " · ".join(_legend.origin(circuit.metadata)),
         "numbers": with_numbers(circuit),
         "share": _legend.share(circuit),
         "changes": _legend.changes(circuit),

@@ -11,6 +11,7 @@ from support import prompted
 from support.browser import Open, Opened
 from support.circuits import ASKED, NASTY, PLAIN, QUESTION, TOKENS
 
+from circuitcli.core import compare
 from circuitcli.core.attributed import Measure
 from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.tokens import visible
@@ -75,19 +76,35 @@ def test_the_whole_prompt_is_the_axis(opened: Open) -> None:
     )
     bottom = there.page.evaluate("cy.height()")
     low = [(value, x) for value, x, y in there.page.evaluate("written") if y > bottom - 40]
-    assert [value for value, _ in low] == [
-        text for i, token in enumerate(TOKENS) for text in (str(i), visible(token, 40))
-    ]
+    assert sorted(value for value, _ in low) == sorted(
+        [*map(str, range(len(TOKENS))), *(visible(token, 40) for token in TOKENS)]
+    )
     found = {value: x for value, x in low if not value.isdigit()}
     left = there.page.evaluate("byId('stage').getBoundingClientRect().left")
     assert found["␣God"] + left == pytest.approx(there.place(GOD)[0], abs=1)
     assert found["␣created"] + left == pytest.approx(there.place(ERROR)[0], abs=1)
-    numbers = [x for value, x in low if value.isdigit()]
+    numbers = [x for _, x in sorted((int(value), x) for value, x in low if value.isdigit())]
     assert numbers == sorted(numbers)
+    lefts = [x for value, x in low if value == "␣the"]
+    assert sorted(lefts) == [numbers[2], numbers[7]]
     width = there.page.evaluate("cy.width()")
     assert all(0 <= x <= width for x in numbers)
     lowest = there.page.evaluate("Math.max(...ORDER.map((b) => onScreen(b).top + onScreen(b).height))")
     assert lowest < bottom - 40  # nothing is behind it
+
+
+def test_of_a_long_prompt_tokens_are_upright_and_as_many_as_there_is_room_for(opened: Open) -> None:
+    there = opened(prompted.of_prompt(240, 260, tokens=prompted.WORDS * 16))
+    there.page.evaluate(
+        "window.drawn = []; const before = drawToken;"
+        "drawToken = (place, ...rest) => { drawn.push([place.pos, place.x]); before(place, ...rest); };"
+        "drawOverlay();"
+    )
+    drawn = there.page.evaluate("drawn")
+    assert there.page.evaluate("axisHeight(cy.zoom())") > 40
+    assert drawn[0][0] == 16 * len(prompted.WORDS) - 1  # the last one is always there
+    assert 40 < len(drawn) < 16 * len(prompted.WORDS)
+    assert min(b[1] - a[1] for a, b in pairwise(reversed(drawn))) >= 12
 
 
 def test_boxes_say_what_nodes_do(opened: Open) -> None:
@@ -355,10 +372,28 @@ def test_poor_estimates_are_warned_of_in_a_colour_of_their_own(opened: Open, sch
     rows = tuple(dataclasses.replace(row, pearson=Measure(0.31)) for row in ASKED.calibration)
     there = opened(dataclasses.replace(ASKED, calibration=rows), color_scheme=scheme)
     warning = there.page.locator("#warning")
-    assert warning.inner_text() == f"⚠ {_question.warning(dataclasses.replace(ASKED, calibration=rows))}"
-    assert "`--edges exact`" in warning.inner_text()
+    said = _question.warning(dataclasses.replace(ASKED, calibration=rows))
+    assert warning.inner_text() == f"⚠ {said.replace('`', '')}"
+    assert warning.locator("code").all_inner_texts() == ["--edges exact"]
     color = "(e) => getComputedStyle(e).color"
     assert warning.evaluate(color) != there.page.locator("#share").evaluate(color)
+
+
+def test_a_difference_has_its_own_colours_and_no_numbers_of_one_graph(opened: Open) -> None:
+    fewer = tuple(node for node in ASKED.nodes if node.id != OTHER)
+    edges = tuple(edge for edge in ASKED.edges if OTHER not in (edge.source, edge.target))
+    there = opened(compare.drawn(ASKED, dataclasses.replace(ASKED, nodes=fewer, edges=edges), ("monday", "tuesday")))
+    assert there.page.inner_text("#title") == "From monday to tuesday: what changed"
+    assert there.page.inner_text("#origin") == _question.question(ASKED)
+    assert not there.page.inner_text("#calibration") + there.page.inner_text("#warning")
+    legend = there.page.inner_text("#legend")
+    assert "lost (dashed)" in legend
+    assert "replacing the node lowers" not in legend
+    frame = "(id) => BOXES.get(id).element.style('border-color')"
+    assert there.page.evaluate(frame, OTHER) == rgb(there.page.evaluate("COLORS.lost"))
+    assert there.page.evaluate("(id) => BOXES.get(id).element.style('border-style')", ERROR) == "dotted"
+    lost = there.page.evaluate("EDGES.filter((e) => e.element.style('line-style') === 'dashed').length")
+    assert lost == 2
 
 
 def test_pages_of_mean_effects_have_none_of_it(opened: Open) -> None:

@@ -17,7 +17,7 @@ from support import drawn, prompted
 from support.circuits import ASKED, QUESTION
 
 from circuitcli.core.circuit import Circuit, Edge
-from circuitcli.renderers import _change, _html, _node, _placement, html, svg
+from circuitcli.renderers import _change, _html, _node, _placement, _slide_words, html, svg
 
 PAGE = Path(str(resources.files("circuitcli.renderers"))) / "_page"
 
@@ -86,6 +86,7 @@ def test_light_colours_are_those_of_the_svg() -> None:
         "shade": _html.SHADE,
     }
     names |= {"raises-tint": _html.BLUE_TINT, "lowers-tint": _html.RED_TINT, "group": _html.GROUP}
+    names |= {"warning": _slide_words.WARNING}
     names |= {**_change.COLORS, "unchanged": _change.UNCHANGED}
     assert {name: re.search(rf"--{name}: (#\w+);", css)[1] for name in names} == names
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.circuits import ASKED, NASTY, PLAIN, QUESTION
 
+from circuitcli.core import compare
 from circuitcli.core.attributed import Calibration, Measure
 from circuitcli.core.circuit import Circuit
 from circuitcli.renderers import _legend, _question
@@ -132,9 +133,18 @@ def test_rows_of_single_kinds_of_sites_do_not_count() -> None:
 def test_a_circuit_of_mean_effects_says_none_of_it() -> None:
     said = (_question.question, _question.shown, _question.made, _question.calibration, _question.warning)
     assert [say(PLAIN) for say in said] == [""] * 5
+    assert "positions top · 200 sequences" in _legend.settings(PLAIN.metadata)
+    assert _legend.settings(ASKED.metadata).endswith("zero ablation · 2026-11-23 · circuit 0.1.0")
     assert _legend.title(PLAIN) == "Feature circuit of gpt2"
     assert _legend.title(ASKED) == _question.question(ASKED)
     assert _legend.share(ASKED) == _question.shown(ASKED)
+
+
+def test_of_a_difference_only_the_question_is_known() -> None:
+    both = compare.drawn(ASKED, dataclasses.replace(ASKED, edges=ASKED.edges[1:]), ("monday", "tuesday"))
+    said = (_question.shown, _question.made, _question.calibration, _question.warning)
+    assert [say(both) for say in said] == [""] * 4
+    assert _question.question(both) == _question.question(ASKED)
 
 
 @pytest.mark.parametrize("text", NASTY)

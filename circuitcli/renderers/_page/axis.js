@@ -1,6 +1,7 @@
 /* The axis of a prompt: its tokens along the lower edge, each below its column, wherever the view is. */
 
 const LEVEL = 40; // pixels of the axis while tokens aren't
+const APART_FROM = 12; // pixels from token to token; what is nearer has a tick alone
 const CROWDED = 0.2; // share of tokens wider than their columns from which all are written upright
 
 /* Pixels of an upright token, at most. */
@@ -39,18 +40,21 @@ function drawAxis(width, height) {
   pen.globalAlpha = 1;
   pen.fillStyle = COLORS.line;
   pen.fillRect(0, height - high, width, 1);
-  for (const [token, pos, at, across] of PAGE.axis) {
-    const [x, room] = [at * zoom + pan, across * zoom];
-    if (x + room / 2 > 0 && x - room / 2 < width) drawTick({ token, pos, x, room }, height, high);
+  let free = Infinity; // from the right, since the last token is what the target follows
+  for (const [token, pos, at, across] of PAGE.axis.toReversed()) {
+    const [x, room] = [at * zoom + pan, Math.max(APART_FROM, across * zoom)];
+    if (x + room / 2 < 0 || x - room / 2 > width) continue;
+    pen.fillStyle = COLORS.line;
+    pen.fillRect(x, height - high, 1, 5);
+    if (x + APART_FROM > free) continue;
+    drawToken({ token, pos, x, room }, height, high);
+    free = x;
   }
 }
 
-function drawTick({ token, pos, x, room }, height, high) {
+function drawToken({ token, pos, x, room }, height, high) {
   const active = state.focused?.node?.pos === pos || state.chosen?.node?.pos === pos;
   const style = { bold: true, color: active ? COLORS.focus : COLORS.ink };
-  pen.fillStyle = COLORS.line;
-  pen.fillRect(x, height - high, 1, 5);
-  if (room < 9) return;
   const y = high === LEVEL ? height - 9 : height - high + 12;
   write(pen, String(pos), x, y, { size: 10, color: COLORS.facts, align: "center", room: room - 2 });
   if (high === LEVEL) {

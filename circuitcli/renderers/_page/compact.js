@@ -1,6 +1,7 @@
 /* A box of a circuit of a prompt: three lines, its name, where and how active it is, and its effect. */
 
 const ROW_FROM_AFAR = 12; // pixels
+const TIGHT = 1.2; // of a line's height over its letters', from afar
 
 function paintCompact(pen, box, room) {
   const { node } = box;
@@ -34,12 +35,12 @@ function paintEffect(pen, node, y, room) {
 function drawCompact(box, { left, top, width, height }) {
   const lines = [[briefName(box), { bold: true }]];
   if (height >= 2 * ROW_FROM_AFAR) lines.push([amountOf(box.node), { color: colorOf(box.node) }]);
-  const size = Math.min(SIZE, height / (lines.length * LINE - 0.25));
+  const size = Math.min(SIZE, height / (lines.length * TIGHT + 0.2));
   if (size < 5) return;
   lines.forEach(([line, look], i) => {
     font(pen, { ...look, size });
     const style = { ...look, size: size * Math.max(0.6, Math.min(1, (width - 4) / pen.measureText(line).width)) };
-    const y = top + height / 2 + (i - (lines.length - 1) / 2) * size * LINE;
+    const y = top + height / 2 + (i - (lines.length - 1) / 2) * size * TIGHT;
     const value = fitted(pen, line, style, width - 4);
     if (value !== "…") write(pen, value, left + width / 2, y, { ...style, align: "center", room: width - 4 });
   });

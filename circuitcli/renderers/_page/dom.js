@@ -23,6 +23,11 @@ function button(label, action) {
   return element;
 }
 
+/* A sentence in which what stands between backticks is to be typed. */
+function withCommands(sentence) {
+  return sentence.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
+}
+
 /* Tell a screen reader. */
 function say(message) {
   byId("live").textContent = message;

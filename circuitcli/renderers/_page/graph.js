@@ -12,7 +12,7 @@ function elements() {
   const nodes = ORDER.map(({ index, x, y, width, height, node }) => ({
     data: { id: NAME(index), width, height, tint: most ? Math.sqrt(Math.abs(node?.attribution?.effect ?? 0) / most) : 0 },
     position: { x, y },
-    classes: node?.change ?? classesOf(node),
+    classes: classesOf(node),
   }));
   const arrows = EDGES.map(({ edge, size, source, target }, i) => ({
     data: { id: `arrow ${i}`, source: NAME(source.index), target: NAME(target.index), ...strength(size, 1) },
@@ -22,9 +22,9 @@ function elements() {
   return [...nodes, ...arrows.reverse()]; // the largest on top
 }
 
-/* How the box of a node looks: pinned, and of a prompt what it is and whether it promotes the target. */
+/* How the box of a node looks: changed or pinned, and of a prompt what it is and whether it promotes the target. */
 function classesOf(node) {
-  const classes = node?.pinned ? ["thick"] : [];
+  const classes = node?.change ? [node.change] : node?.pinned ? ["thick"] : [];
   if (node?.attribution) classes.push(`is-${node.kind}`, node.attribution.effect > 0 ? "raises" : "lowers");
   return classes.join(" ");
 }

@@ -157,7 +157,7 @@ function prepareLegend() {
 }
 
 for (const id of ["title", "settings", "origin", "share", "calibration"]) byId(id).textContent = PAGE[id];
-byId("warning").textContent = PAGE.warning && `⚠ ${PAGE.warning}`;
+if (PAGE.warning) byId("warning").append("⚠ ", ...withCommands(PAGE.warning));
 prepareLegend();
 listenToGraph();
 listenToControls();
