@@ -6,6 +6,9 @@ estimates can be believed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from circuitcli.cli import cut, tables
@@ -68,11 +71,17 @@ def _nodes(results: Results, terminal: Terminal, title: str, rows: list[int], un
     columns += [
         (Column("activation", spared=True), [f"{table['activation'][i]:.2f}" for i in rows]),
         (f"effect, {unit}", [f"{table['effect'][i]:+.3f}" for i in rows]),
-        ("how", [str(table["method"][i]) for i in rows]),
+        ("how", [_how(table, i) for i in rows]),
     ]
     if any(known):
         columns.append((Column("label", cut.at_end), [label or _NOTHING for label in known]))
     terminal.table(title, [name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
+
+
+def _how(table: Mapping[str, Any], i: int) -> str:
+    """The method of an effect; of a sum how many parts of it were measured."""
+    method, measured = str(table["method"][i]), int(table["measured"][i])
+    return f"{method}, {measured} of {table['n'][i]} exact" if 0 < measured < table["n"][i] else method
 
 
 def _around(asked: Attributed, i: int, view: int) -> Context:

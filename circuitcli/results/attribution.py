@@ -128,15 +128,16 @@ class Attributed:
         """Every node: features and dictionary errors where they are, tokens, and the target.
 
         Columns: `id`: as in circuit.json; `kind`: feature, error, token or target; `layer`, `site`, `feature`; `pos`:
-        −1 where it stands for all positions; `token`; `n`: places that it stands for; `activation`: mean over these,
-        SAE units of a feature, the norm of an error or a token; `replacement`: of features; `effect`: m(replaced) −
-        m(clean), mean over the prompts, and `method`: how it was got; `atp`, `ig`, `relp`, `exact`: all that was
-        computed of it, NaN where it wasn't; `influence`: the cumulative share of all influence at which it comes in,
-        NaN where no edges were computed; `kept`: whether the graph has it.
+        −1 where it stands for all positions; `token`; `n`: places that it stands for; `measured`: at how many of
+        them its effect was measured; `activation`: mean over them, SAE units of a feature, the norm of an error or a
+        token; `replacement`: of features; `effect`: m(replaced) − m(clean), mean over the prompts, and `method`: how it
+        was got; `atp`, `ig`, `relp`, `exact`: all that was computed of it, NaN where it wasn't; `influence`: the
+        cumulative share of all influence at which it comes in, NaN where no edges were computed; `kept`: whether the
+        graph has it.
 
         Args:
             by_prompt: A row for each node of each prompt instead, with `prompt` and `node`, its number there, and
-                `drawn`: how many nodes a measured one stands for in calibration; without `n`, `influence` and `kept`.
+                `drawn`: how many nodes a measured one stands for in calibration; without what is of their mean.
         """
         import pandas
 

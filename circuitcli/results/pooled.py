@@ -27,8 +27,8 @@ class Pooled:
 
     Attributes:
         nodes: In topological order: `id`, `kind`, `layer`, `site`, `feature`, `pos` (−1 where it stands for all), `n`
-            (places that it stands for), `activation`, `replacement`, `effect`, `method`, and of each estimate and of
-            exact effects a column; NaN where one of the places has none.
+            (places that it stands for), `measured` (at how many of them its effect was), `activation`, `replacement`,
+            `effect`, `method`, and a column of each estimate and of exact effects; NaN where a place has none.
         edges: By source and target, which are rows of `nodes`: `source`, `target`, `weight`, `method`, `estimate`,
             `exact`, `n` (prompts that have it).
         incoming: [nodes] Σ |weight| of all that goes into each node: that of `edges`, times what there is over what the
@@ -80,6 +80,7 @@ def _nodes(table: Columns, first: np.ndarray, number: np.ndarray, prompts: int, 
     names = zip(*(found[name].tolist() for name in ("kind", "layer", "site", "feature", "pos")), strict=True)
     found["id"] = np.asarray([node_name(*name) for name in names], dtype=object)
     found["n"] = np.bincount(number, minlength=len(first))
+    found["measured"] = np.bincount(number[table["method"] == EXACT], minlength=len(first))
     for name in ("activation", "replacement"):
         found[name] = np.bincount(number, table[name], len(first)) / found["n"]
     for name in ("effect", *ESTIMATES, EXACT):

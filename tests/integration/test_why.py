@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from scipy import stats
 from support.answered import AGAINST, PROMPTS, Made, answer, settings, stages
 from support.circuits import validator
-from support.commands import tsv
+from support.commands import environment, tsv
 
 from circuitcli.cli import why
 from circuitcli.cli.console import Terminal
@@ -92,6 +94,7 @@ def test_nodes_are_means_over_prompts(job: Job):
     assert found["n"].to_dict() == groups.size().to_dict()
     exact = groups["method"].apply(lambda methods: (methods == "exact").all())
     assert (found["method"] == "exact").to_dict() == exact.to_dict()
+    assert found["measured"].to_dict() == groups["exact"].count().to_dict()
     assert set(found.loc[~exact[found.index], "method"]) == {"relp", ""}
     assert (found["method"] == "").to_dict() == {name: name == "target" for name in found.index}
     assert found["kind"].value_counts().to_dict() == groups["kind"].first().value_counts().to_dict()
@@ -536,6 +539,10 @@ def test_positions_that_are_summed_have_no_column(answered: Answered, capsys: py
     out = shown(answered(prompts=2, positions="sum", targets=(" heavens", " earth")), capsys)
     assert "node\tplaces\tactivation\teffect, nats\thow\n" in out
     assert "log p(target)" in out
+    node, places, *_, how = tsv(shown(answered(prompts=2, positions="sum", measured=0.5), capsys))[1]
+    rows = read(answered(prompts=2, positions="sum", measured=0.5), "nodes")
+    exact = rows.groupby([named(row, separate=False) for row in rows.itertuples()])["exact"].count()
+    assert how == f"relp, {exact[node]} of {places} exact"
     assert all(row[0].endswith(" → target") for row in tsv(out) if "→" in row[0])
 
 
@@ -557,3 +564,34 @@ def test_labels_are_shown(answered: Answered, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("how", [{"quiet": True}, {"as_json": True}])
 def test_quiet_shows_no_tables(how: dict[str, bool], answered: Answered, capsys: pytest.CaptureFixture[str]):
     assert shown(answered(), capsys, **how) == ""
+
+
+def test_a_graph_of_which_nothing_is_left_is_drawn_in_every_format(answered: Answered):
+    formats = ["json", "html", "svg", "dot", "csv", "graphml", "neuronpedia"]
+    job = answered({"attribute": {"edge_threshold": 1e9}, "graph": {"formats": formats, "group": "auto"}})
+    circuit = drawn(job)
+    assert ([node["id"] for node in circuit["nodes"]], circuit["edges"]) == (["target"], [])
+    assert (circuit["metadata"]["attribution"]["share"], circuit["metadata"]["attribution"]["edge_share"]) == (0, 0)
+
+
+LIGHT = """
+import sys
+for name in ("torch", "transformers", "transformer_lens", "pandas", "networkx", "scipy"):
+    sys.modules[name] = None  # an import of it fails
+from pathlib import Path
+from circuitcli.cli import why
+from circuitcli.cli.console import Terminal
+from circuitcli.results.results import Results
+from circuitcli.store.run import Run
+folders = {"fetch-saes": "saes", "cache-acts": "acts", "attribute": "attribution", "graph": "graph"}
+results = Results(Run(Path(sys.argv[1]), folders))
+why.show(results, Terminal(as_json=False, quiet=False))
+"""
+
+
+def test_what_is_finished_is_shown_without_what_computes(answered: Answered):
+    root = answered().run.root
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, str(root)], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert "Strongest paths from tokens" in done.stdout
