@@ -12,6 +12,7 @@ from circuitcli.errors import InputError, UsageError
 from circuitcli.results.results import Results
 from circuitcli.settings import Settings, resolve, to_dict
 from circuitcli.settings.keywords import keywords
+from circuitcli.stages.opened import opened, stages_of
 from circuitcli.stages.report import Report, Silent
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
@@ -40,7 +41,8 @@ def recorded(path: Path) -> Job:
     folder = Run(path, STAGES.folders)
     if not folder.settings_path.is_file():
         raise InputError(f"There is no run at {path}.", hint="Name the folder of a run.")
-    return Job(resolve(folder.settings()), Silent(), folder)
+    settings = resolve(folder.settings())
+    return Job(settings, Silent(), folder, stages=stages_of(settings, folder))
 
 
 def run(
@@ -67,7 +69,6 @@ def run(
         CircuitError: One of its kinds, as the command's exit code would say; a note on it says what to do.
     """
     from circuitcli.stages import run_all
-    from circuitcli.stages.opened import opened
 
     given = to_dict(settings) if isinstance(settings, Settings) else {} if settings is None else settings
     if report is not None and not isinstance(report, Report):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from circuitcli.cli import ablate, cache_acts, effects, fetch_saes, graph
+from circuitcli.cli import ablate, attribute, cache_acts, effects, fetch_saes, graph
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 
@@ -34,5 +34,6 @@ COMMANDS: Mapping[str, StageCommand] = {
     "cache-acts": cache_acts,
     "ablate": ablate,
     "effects": effects,
+    "attribute": attribute,
     "graph": graph,
 }

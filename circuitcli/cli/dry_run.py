@@ -31,29 +31,42 @@ def show(request: Request, expect: Callable[[Job], tuple[Preview | None, Estimat
     Raises:
         ResourceError: It is more than there is.
     """
+    work(request, lambda job, terminal: told(job, terminal, *expect(job)), writes=False)
 
-    def body(job: Job, terminal: Terminal) -> None:
-        whole, ablate = expect(job)
-        if ablate is None:
-            terminal.say("Nothing is to be done.")
-        rows = [] if whole is None else _cache_rows(whole)
-        terminal.table(
-            "What it would take", ("what", "value", "free"), rows + ([] if ablate is None else _rows(ablate))
-        )
-        if ablate is not None:
-            ablate.check(allow_over_memory=job.settings.runtime.allow_over_memory)
-        terminal.document(
-            {
-                "run": str(job.run.root),
-                "dry_run": True,
-                "cache_acts": None
-                if whole is None
-                else {"sequences": whole.sequences, "tokens": whole.tokens, "seconds": round(whole.cache_seconds, 1)},
-                "ablate": None if ablate is None else asdict(ablate),
-            }
-        )
 
-    work(request, body, writes=False)
+def told(job: Job, terminal: Terminal, whole: Preview | None, ablate: Estimate | None) -> None:
+    """What caching activations and ablating are expected to take; None of what is done.
+
+    Raises:
+        ResourceError: It is more than there is.
+    """
+    if ablate is None:
+        terminal.say("Nothing is to be done.")
+    rows = [] if whole is None else _cache_rows(whole)
+    terminal.table("What it would take", ("what", "value", "free"), rows + ([] if ablate is None else _rows(ablate)))
+    if ablate is not None:
+        ablate.check(allow_over_memory=job.settings.runtime.allow_over_memory)
+    terminal.document(
+        {
+            "run": str(job.run.root),
+            "dry_run": True,
+            "cache_acts": None
+            if whole is None
+            else {"sequences": whole.sequences, "tokens": whole.tokens, "seconds": round(whole.cache_seconds, 1)},
+            "ablate": None if ablate is None else asdict(ablate),
+        }
+    )
+
+
+def told_of_questions(job: Job, terminal: Terminal, counts: dict[str, int]) -> None:
+    """What an attribution is about; what it takes follows from what fires, which its stage says before it measures."""
+    budget = job.settings.attribute.budget
+    terminal.say(
+        "attribute: what it takes depends on what fires, and is said before anything is measured"
+        + (f"; it measures for --budget {budget:g} s." if job.settings.attribute.method == "auto" else ".")
+    )
+    terminal.table("What is asked", ("what", "value"), [(what, f"{count:,}") for what, count in counts.items()])
+    terminal.document({"run": str(job.run.root), "dry_run": True, "attribute": {**counts, "budget_seconds": budget}})
 
 
 def _cache_rows(expected: Preview) -> list[tuple[str, str, str]]:

@@ -14,8 +14,10 @@ from circuitcli.cli.options import Request
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
-HELP = "Draw the largest effects as a graph of features."
-EXAMPLES = "circuit graph --run my-run --format png --max-edges 40"
+HELP = "Draw the largest effects as a graph of features. --of attribution draws why a prompt goes on with a token."
+EXAMPLES = """\
+circuit graph --run my-run --format png --max-edges 40
+circuit graph --run my-run --of attribution"""
 MORE: dict[str, tuple[Any, Any]] = {
     "load": (
         Annotated[

@@ -13,12 +13,13 @@ from typer.core import TyperCommand, TyperGroup
 
 # What most people use of each command, eight at most: these come first.
 OFTEN = {
-    "run-all": "--model --release --layers --prompt --text --pin --positions --run",
+    "run-all": "--model --release --layers --prompt --text --pin --attribute --run",
     "fetch-saes": "--run --model --release --layers --site --list",
     "cache-acts": "--run --prompt --text --dataset --num-sequences --max-tokens --top-k --seed",
     "ablate": "--run --pin --thinning --branching --max-features --seq-cap --positions --dry-run",
     "effects": "--run --feature --by-position --logit-tokens",
-    "graph": "--run --format --labels --max-edges --min-effect --extend --load",
+    "attribute": "--run --target --against --counterfactual --prompts --baseline --method --nodes",
+    "graph": "--run --of --format --labels --max-edges --min-effect --extend --load",
     "doctor": "--model --release --layers --site --text --json",
     "bench": "--model --release --layers --shape --device --json",
     "show": "--profile --run --json",

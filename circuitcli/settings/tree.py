@@ -74,7 +74,10 @@ class Runtime:
     ] = "auto"
     allow_over_memory: Annotated[
         Truth,
-        Flag("--allow-over-memory", "Whether to ablate even where that is expected to take more memory than is free."),
+        Flag(
+            "--allow-over-memory",
+            "Whether to ablate, or attribute, even where that is expected to take more memory than is free.",
+        ),
     ] = False
 
 

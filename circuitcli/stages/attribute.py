@@ -39,6 +39,7 @@ def run(job: Job) -> Outcome:
     Raises:
         UsageError, InputError: A question isn't as it should be; see `questions`.
     """
+    job.parents(NAME)  # a stage that is missing is told before a file that can't be read
     return stage(job, NAME, {"questions": questions.identity(job)}, lambda todo: _Attribution(job, todo).work())
 
 

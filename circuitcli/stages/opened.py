@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from circuitcli.results.drawn import drawn_of
 from circuitcli.settings import Layers, Settings, resolve, to_dict
 from circuitcli.stages.checks import check
 from circuitcli.stages.report import Report
-from circuitcli.stages.spec import STAGES
+from circuitcli.stages.spec import STAGES, Stages
 from circuitcli.stages.stage import Job
 from circuitcli.store import records
 from circuitcli.store.run import Run
@@ -44,9 +45,14 @@ def opened(
     with run.locked(report.say):
         settings = resolve(run.settings(), *layers)
         check(settings)
-        yield Job(settings, report, run, force, verify)
+        yield Job(settings, report, run, force, verify, stages_of(settings, run))
         if writes:
             run.save_settings(to_dict(settings))
+
+
+def stages_of(settings: Settings, run: Run) -> Stages:
+    """The graph of stages in a run, whose drawing builds on what is to be drawn."""
+    return STAGES.drawing(drawn_of(settings, run))
 
 
 def default_name(settings: Settings) -> str:

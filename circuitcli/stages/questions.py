@@ -174,6 +174,6 @@ class _Reader:
             raise InputError(
                 f"The counterfactual has {amount(len(other.ids), 'token')}, {name} has {len(prompt.ids)}: nothing says "
                 "which activation replaces which.",
-                hint="Word it so that there are as many tokens; above they stand side by side.",
+                hint="Word it so that there are as many (see above, side by side), or drop it: --counterfactual ''.",
             )
         return other

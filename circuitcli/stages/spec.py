@@ -8,10 +8,14 @@ can read it at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import Any
+
+GRAPH = "graph"
+# What it may be drawn of, and the stage that measures that.
+DRAWN = {"effects": "effects", "attribution": "attribute"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class StageSpec:
         remade: Whether it is done again if its files aren't as they were recorded; of the others that is an error.
         hashed: Whether its files are compared with their hashes each time, as people open and edit them, and no later
             stage reads them.
-        in_run_all: Whether run-all does it.
+        in_run_all: Whether run-all does it where it can, though the graph doesn't build on it.
     """
 
     name: str
@@ -55,8 +59,7 @@ class Stages(Mapping[str, StageSpec]):
     """The graph of stages, by name; each stands after those that it builds on.
 
     Raises:
-        ValueError: One comes before a stage that it builds on, or has the name or the folder of another, or is part of
-            run-all without a stage that it builds on.
+        ValueError: One comes before a stage that it builds on, or has the name or the folder of another.
     """
 
     specs: tuple[StageSpec, ...]
@@ -67,9 +70,8 @@ class Stages(Mapping[str, StageSpec]):
             if spec.name in known or spec.folder in {other.folder for other in known.values()}:
                 raise ValueError(f"There are two stages {spec.name}, or in {spec.folder}.")
             without = [name for name in spec.parents if name not in known]
-            left_out = [name for name in spec.parents if name in known and not known[name].in_run_all]
-            if without or (spec.in_run_all and left_out):
-                raise ValueError(f"{spec.name} builds on {', '.join(without + left_out)}, which aren't before it.")
+            if without:
+                raise ValueError(f"{spec.name} builds on {', '.join(without)}, which aren't before it.")
             known[spec.name] = spec
 
     @cached_property
@@ -97,6 +99,30 @@ class Stages(Mapping[str, StageSpec]):
             if not set(found).isdisjoint(spec.parents):
                 found.append(spec.name)
         return tuple(found[1:])
+
+    def ancestors(self, name: str) -> tuple[str, ...]:
+        """The stages that one builds on, at whatever distance; each after those that it builds on itself."""
+        found = {name}
+        for spec in reversed(self.specs):
+            if spec.name in found:
+                found.update(spec.parents)
+        return tuple(spec.name for spec in self.specs if spec.name in found - {name})
+
+    def drawing(self, drawn: str) -> Stages:
+        """These with the graph built on what is drawn: `effects` or `attribution`."""
+        parents = (DRAWN[drawn],)
+        return Stages(tuple(replace(spec, parents=parents) if spec.name == GRAPH else spec for spec in self.specs))
+
+    @property
+    def in_run_all(self) -> tuple[StageSpec, ...]:
+        """What run-all does: the graph and what it builds on, and others of which all that they build on is done."""
+        done = {GRAPH, *self.ancestors(GRAPH)}
+        found = []
+        for spec in self.specs:
+            if spec.name in done or (spec.in_run_all and done.issuperset(spec.parents)):
+                done.add(spec.name)
+                found.append(spec)
+        return tuple(found)
 
     def plus(self, *specs: StageSpec) -> Stages:
         """These and more."""
@@ -136,6 +162,7 @@ STAGES = Stages(
                 "features.max_features",
             ),
             needs_model=True,
+            in_run_all=False,
         ),
         StageSpec(
             name="effects",
@@ -145,9 +172,38 @@ STAGES = Stages(
             flags=("effects.",),
             decides=("effects.",),
             remade=True,
+            in_run_all=False,
         ),
         StageSpec(
-            name="graph",
+            name="attribute",
+            folder="attribution",
+            run="circuitcli.stages.attribute:run",
+            parents=("cache-acts",),
+            flags=("attribute.", "runtime.allow_over_memory"),
+            decides=(
+                "attribute.target",
+                "attribute.against",
+                "attribute.counterfactual",
+                "attribute.baseline",
+                "attribute.method",
+                "attribute.budget",
+                "attribute.ig_steps",
+                "attribute.freeze",
+                "attribute.positions",
+            ),
+            chooses=(
+                "attribute.nodes",
+                "attribute.candidates",
+                "attribute.node_influence",
+                "attribute.edge_influence",
+                "attribute.edge_threshold",
+                "attribute.edges",
+            ),
+            needs_model=True,
+            in_run_all=False,
+        ),
+        StageSpec(
+            name=GRAPH,
             folder="graph",
             run="circuitcli.stages.graph:run",
             parents=("effects",),

@@ -162,7 +162,7 @@ def _operations(study: Study, source: Int[np.ndarray, " m"], target: Int[np.ndar
     first[np.unique(source, return_index=True)[1]] = True
     each = np.append(operations(study), 0.0)  # a target's is read off the first pass
     shape, length = study.model.shape, len(study.prompt)
-    whole = length * shape.n_layers * flops.block(study.model.sizes, shape, length) + flops.unembed(shape)
+    whole = length * shape.n_layers * flops.block(study.model.sizes, shape, float(length)) + flops.unembed(shape)
     return np.asarray(each[target] + whole * first)
 
 

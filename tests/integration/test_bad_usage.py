@@ -75,7 +75,7 @@ FLAGS = {
     "edges of more than all": (["--edge-influence", "1.01"], ["--edge-influence", "less than or equal to 1"]),
     "unknown method": (["--method", "eap"], ["--method", "eap", "'atp'", "'relp'"]),
     "unknown baseline": (["--baseline", "mask"], ["--baseline", "mask", "'patch'"]),
-    "unknown edges": (["--edges", "all"], ["--edges", "'estimate' or 'exact'"]),
+    "unknown edges": (["--edges", "all"], ["--edges", "'auto', 'estimate' or 'exact'"]),
     "unknown positions of nodes": (["--node-positions", "all"], ["--node-positions", "'sum'"]),
     "unknown graph": (["--of", "causes"], ["--of", "'attribution'"]),
 }
@@ -151,7 +151,7 @@ def test_run_is_something_else(kind: str, circuit: Circuit, run: Path, tmp_path:
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["fetch-saes", "cache-acts", "ablate", "effects", "graph"])
+@pytest.mark.parametrize("name", ["fetch-saes", "cache-acts", "ablate", "effects", "attribute", "graph"])
 def test_single_command_without_a_run(name: str, circuit: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     circuit(name).refused(2, name, "--run", "CIRCUIT_RUN")

@@ -25,12 +25,11 @@ FLAGS = {
     "ablate": "--pin --start --thinning --branching --max-features --seq-cap --intervention --strength --positions "
     "--logits --no-logits --horizon --allow-over-memory --no-allow-over-memory --dry-run",
     "effects": "--logit-tokens --feature --by-position",
-    "graph": "--of --min-effect --max-edges --format --extend --load --labels",
+    "attribute": "--target --against --counterfactual --prompts --baseline --method --budget --ig-steps --freeze "
+    "--no-freeze --node-positions --candidates --nodes --node-influence --edge-influence --edge-threshold --edges "
+    "--allow-over-memory --no-allow-over-memory",
+    "graph": "--of --min-effect --max-edges --format --extend --load --labels --group",
 }
-ATTRIBUTE = (
-    "--target --against --counterfactual --prompts --baseline --method --budget --ig-steps --freeze --no-freeze "
-    "--node-positions --candidates --nodes --node-influence --edge-influence --edge-threshold --edges"
-)
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009 - typer says no more of it than that it is a command
 
 
@@ -64,8 +63,10 @@ def test_json_of_run_all(circuit: Circuit, profile: Path, tiny_model: Path, tmp_
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_json_of_each_command(name: str, circuit: Circuit, run: Path):
-    result = circuit(name, "--run", run, "--json", "--force")
+def test_json_of_each_command(name: str, circuit: Circuit, run: Path, tmp_path: Path):
+    (tmp_path / "questions.jsonl").write_text('{"prompt": "the light of the earth"}\n')
+    asked = ["--prompts", tmp_path / "questions.jsonl"] if name == "attribute" else []
+    result = circuit(name, "--run", run, "--json", "--force", *asked)
     assert result.code == 0
     assert len(result.out.splitlines()) == 1
     assert result.document["stages"] == {name: "done"}
@@ -187,7 +188,7 @@ def test_commands_take_the_flags_of_their_tables():
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
     not_settings = {"--help", "--list", "--feature", "--by-position", "--load"}
-    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), ATTRIBUTE, EVERYWHERE]).split()} - not_settings
+    assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE, "--attribute"]).split()} - not_settings
     assert {row.flag.name for row in table() if row.flag.name} < flags_of("run-all")
 
 

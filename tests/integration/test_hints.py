@@ -32,7 +32,7 @@ def test_every_command_in_a_hint_names_its_run() -> None:
     loose = set()
     for path in PACKAGE.rglob("*.py"):
         for line in path.read_text().splitlines():
-            stages = "fetch-saes|cache-acts|ablate|effects|graph|{stage}|{_STAGE}"
+            stages = "fetch-saes|cache-acts|ablate|effects|attribute|graph|{stage}|{_STAGE}"
             for found in re.finditer(rf"Run `circuit (?:{stages})[^`]*`( on this run)?", line):
                 if "--run" not in found[0] and not found[1]:
                     loose.add(f"{path.name}: {line.strip()}")

@@ -312,7 +312,7 @@ def test_a_file_that_cannot_be_read(asking: Callable[..., Job], tmp_path: Path) 
         refused(asking(prompts=str(tmp_path / name) if name != "-" else "-"), InputError, *words)
 
 
-def test_a_run_that_is_not_on_prompts_names_both_ways(finished: Path, fetched: Job, tiny_text: Path) -> None:
+def test_a_run_that_is_not_on_prompts_names_both_ways(fetched: Job, tiny_text: Path) -> None:
     job = replace(fetched, settings=resolve(to_dict(fetched.settings), {"texts": {"file": str(tiny_text)}}))
     error = refused(job, InputError, "isn't on prompts", "--prompts FILE", "--prompt TEXT --attribute")
     assert error.exit_code == 3

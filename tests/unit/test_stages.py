@@ -83,13 +83,47 @@ def test_records_are_taken_back_from_below_before_those_above(tmp_path: Path, mo
         (one("a", "a"),),
         (one("a"), one("a", folder="other")),
         (one("a"), one("b", folder="folder-a")),
-        (one("a", in_run_all=False), one("b", "a")),
     ],
-    ids=["order", "itself", "name", "folder", "left out"],
+    ids=["order", "itself", "name", "folder"],
 )
 def test_what_is_no_graph_of_stages(specs: tuple[StageSpec, ...]):
     with pytest.raises(ValueError, match=r"stage|builds on"):
         Stages(specs)
+
+
+@given(stages=graphs(), data=st.data())
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_what_a_stage_builds_on_is_what_builds_down_to_it(stages: Stages, data: st.DataObject):
+    name = data.draw(st.sampled_from(list(stages)))
+    assert list(stages.ancestors(name)) == [one for one in stages if one != name and reaches(stages, one, name)]
+    assert set(stages.descendants(name)) == {one for one in stages if name in stages.ancestors(one)}
+
+
+BEFORE = ("fetch-saes", "cache-acts")
+
+
+@pytest.mark.parametrize(
+    ("drawn", "names"), [("effects", ("ablate", "effects")), ("attribution", ("attribute",))], ids=str
+)
+def test_what_is_drawn_decides_what_run_all_does(drawn: str, names: tuple[str, ...]):
+    stages = STAGES.drawing(drawn)
+    assert [spec.name for spec in stages.in_run_all] == [*BEFORE, *names, "graph"]
+    assert stages["graph"].parents == names[-1:]
+    assert {name: spec for name, spec in stages.items() if name != "graph"} == {
+        name: spec for name, spec in STAGES.items() if name != "graph"
+    }
+    others = set(STAGES) - {*BEFORE, *names, "graph"}
+    for name in others:
+        assert "graph" not in stages.descendants(name)
+
+
+def test_run_all_does_what_else_can_be_done():
+    """A stage of somebody else's, if all that it builds on is done."""
+    more = (one("beside", "cache-acts"), one("both", "beside", "effects"), one("asked", "cache-acts", in_run_all=False))
+    for drawn, found in {"effects": {"beside", "both"}, "attribution": {"beside"}}.items():
+        stages = STAGES.drawing(drawn)
+        done = {spec.name for spec in stages.plus(*more).in_run_all} - {spec.name for spec in stages.in_run_all}
+        assert done == found
 
 
 def test_every_stage_has_its_work_its_command_and_settings_that_exist():

@@ -201,7 +201,7 @@ SCHEMAS = {  # docs/architecture.md §5, column by column: h layer int16, s site
     "effects/features": "layer:h site:s feature:i n:i kl_mean:f out_abs_effect:f",
     "attribution/nodes": "prompt:i node:i kind:s layer:h site:s feature:i pos:i activation:f replacement:f effect:f "
     "method:s atp:f ig:f relp:f exact:f drawn:f",
-    "attribution/edges": "prompt:i source:i target:i weight:f method:s exact:f drawn:f",
+    "attribution/edges": "prompt:i source:i target:i weight:f method:s estimate:f exact:f drawn:f",
     "attribution/rows": "prompt:i target:i abs_in:f",
 }
 TYPES = {"h": pa.int16(), "i": pa.int32(), "f": pa.float32(), "t": pa.string()}
@@ -267,7 +267,7 @@ def test_reopening_takes_back_all_later_records(tmp_path: Path):
     for stage in STAGES:
         run.save_record(stage, RECORD)
     run.reopen("ablate", STAGES.descendants("ablate"))
-    assert [stage for stage in STAGES if run.record(stage)] == ["fetch-saes", "cache-acts"]
+    assert [stage for stage in STAGES if run.record(stage)] == ["fetch-saes", "cache-acts", "attribute"]
 
 
 def test_discarding_removes_only_what_was_planned(tmp_path: Path):
