@@ -67,7 +67,9 @@ def called(part: Part) -> str:
     if node.label:
         return words(node.label, LABEL_LIMIT)
     if node.kind in ("token", "target") and node.attribution:
-        return visible(node.attribution.token, NAME_LIMIT) if node.attribution.token else node.kind
+        tokens = node.attribution.token.split(", ")  # of several prompts some
+        tokens = tokens if all(tokens) else [node.attribution.token or node.kind]
+        return ", ".join(visible(token, NAME_LIMIT) for token in tokens)
     return visible(node.id.rpartition("@")[0] or node.id, NAME_LIMIT)
 
 

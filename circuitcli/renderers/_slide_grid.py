@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import count, pairwise
 from typing import NamedTuple
 
-ROWS = 4  # that layers are divided into, if there are more of them
+ROWS = 5  # that layers are divided into, if there are more of them
 
 Site = tuple[int, int, str]  # layer, order in it, name
 Sites = tuple[Site, ...]
@@ -170,7 +170,7 @@ def grid(
     found = Grid(items, strips, size, room, tuple((site,) for site in sites), wide, alone)
     if found.width > room.width:
         return None
-    for most in range(1, 2 + math.ceil(layers / ROWS)):
+    for most in range(1, 1 + max(1, math.ceil(layers / ROWS))):
         better: Grid | None = found
         while better is not None:
             found = better
@@ -187,11 +187,20 @@ def _widest(found: Grid) -> Grid:
 
 
 def _wider(found: Grid) -> Grid | None:
-    """With one column wider by a box, where that saves most and there is room."""
+    """With one column wider, by as few boxes as save anything, where that saves most and there is room."""
     columns = dict.fromkeys(item.column for lines in found.lines for line in lines[1:] for item, _ in line)
-    tries = [replace(found, wide={**found.wide, column: found.wide[column] + 1}) for column in columns]
-    saved = [one for one in tries if one.width <= found.room.width and one.left < found.left]
+    saved = [one for column in columns if (one := _widened(found, column)) is not None]
     return min(saved, key=lambda one: one.left, default=None)
+
+
+def _widened(found: Grid, column: Column) -> Grid | None:
+    for boxes in count(found.wide[column] + 1):
+        one = replace(found, wide={**found.wide, column: boxes})
+        if one.width > found.room.width:
+            return None
+        if one.left < found.left:
+            return one
+    raise AssertionError("a room has a width")
 
 
 def _shared(found: Grid, most: int) -> Grid | None:

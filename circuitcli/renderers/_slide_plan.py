@@ -46,7 +46,7 @@ def plan(tokens: Sequence[str], parts: Sequence[Part], room: Room, sizes: Sequen
     columns = {_column(part, tokens) for part in parts}
     axis = _slide_axis.axis(tokens, columns, room.width) if tokens or columns - {None} else [None]
     left = Room(room.width - HEADINGS, room.height - (AXIS if tokens else 0))
-    alone = {TOP: 0.0} | ({BOTTOM: _slide_axis.height(axis)} if tokens else {})
+    alone = {TOP: 0.0, BOTTOM: _slide_axis.height(axis) if tokens else 0.0}
     for size in sizes:
         look = _slide_box.look(parts, size)
         items = [

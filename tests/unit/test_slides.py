@@ -194,6 +194,13 @@ def test_boxes_say_name_or_label_and_effect() -> None:
     assert tip == "1.resid_post.6@5: ␣God, activation 2.5 → 0, effect −0.9 nats (exact), influence up to 40%"
 
 
+@pytest.mark.parametrize(("token", "shown"), [(" a, b,  c", "␣a, b, ␣c"), (", ", ",␣"), ("", "target"), (",", ",")])
+def test_a_target_s_tokens(token: str, shown: str) -> None:
+    target = replace(ASKED.nodes[-1], attribution=replace(ASKED.nodes[-1].attribution, token=token))
+    root = drawn(replace(ASKED, nodes=(*ASKED.nodes[:-1], target)))
+    assert texts(groups(root, "node")["target"])[0] == shown
+
+
 def test_estimates_are_marked() -> None:
     def guessed(name: str) -> Circuit:
         nodes = [
