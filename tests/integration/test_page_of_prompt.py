@@ -297,13 +297,18 @@ def test_groups_are_one_box_with_summed_weights(opened: Open) -> None:
         f"{LATE} ␣the −1.1 nats",
         f"{OTHER} ␣the +0.3 nats",
     ]
-    assert "effect −0.8 nats" in there.page.inner_text("#details")
+    assert "effects add up to −0.8 nats (measured)" in there.page.inner_text("#details")
     assert there.page.locator("#label").is_disabled()
     there.page.locator("#fold").uncheck()
     there.rest()
     assert there.shown() == NAMES
     assert there.arrows() == PAIRS
     assert there.page.inner_text("#shown") == "7 of 7 arrows, 7 of 7 nodes"
+
+
+def test_a_group_that_was_proposed_is_called_as_it_is(opened: Open) -> None:
+    there = opened(grouped(late="group 2: ␣the", other="group 2: ␣the"))
+    assert "group 2: ␣the" in there.shown()
 
 
 def test_what_is_inside_a_group_is_hidden(opened: Open) -> None:

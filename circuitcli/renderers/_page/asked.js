@@ -75,11 +75,11 @@ function longEffects({ kind, pos, layer, site, attribution: told, members }) {
     lines.push([`clean ${number(told.activation)} ${UNIT}`, ...(told.prob === null ? [] : [`p = ${percent(told.prob, 3)}`])].join(" · "));
     return lines;
   }
-  if (members) lines.push(`${members.length} nodes, their effects added up`);
-  else lines.push(activationInWords(kind, told));
+  lines.push(members ? `${members.length} nodes` : activationInWords(kind, told));
   const how = isEstimate(told) ? `estimate by ${told.method}` : "measured";
   const share = ASKED.abs_effect ? `, ${percent(Math.abs(told.effect) / ASKED.abs_effect)} of all Σ|effect|` : "";
-  if ((told.effect ?? null) !== null) lines.push(`effect ${signed(told.effect)} ${UNIT} (${how})${share}`);
+  const effect = members ? "effects add up to" : "effect";
+  if ((told.effect ?? null) !== null) lines.push(`${effect} ${signed(told.effect)} ${UNIT} (${how})${share}`);
   if ((told.estimate ?? null) !== null && !isEstimate(told)) lines.push(`its estimate was ${signed(told.estimate)} ${UNIT}`);
   lines.push(`influence: among the first ${percent(told.influence)}`);
   return lines;

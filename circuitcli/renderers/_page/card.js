@@ -26,7 +26,7 @@ function named(node) {
 }
 
 function longFacts(node) {
-  if (node.attribution) return [...longEffects(node), ...(node.kind === "feature" ? [sampled(node)] : [])];
+  if (node.attribution) return [...longEffects(node), node.kind === "feature" ? sampled(node) : ""].filter(Boolean);
   const parts = [
     `layer ${node.layer} · ${text(node.site)}`,
     `density ${percent(node.density)}`,

@@ -38,7 +38,8 @@ function groupBox(name, members) {
   const [x, y] = [middle("x"), middle("y")];
   const away = ({ home }) => Math.hypot(home.x - x, home.y - y);
   const { home, width, height } = members.reduce((a, b) => (away(b) < away(a) ? b : a));
-  return { id: `group ${text(name)}`, ...home, home, width, height, node: groupNode(name, members) };
+  const id = /^group\b/i.test(name) ? text(name) : `group ${text(name)}`; // proposed ones are called so already
+  return { id, ...home, home, width, height, node: groupNode(name, members) };
 }
 
 /* What a group does: its members' effects, added up. */
