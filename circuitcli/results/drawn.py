@@ -12,5 +12,5 @@ def drawn_of(settings: Settings, run: Run) -> Literal["effects", "attribution"]:
     """As the settings say (`graph.of`); `auto` is its attribution where a run has finished that and no effects."""
     if settings.graph.of != "auto":
         return settings.graph.of
-    alone = "attribute" in run.folders and run.record("attribute") is not None and run.record("effects") is None
+    alone = run.record("attribute") is not None and run.record("effects") is None
     return "attribution" if alone else "effects"

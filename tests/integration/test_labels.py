@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import answered
 from support.circuits import METADATA
 from support.commands import Result, contents
 from support.neuronpedia import LoopbackNeuronpedia, Reply, answer
@@ -17,9 +18,12 @@ from circuitcli.core.circuit import Circuit
 from circuitcli.results.circuit import build
 from circuitcli.results.reader import Reader
 from circuitcli.runtime.neuronpedia import client
-from circuitcli.stages import labels, run_all
+from circuitcli.settings import resolve
+from circuitcli.stages import graph, labels, run_all
 from circuitcli.stages.label_file import read_labels
+from circuitcli.stages.report import Silent
 from circuitcli.stages.spec import STAGES
+from circuitcli.stages.stage import Job
 from circuitcli.store.run import Run
 
 Command = Callable[..., Result]
@@ -87,6 +91,40 @@ def test_labels_of_neuronpedia(circuit: Command, run: Path, service: LoopbackNeu
     assert asked == {f"/api/feature/tiny/{n.split('.')[0]}-res/{n.split('.')[2]}" for n in found if n[0] != "2"}
     assert not [p for p in run.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
     assert KEY not in done.out + done.err
+
+
+def test_a_feature_at_several_positions_is_asked_for_once(run: Path, service: LoopbackNeuronpedia):
+    """In the graph of an attribution; errors, tokens and the target are asked for nowhere, and count in no words."""
+    asked, said = Run(run, STAGES.folders), _Said()
+    settings = resolve(
+        asked.settings(), {"graph": {"of": "attribution", "labels": "neuronpedia"}, "attribute": {"nodes": 200}}
+    )
+    job = answered.answer(Job(settings, said, asked), answered.Made(candidates=300))
+    graph.run(job)
+    found = nodes(run)
+    features = {name: name.partition("@")[0] for name, node in found.items() if node["kind"] == "feature"}
+    assert len(set(features.values())) < len(features) < len(found)
+    assert {name: node["label"] for name, node in found.items()} == {
+        name: expected(features[name]) if name in features else None for name in found
+    }
+    paths = [request.path for request in service.requests]
+    there = {name.split(".")[0] + "-res/" + name.split(".")[2] for name in features.values() if name[0] != "2"}
+    assert sorted(paths) == sorted(f"/api/feature/tiny/{name}" for name in there)
+    service.always("", Reply(503))
+    graph.run(replace(job, force=True))
+    distinct = set(features.values())  # what was heard before is remembered
+    without = f"without {sum(expected(name) is None for name in distinct)} of {len(distinct)} labels"
+    assert f"Neuronpedia fails (it answered 503): the graph is drawn {without}." in said.lines
+
+
+class _Said(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def test_a_graph_that_is_done_stays_whatever_the_service_says_by_now(

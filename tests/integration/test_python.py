@@ -53,7 +53,7 @@ def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     blocks = BLOCK.findall(TOUR.sub("", PAGE.read_text(encoding="utf-8")))
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), found)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     measured = rows(tmp_path / "demo", "effects/effects.parquet")
     same(found["effects"], measured)
     assert max(abs(row["effect_mean"]) for row in measured) == abs(found["largest"]["effect_mean"].iloc[0])

@@ -15,16 +15,19 @@ import numpy as np
 import pandas
 import pytest
 from scipy import stats
-from support.answered import AGAINST, PROMPTS, Made, answer, settings, stages
+from support.answered import AGAINST, PROMPTS, Made, answer, settings
 from support.circuits import validator
 from support.commands import environment, tsv
 
+import circuitcli
+from circuitcli import notebook
 from circuitcli.cli import why
 from circuitcli.cli.console import Terminal
 from circuitcli.errors import InputError, UsageError
 from circuitcli.settings import resolve
 from circuitcli.stages import cache_acts, fetch_saes, graph
 from circuitcli.stages.report import Silent
+from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
 from circuitcli.store.run import Run
 
@@ -50,7 +53,7 @@ def answered(cached: Path, tmp_path: Path) -> Answered:
         root = tmp_path / "run"
         if not root.exists():
             shutil.copytree(cached, root)
-        run = Run(root, stages().folders)
+        run = Run(root, STAGES.folders)
         return answer(Job(resolve(run.settings(), changes or {}), Silent(), run), Made(**made))
 
     return make
@@ -188,7 +191,7 @@ def rewritten(job: Job, nodes: pandas.DataFrame) -> Job:
     record = job.run.require("attribute")
     entry = job.run.entry(job.run.root / name, len(nodes))
     job.run.save_record("attribute", dataclasses.replace(record, files={**record.files, name: entry}))
-    return dataclasses.replace(job, run=Run(job.run.root, stages().folders))
+    return dataclasses.replace(job, run=Run(job.run.root, STAGES.folders))
 
 
 def test_without_measured_effects_there_is_no_calibration(answered: Answered):
@@ -462,7 +465,9 @@ def test_columns_are_as_documented(answered: Answered):
 
 
 def test_what_is_not_done_yet_is_asked_for(cached: Path, tmp_path: Path):
-    job = Job(resolve(Run(cached).settings()), Silent(), Run(cached, stages().folders), stages=stages())
+    job = Job(
+        resolve(Run(cached).settings()), Silent(), Run(cached, STAGES.folders), stages=STAGES.drawing("attribution")
+    )
     found = job.results().attribution
     for ask in (found.nodes, found.edges, found.calibration, job.results().graph):
         with pytest.raises(InputError, match="no finished attribute stage") as wrong:
@@ -578,13 +583,13 @@ LIGHT = """
 import sys
 for name in ("torch", "transformers", "transformer_lens", "pandas", "networkx", "scipy"):
     sys.modules[name] = None  # an import of it fails
-from pathlib import Path
+import circuitcli
+from circuitcli import notebook
+import circuitcli
+from circuitcli import notebook
 from circuitcli.cli import why
 from circuitcli.cli.console import Terminal
-from circuitcli.results.results import Results
-from circuitcli.store.run import Run
-folders = {"fetch-saes": "saes", "cache-acts": "acts", "attribute": "attribution", "graph": "graph"}
-results = Results(Run(Path(sys.argv[1]), folders))
+results = circuitcli.open_run(sys.argv[1])
 why.show(results, Terminal(as_json=False, quiet=False))
 """
 
@@ -595,3 +600,35 @@ def test_what_is_finished_is_shown_without_what_computes(answered: Answered):
         [sys.executable, "-c", LIGHT, str(root)], env=environment(), capture_output=True, text=True, check=True
     )
     assert "Strongest paths from tokens" in done.stdout
+
+
+def test_from_the_shell_to_python(circuit: Callable[..., Any], profile: Path, tmp_path: Path):
+    """Nothing made up: a prompt is asked about, drawn, and read again."""
+    run = tmp_path / "asked"
+    done = circuit(
+        "run-all", "--profile", profile, "--run", run, "--prompt", PROMPTS[0], "--attribute", "--group", "auto"
+    )
+    assert done.code == 0, done.err
+    found, document = circuitcli.open_run(run), json.loads((run / "graph/circuit.json").read_text())
+    nodes, edges = found.attribution.nodes(), found.attribution.edges()
+    strongest = nodes.loc[nodes["effect"].idxmin()]
+    rows = [row for row in tsv(done.out) if len(row) > 5 and row[5] == "exact"]
+    assert rows[0][:2] == [strongest["id"].partition("@")[0], str(strongest["pos"])]
+    assert rows[0][4] == f"{strongest['effect']:+.3f}"
+    graph_of = found.graph()
+    assert list(graph_of.nodes) == nodes.loc[nodes["kept"], "id"].tolist()
+    assert graph_of.number_of_edges() == edges["kept"].sum() == len(document["edges"]) > 0
+    assert (
+        document["metadata"]["attribution"]["exact"] == len(nodes) - 1 == document["metadata"]["attribution"]["nodes"]
+    )
+    assert {(row["of"], row["method"]) for row in document["calibration"]} == {
+        ("nodes", "atp"),
+        ("nodes", "relp"),
+        ("edges", found.attribution.facts["edge_method"]),
+    }
+    in_notebook = notebook.show(run)
+    assert [node.id for node in in_notebook.circuit.nodes] == list(graph_of.nodes)
+    assert in_notebook.cards == ()
+    assert "<iframe" in in_notebook._repr_html_()
+    again = circuit("run-all", "--run", run, "--extend", run)
+    again.refused(2, "can't be added to another", "--extend none")

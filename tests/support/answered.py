@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from circuitcli.core.sites import SITES, Site
-from circuitcli.stages.spec import STAGES, Stages, StageSpec
+from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
 from circuitcli.store import acts, attributions, tables
 from circuitcli.store.attributions import Prompt
@@ -67,8 +67,8 @@ def answer(job: Job, made: Made = Made()) -> Job:
     """Write the attribution of a run whose activations are cached; a job on the stages that draw it."""
     draw = np.random.default_rng(made.seed)
     parts = [_prompt(job.run, made, prompt, draw) for prompt in range(made.prompts)]
-    run = Run(job.run.root, stages().folders)
-    answered = replace(job, run=run, stages=stages())
+    run = Run(job.run.root, STAGES.folders)
+    answered = replace(job, run=run, stages=STAGES.drawing("attribution"))
     asked, nodes, edges, rows = (list(column) for column in zip(*parts, strict=True))
     files = attributions.write(run, asked, nodes, edges, rows)
     facts = {
@@ -180,18 +180,3 @@ def _edges(nodes: dict[str, Any], made: Made, prompt: int, draw: np.random.Gener
     into = joined[nodes["kind"][joined] != "token"]
     all_in = np.bincount(target, np.abs(edges["weight"]), len(place))[into] * 1.25
     return edges, {"prompt": np.full(len(into), prompt), "target": into, "abs_in": all_in}
-
-
-def stages() -> Stages:
-    """Those of a run whose graph is of its attribution."""
-    attribute = StageSpec(
-        name="attribute",
-        folder="attribution",
-        run="circuitcli.stages.attribute:run",
-        parents=("cache-acts",),
-        flags=("attribute.",),
-        decides=("attribute.",),
-        needs_model=True,
-    )
-    graph = replace(STAGES["graph"], parents=("attribute",))
-    return Stages((*[spec for spec in STAGES.specs if spec.name not in ("attribute", "graph")], attribute, graph))
