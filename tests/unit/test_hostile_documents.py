@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.circuits import METADATA, PLAIN
+from support.circuits import ASKED, METADATA, PLAIN
 from test_document import FULL, changed, places, written
 
 from circuitcli import plugins
@@ -26,9 +26,12 @@ VALUES: tuple[Any, ...] = (
 TEXTS = ("csv", "dot", "graphml", "json", "neuronpedia")
 
 
-def spoilt() -> Iterator[tuple[tuple[Any, ...], Any]]:
-    tree = json.loads(written(FULL))
+def spoilt(circuit: Circuit, *parts: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Everything in its document, or what is in these parts of it, each with every value."""
+    tree = json.loads(written(circuit))
     for place, _ in places(tree):
+        if parts and not any(place[: len(part)] == part for part in parts):
+            continue
         for value in VALUES:
             yield place, changed(tree, place, value)
 
@@ -48,9 +51,27 @@ def used(circuit: Circuit) -> None:
             compare.drawn(a, b, ("before", "after"))
 
 
-def test_every_value_everywhere_is_refused_or_used() -> None:
+def first(kind: str) -> Circuit:
+    """A circuit of a prompt whose first node, which is spoilt, is of that kind."""
+    return dataclasses.replace(ASKED, nodes=tuple(sorted(ASKED.nodes, key=lambda node: node.kind != kind)))
+
+
+NODE = ("nodes", 0)
+CASES = {
+    "full": (FULL, (), 300),
+    "question": (ASKED, (("metadata", "attribution"), ("calibration",), ("edges",)), 100),
+    "token": (first("token"), (NODE,), 50),
+    "feature": (first("feature"), (NODE,), 50),
+    "error": (first("error"), (NODE,), 50),
+    "target": (first("target"), (NODE,), 50),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_value_everywhere_is_refused_or_used(case: str) -> None:
+    read, parts, least = CASES[case]
     taken = refused = 0
-    for place, tree in spoilt():
+    for place, tree in spoilt(read, *parts):
         try:
             circuit = document.parse(json.loads(json.dumps(tree)), "it")
         except InputError:
@@ -61,8 +82,8 @@ def test_every_value_everywhere_is_refused_or_used() -> None:
         except Exception as error:
             raise AssertionError(place) from error
         taken += 1
-    assert taken > 300
-    assert refused > 1000
+    assert taken > least
+    assert refused > least
 
 
 @pytest.mark.parametrize("form", ["svg", "png", "html"])
@@ -78,4 +99,22 @@ def test_pictures_of_extremes(form: str) -> None:
         for e in FULL.edges
     ]
     circuit = Circuit(dataclasses.replace(METADATA, run="\ud800", share_drawn=LARGEST), tuple(nodes), tuple(edges))
+    assert all(plugins.load("renderers", form).files(circuit).values())
+
+
+@pytest.mark.parametrize("form", ["svg", "png", "html"])
+def test_pictures_of_extremes_of_a_prompt(form: str) -> None:
+    nodes = [
+        dataclasses.replace(
+            n,
+            label="\ud800" * 500,
+            group="\x00" if n.kind == "feature" else None,
+            attribution=dataclasses.replace(n.attribution, effect=-LARGEST, activation=LARGEST, influence=LARGEST),
+        )
+        for n in ASKED.nodes
+    ]
+    edges = [dataclasses.replace(e, effect_mean=LARGEST) for e in ASKED.edges]
+    question = dataclasses.replace(ASKED.metadata.attribution, clean=-LARGEST, abs_effect=LARGEST, metric="\x00" * 5000)
+    facts = dataclasses.replace(ASKED.metadata, attribution=question)
+    circuit = dataclasses.replace(ASKED, metadata=facts, nodes=tuple(nodes), edges=tuple(edges))
     assert all(plugins.load("renderers", form).files(circuit).values())
