@@ -15,7 +15,7 @@ from support.families import VOCAB, Hf, plain, save_checkpoint
 from support.tiny import load_model
 from torch import Tensor
 
-from circuitcli.core.attribution.direct import TARGET, Pairs
+from circuitcli.core.attribution.direct import TARGET
 from circuitcli.core.attribution.metric import Metric
 from circuitcli.core.attribution.parts import Part, Source
 from circuitcli.core.sites import Site
@@ -125,20 +125,11 @@ def test_nodes_estimated_by_finite_differences() -> None:
         close(ours, moved / 2e-6, WITHIN, source.site)
 
 
-def some(of: Asked) -> Pairs:
-    """Some of all sizes by estimate, from the largest on, and a few that are estimated to be 0."""
-    pairs = of.pairs()
-    order = of.among(pairs).abs().argsort(descending=True, stable=True)
-    count = int((of.among(pairs).abs() > of.rounding).sum())
-    chosen = torch.cat([order[: count : max(1, count // 70)], order[count :: (len(order) - count) // 15]])
-    return Pairs(*(column[chosen] for column in (pairs.up, pairs.up_node, pairs.down, pairs.down_node)))
-
-
 @pytest.mark.parametrize("baseline", BASELINES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_edges_measured(family: str, baseline: str) -> None:
     of, other, tables = both(family, baseline)
-    pairs = some(of)
+    pairs = of.pairs_of_all_sizes(85)
     delta = [deltas(of, other, source, baseline, tables) for source in of.sources]
     expected = []
     for up, u, down, d in zip(pairs.up, pairs.up_node, pairs.down, pairs.down_node, strict=True):

@@ -106,6 +106,14 @@ class Asked:
             found.append((torch.full_like(n, up), n, torch.full_like(n, TARGET), torch.zeros_like(n)))
         return Pairs(*(torch.cat(column)[::every] for column in zip(*found, strict=True)))
 
+    def pairs_of_all_sizes(self, count: int) -> Pairs:
+        """So many, by estimate: most from the largest on, and some that are estimated to be nothing."""
+        pairs = self.pairs()
+        size = self.among(pairs).abs()
+        order, there = size.argsort(descending=True, stable=True), int((size > self.rounding).sum())
+        chosen = order[: there : max(1, 6 * there // (5 * count))], order[there :: 6 * (len(order) - there) // count]
+        return Pairs(*(column[torch.cat(chosen)] for column in (pairs.up, pairs.up_node, pairs.down, pairs.down_node)))
+
     def among(self, pairs: Pairs) -> Tensor:
         """The estimated edge of each pair."""
         into, target = self.edges()

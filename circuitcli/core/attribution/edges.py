@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitcli.core.attribution.gradients import require_finite
 from circuitcli.core.attribution.parts import Part, Source
 from circuitcli.core.edits import Change, Edits, in_turn, watching
 from circuitcli.core.model import Model, Pass
@@ -163,6 +164,7 @@ class Jacobians:
         grads: Sequence[Tensor | None] = [None] * len(inputs)
         if outputs:
             grads = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
+            require_finite(grads)
         columns = []
         for source, grad in zip(self._sources, grads, strict=True):
             if grad is None:

@@ -81,12 +81,22 @@ def estimated(sources: Sequence[Source], gradient: Mapping[Site, Float[Tensor, "
 def _grad(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if not value.requires_grad:
         raise InputError(
-            "No gradient can be had of this model.", hint="Use --method exact, which needs none, and --edges exact."
+            "No gradient can be had of this model, and attribution needs one.",
+            hint="Choose a model that docs/models-and-text.md lists, or use `circuit ablate`, which needs none.",
         )
     found = torch.autograd.grad(value.sum(), inputs)
-    if not all(bool(grad.isfinite().all()) for grad in found):
+    require_finite(found)
+    return found
+
+
+def require_finite(gradients: Sequence[Tensor | None]) -> None:
+    """Refuse infinities and what isn't a number, of those that there are.
+
+    Raises:
+        InputError: There is such a one.
+    """
+    if not all(grad is None or bool(grad.isfinite().all()) for grad in gradients):
         raise InputError(
             "A gradient of the metric isn't finite.",
-            hint="Use --dtype float32: float16 ends at 65,504; or --method exact, which needs no gradient of nodes.",
+            hint="Use --dtype float32: float16 ends at 65,504.",
         )
-    return found

@@ -15,6 +15,7 @@ from torch import Tensor
 from circuitcli.core.attribution.metric import Metric
 from circuitcli.core.model import Addition, Model, Pass, Places
 from circuitcli.core.sites import Site
+from circuitcli.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +44,16 @@ def read(model: Model, tokens: Int[Tensor, " t"], sites: list[Site], metric: Met
     """A prompt, run clean, with what editing at some sites, and reading there, needs.
 
     Without a metric it is the log-probability of the likeliest next token.
+
+    Raises:
+        InputError: The metric is no number.
     """
     needed = sorted({*sites, *(base for site in sites for base in model.bases(site))}, key=lambda site: site.order)
     run = model.run(tokens.unsqueeze(0), needed, final=True, keep=0)
     assert run.final is not None
     logits = model.logits(run.final[:, -1])
     asked = metric or Metric(int(logits[0].argmax()))
-    return Prompt(tokens, run, asked, float(asked.of(logits)[0]), logits[0])
+    return Prompt(tokens, run, asked, float(_numbers(asked.of(logits))[0]), logits[0])
 
 
 def measured(
@@ -69,6 +73,9 @@ def measured(
         pos: The position of each row's edit.
         delta: What it adds there.
         batches: Makes work over consecutive slices of so many rows, of which each has so many positions again.
+
+    Raises:
+        InputError: The metric is no number after one.
     """
     found = torch.empty(len(pos), device=delta.device)
     for start in pos.unique().tolist():
@@ -96,4 +103,10 @@ def _after(
         places = Places(torch.zeros(count, dtype=torch.long, device=delta.device), where, chained=True)
     run = model.resume(prompt.run, base, Addition(site, edit), [], final=True, places=places)
     assert run.final is not None
-    return prompt.metric.of(model.logits(run.final[:, -1]))
+    return _numbers(prompt.metric.of(model.logits(run.final[:, -1])))
+
+
+def _numbers(metric: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    if not bool(metric.isfinite().all()):
+        raise InputError("The model's logits are no numbers here.", hint="Use --dtype float32: float16 ends at 65,504.")
+    return metric
