@@ -141,7 +141,11 @@ class _Attribution:
         return found
 
     def _best(self, nodes: Sequence[tables.Columns]) -> str:
-        """The estimate that stands where nothing was measured: that of the method, or the one that correlates best."""
+        """The estimate that stands where nothing was measured, and by whose rule edges are had.
+
+        The method's, or the one that ranks best what was measured: as the largest are measured, a linear correlation,
+        which they decide, says little of the others.
+        """
         method = self.job.settings.attribute.method
         if method in ("atp", "relp", "ig"):
             return method
@@ -149,14 +153,14 @@ class _Attribution:
         there = joined["drawn"] > 0
         known = {name: column[there] for name, column in joined.items()}
 
-        def pearson(rule: Rule) -> float:
+        def ranks(rule: Rule) -> float:
             found = calibrate(
                 known[rule], known["exact"], known["drawn"],
                 of="nodes", method=rule, kind="all", total=len(there), seed=self.job.settings.seed,
             )  # fmt: skip
-            return -2.0 if found.pearson.value is None else found.pearson.value
+            return -2.0 if found.spearman.value is None else found.spearman.value
 
-        return max(self.rules, key=lambda rule: (pearson(rule), rule))
+        return max(self.rules, key=lambda rule: (ranks(rule), rule))
 
     def _edges(self, nodes: Sequence[tables.Columns], rule: Rule) -> tuple[list[tables.Columns], list[tables.Columns]]:
         """Of each prompt the edges between its strongest nodes, and what goes into each of these in all."""
