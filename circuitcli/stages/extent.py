@@ -19,7 +19,7 @@ from circuitcli.stages.study import Batches, Study
 _LARGEST = 0.85
 # Nodes that are measured for calibration alone: the largest, and others at random.
 CALIBRATED = (20, 180)
-_TRIED, _SITES = 8, 4  # rows at a site, and sites
+_TRIED, _SITES = 64, 4  # nodes of one position, which are measured together, and sites
 
 
 def operations(study: Study) -> Float[np.ndarray, " n"]:
@@ -34,19 +34,18 @@ def operations(study: Study) -> Float[np.ndarray, " n"]:
 
 
 def rate(study: Study, batches: Batches) -> float:
-    """Seconds of an operation, from a few nodes measured here and now."""
+    """Seconds of an operation, from the nodes of one position at a few sites, measured here and now."""
     work = operations(study)
-    chosen = np.unique(np.linspace(0, len(study.sources) - 1, _SITES).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(study.sources) - 1, _SITES).round().astype(int)).tolist()
+    place = int(study.counts.nonzero().squeeze(1).double().quantile(0.5, interpolation="nearest"))
+    tried = [np.flatnonzero((study.sources[n].pos == place).cpu().numpy())[:_TRIED] for n in chosen]
+    study.measured(chosen[0], tried[0], batches)  # whatever is slow the first time only
     seconds = total = 0.0
-    for attempt in range(2):  # whatever is slow the first time only isn't counted
-        seconds = total = 0.0
-        for number in chosen.tolist():
-            count = len(study.sources[number])
-            nodes = np.unique(np.linspace(0, count - 1, min(_TRIED if attempt else 1, count)).round().astype(int))
-            started = time.perf_counter()
-            study.measured(number, nodes, batches)
-            seconds += time.perf_counter() - started
-            total += float(work[study.starts[number] + nodes].sum())
+    for number, nodes in zip(chosen, tried, strict=True):
+        started = time.perf_counter()
+        study.measured(number, nodes, batches)
+        seconds += time.perf_counter() - started
+        total += float(work[study.starts[number] + nodes].sum())
     return seconds / total
 
 

@@ -287,7 +287,7 @@ def test_interrupted_anywhere_it_goes_on(cached: Ask, monkeypatch: pytest.Monkey
     attribute.run(whole)
     job = cached(PROMPTS)
     owner: Any
-    for owner, name, free, afters in ((Study, "measured", 8, (0, 2, 1)), (wiring, "measure", 0, (0, 1))):
+    for owner, name, free, afters in ((Study, "measured", 5, (0, 2, 1)), (wiring, "measure", 0, (0, 1))):
         for after in afters:
             measured, calls = getattr(owner, name), []
 
