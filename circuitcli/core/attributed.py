@@ -16,6 +16,7 @@ Method = Literal["exact", "atp", "ig", "relp"]
 EXACT = "exact"
 ESTIMATES = ("atp", "ig", "relp")
 KINDS = ("feature", "error", "token", "target")  # of nodes
+ALL, REST = "all", "rest"  # of rows of calibration, beside kinds of sites
 
 
 def node_name(kind: str, layer: int, site: str, feature: int, pos: int) -> str:
@@ -71,7 +72,8 @@ class Calibration:
     Attributes:
         of: Whether effects of nodes or edges.
         method: The estimate.
-        kind: `all`, or at which sites: `resid`, `attention`, `mlp`.
+        kind: `all`, or at which sites: `resid`, `attention`, `mlp`; or `rest`: all but the largest, which are measured
+            whatever they are, so that estimates stand for these alone.
         n: Measured.
         total: Of so many.
         pearson, spearman: Correlations of estimates and exact values, weighted by how they were drawn.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from circuitcli.core.attributed import Calibration, Question
+from circuitcli.core.attributed import ALL, REST, Calibration, Question
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.tokens import visible
 from circuitcli.core.words import amount
@@ -20,7 +20,6 @@ from circuitcli.renderers._node import number, percent, running
 POOR = 0.5  # a correlation of estimates and measured effects below which nobody should trust the estimates
 PROMPT_END = 80  # characters of a prompt that are told: its last, which is what the target follows
 TOKEN_LIMIT = 40
-ALL = "all"  # sites, of a row of calibration
 
 Of = Literal["nodes", "edges"]
 # What `circuit attribute` calls the choice of a method.
@@ -145,8 +144,9 @@ def _estimates(circuit: Circuit, of: Of) -> list[str]:
 
 
 def _rows(circuit: Circuit, of: Of) -> dict[str, Calibration]:
-    """How good each estimate is at all sites together."""
-    return {row.method: row for row in circuit.calibration if row.of == of and row.kind == ALL}
+    """How good each estimate is where it stands: of the rest, where the largest were measured, else of all."""
+    told = [row for kind in (ALL, REST) for row in circuit.calibration if row.of == of and row.kind == kind]
+    return {row.method: row for row in told}
 
 
 def _correlated(circuit: Circuit, of: Of) -> list[Calibration]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitcli.core.attributed import ESTIMATES, EXACT, Calibration
+from circuitcli.core.attributed import ALL, ESTIMATES, EXACT, REST, Calibration
 from circuitcli.core.calibration import calibrate, kind_of
 from circuitcli.core.tokens import ELLIPSIS, visible
 from circuitcli.results.pooled import Pooled
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from circuitcli.results.reader import Reader
 
-ALL = "all"
 _TOKEN = 16
 KINDS_OF_SITES = ("resid", "attention", "mlp")
 
@@ -204,11 +203,20 @@ def _of_nodes(table: Columns, seed: int) -> Iterator[Calibration]:
         for kind in (ALL, *KINDS_OF_SITES):
             of_kind = counted if kind == ALL else kinds == kind
             yield from _row(table, table[method], of_kind, seed, of="nodes", method=method, kind=kind)
+        yield from _rest(table, table[method], counted, seed, of="nodes", method=method)
 
 
 def _of_edges(table: Columns, method: str, seed: int) -> Iterator[Calibration]:
     of_kind = np.ones(len(table["estimate"]), np.bool_)
-    return _row(table, table["estimate"], of_kind, seed, of="edges", method=method, kind=ALL)
+    yield from _row(table, table["estimate"], of_kind, seed, of="edges", method=method, kind=ALL)
+    yield from _rest(table, table["estimate"], of_kind, seed, of="edges", method=method)
+
+
+def _rest(table: Columns, estimate: np.ndarray, counted: np.ndarray, seed: int, **about: Any) -> Iterator[Calibration]:
+    """The same of those that weren't measured for certain; nothing where all were, or none."""
+    certain = counted & (table["drawn"] == 1)
+    if certain.any() and (counted & (table["drawn"] == 0)).any():
+        yield from _row(table, estimate, counted & ~certain, seed, kind=REST, **about)
 
 
 def _row(table: Columns, estimate: np.ndarray, of_kind: np.ndarray, seed: int, **about: Any) -> Iterator[Calibration]:

@@ -180,6 +180,11 @@ def test_measured_nodes_count_for_those_that_they_stand_for(answered: Answered):
     assert (row["of"], row["method"], row["kind"], row["n"]) == ("nodes", "atp", "all", len(measured))
     assert row["total"] == len(table) - 1
     assert row["pearson"] == pytest.approx(cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]), abs=1e-6)
+    found = job.results().attribution.calibration()
+    rest = found[(found["of"] == "nodes") & (found["method"] == "atp") & (found["kind"] == "rest")].iloc[0]
+    drawn = measured[measured["drawn"] == 4]  # the others were measured for certain: no estimate stands for them
+    assert (rest["n"], rest["total"]) == (len(drawn), len(table) - 1 - (table["drawn"] == 1).sum())
+    assert rest["pearson"] == pytest.approx(stats.pearsonr(drawn["atp"], drawn["exact"])[0], abs=1e-6)
 
 
 def rewritten(job: Job, nodes: pandas.DataFrame) -> Job:

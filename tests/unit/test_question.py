@@ -156,3 +156,17 @@ def test_whatever_a_text_is_it_becomes_one_printable_line(text: str) -> None:
         said = say(dataclasses.replace(circuit, metadata=metadata))
         assert all(char.isprintable() for char in said)
         assert len(said) < 600
+
+
+def test_where_the_largest_were_measured_what_is_told_of_estimates_is_of_the_rest() -> None:
+    """They stand for the others alone: one that fails at the largest may be trusted where it is shown."""
+    poor, good = (Measure(r, r - 0.1, r + 0.1) for r in (0.1, 0.85))
+    of_edges = next(row for row in ASKED.calibration if row.of == "edges")
+    rows = tuple(
+        dataclasses.replace(of_edges, kind=kind, pearson=r, n=n)
+        for kind, r, n in (("all", poor, 60), ("rest", good, 40))
+    )
+    drawn = dataclasses.replace(ASKED, calibration=rows)
+    assert "relp: r = 0.85 [0.75, 0.95] with 40 measured ones" in _question.calibration(drawn)
+    assert _question.warning(drawn) == ""
+    assert "r = 0.10" in _question.warning(dataclasses.replace(ASKED, calibration=rows[:1]))
