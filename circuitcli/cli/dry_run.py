@@ -11,6 +11,7 @@ import typer
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.cli.session import work
+from circuitcli.core.words import duration, quantity
 
 if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
@@ -63,15 +64,13 @@ def told_of_questions(job: Job, terminal: Terminal, counts: dict[str, int]) -> N
     budget = job.settings.attribute.budget
     terminal.say(
         "attribute: what it takes depends on what fires, and is said before anything is measured"
-        + (f"; it measures for --budget {budget:g} s." if job.settings.attribute.method == "auto" else ".")
+        + (f"; it measures for at most --budget {budget:g} s." if job.settings.attribute.method == "auto" else ".")
     )
     terminal.table("What is asked", ("what", "value"), [(what, f"{count:,}") for what, count in counts.items()])
     terminal.document({"run": str(job.run.root), "dry_run": True, "attribute": {**counts, "budget_seconds": budget}})
 
 
 def _cache_rows(expected: Preview) -> list[tuple[str, str, str]]:
-    from circuitcli.stages.estimate import duration
-
     return [
         ("sequences", f"{expected.sequences:,}", ""),
         ("tokens", f"{expected.tokens:,}", ""),
@@ -80,8 +79,6 @@ def _cache_rows(expected: Preview) -> list[tuple[str, str, str]]:
 
 
 def _rows(e: Estimate) -> list[tuple[str, str, str]]:
-    from circuitcli.stages.estimate import duration, quantity
-
     most = "" if e.exact else "at most "
     return [
         ("features", f"{most}{e.features:,}", ""),

@@ -17,10 +17,9 @@ import numpy as np
 
 from circuitcli.core.calibration import calibrate
 from circuitcli.core.strata import StratifiedSample
-from circuitcli.core.words import amount
+from circuitcli.core.words import amount, duration
 from circuitcli.errors import InputError
 from circuitcli.stages import questions
-from circuitcli.stages.estimate import duration
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import attributions, tables
 

@@ -21,7 +21,7 @@ from circuitcli.core import flops, selection
 from circuitcli.core.contexts import Firings
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site, last_block
-from circuitcli.core.words import amount
+from circuitcli.core.words import amount, duration, quantity
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
 from circuitcli.settings import Settings
@@ -266,18 +266,3 @@ def _few(firings: Firings, sequences: np.ndarray, *, whole: bool) -> Firings:
     here = firings.where(np.flatnonzero(np.isin(firings.seq, sequences)))
     picked = here.where(np.unique(np.linspace(0, len(here) - 1, _TRIAL).round().astype(np.int64)))
     return Firings(picked.seq, np.full_like(picked.pos, -1), picked.feature, picked.value) if whole else picked
-
-
-def quantity(count: int) -> str:
-    """Bytes in the unit that reads best."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from circuitcli.core.words import duration
 from circuitcli.results import extend
 from circuitcli.runtime.clock import process_seconds
 from circuitcli.stages import ablate, cache_acts, labels, questions
@@ -55,7 +56,6 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
 def _announce(job: Job) -> None:
     from circuitcli.runtime.device import out_of_memory
     from circuitcli.stages import preview
-    from circuitcli.stages.estimate import duration
 
     try:
         expected = preview.preview(job.subject, job.run.free_disk())

@@ -178,15 +178,3 @@ def test_run_all_stops_before_it_caches(
     monkeypatch.setattr(estimate, "free_memory", lambda device: 1000)
     circuit("run-all", "--profile", profile, "--run", tmp_path / "new").refused(5, "of memory")
     assert not (tmp_path / "new" / "acts").exists()
-
-
-@pytest.mark.parametrize(
-    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 * 2**20, "5.0 MiB"), (2**30, "1.0 GiB")]
-)
-def test_quantities(count: int, words: str) -> None:
-    assert estimate.quantity(count) == words
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(0.2, "0 s"), (119.0, "119 s"), (180.0, "3 min"), (9000.0, "2.5 h")])
-def test_durations(seconds: float, words: str) -> None:
-    assert estimate.duration(seconds) == words

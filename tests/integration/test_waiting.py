@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from support.tiny import SMALL
 
 from circuitcli.cli.console import Terminal
 from circuitcli.stages import run_all
+from circuitcli.stages.spec import STAGES
 
 HEAVY = ("torch", "transformers", "transformer_lens", "datasets", "pandas", "beartype", "huggingface_hub", "tokenizers")
 # What every command that reads needs: a reader of tables, and what draws them.
@@ -31,18 +33,27 @@ MODULES = (
 
 @pytest.fixture(scope="module")
 def done(start: Callable[..., Any], finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Finished runs, one of them on a prompt, and files that commands read."""
+    """Finished runs, one on a prompt, one of which that is explained, and files that commands read."""
     folder = tmp_path_factory.mktemp("done")
     run = Path(shutil.copytree(finished, folder / "run"))
     texts = {"source": "prompt", "prompt": ["In the beginning God created the heavens"], "file": ""}
     job = start(folder / "prompted", {**SMALL, "texts": texts})
     run_all.run(job, lambda outcome: None)
+    drawing = {"graph": {**SMALL["graph"], "of": "attribution"}}
+    asked = replace(start(folder / "asked", {**SMALL, "texts": texts, **drawing}), stages=STAGES.drawing("attribution"))
+    run_all.run(asked, lambda outcome: None)
     profile = folder / "old.yaml"
     profile.write_text("SEED: 3\nTOP_K: 4\n", encoding="utf-8")
     feature = json.loads((run / "graph/circuit.json").read_text())["nodes"][0]["id"]
     other = Path(shutil.copytree(run, folder / "other"))
     return {
-        **{"RUN": str(run), "PROMPTED": str(job.run.root), "OTHER": str(other), "FEATURE": feature},
+        **{
+            "RUN": str(run),
+            "PROMPTED": str(job.run.root),
+            "ASKED": str(asked.run.root),
+            "OTHER": str(other),
+            "FEATURE": feature,
+        },
         **{"OLD": str(profile), "EDITED": str(other / "graph/circuit.json")},
     }
 
@@ -55,6 +66,9 @@ READING = [
     "effects --run RUN",
     "effects --run RUN --feature FEATURE",
     "effects --run PROMPTED --by-position",
+    "attribute --run ASKED",
+    "run-all --run ASKED",
+    "graph --run ASKED --force",
     "graph --run RUN",
     "graph --run RUN --force",
     "graph --run RUN --load EDITED",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import circuitcli
-from circuitcli.core.words import amount
+from circuitcli.core.words import amount, duration, quantity
 
 PACKAGE = Path(circuitcli.__file__).parent
 # A number in a sentence with a plural behind it that it may not go with.
@@ -41,3 +41,15 @@ def test_sentences_count_by_it() -> None:
         if BARE.search(line) and not any(known in line for known in PLURAL)
     }
     assert not found
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 * 2**20, "5.0 MiB"), (2**30, "1.0 GiB")]
+)
+def test_quantities(count: int, words: str) -> None:
+    assert quantity(count) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "0 s"), (119.0, "119 s"), (180.0, "3 min"), (9000.0, "2.5 h")])
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
