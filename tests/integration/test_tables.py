@@ -10,22 +10,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 from rich.text import Text
-from support.answered import Made, answer
 from support.circuits import node
 from support.commands import Result, tsv
 
-from circuitcli.cli import cards, why
+from circuitcli.cli import cards
 from circuitcli.cli.console import Terminal, printable
 from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
 from circuitcli.core.circuit import Context
 from circuitcli.runtime import shapes
 from circuitcli.runtime.neuronpedia import Explained, Weight
-from circuitcli.settings import resolve
-from circuitcli.stages.report import Silent
-from circuitcli.stages.spec import STAGES
-from circuitcli.stages.stage import Job
-from circuitcli.store.run import Run
 
 Circuit = Callable[..., Result]
 Table = tuple[str, Sequence[str | Column], Sequence[Sequence[str | Text | Focused]]]
@@ -121,7 +115,7 @@ def tables(
         "--prompt",
         "the void \x1b]0;owned\x07 עברית was",
     ]
-    other = tmp_path / "other"
+    other, asked, fewer = tmp_path / "other", tmp_path / "asked", tmp_path / "fewer"
     features = [row[0] for row in tsv(circuit("effects", "--run", run).out) if FEATURE.fullmatch(row[0])][:3]
     pins = [word for name in features for word in ("--pin", name)]
     for args in (
@@ -133,6 +127,11 @@ def tables(
         ["diff", other, run],
         ["ablate", "--run", run, "--dry-run", "--force"],
         ["run-all", "--run", tmp_path / "new", "--profile", profile, "--dry-run"],
+        ["run-all", "--run", tmp_path / "new", "--profile", profile, "--dry-run", "--attribute", *prompts],
+        ["attribute", "--run", other, "--method", "relp"],  # two prompts: positions add up
+        ["run-all", "--run", asked, "--profile", profile, *prompts[:2], "--attribute"],
+        ["run-all", "--run", fewer, "--profile", profile, *prompts[:2], "--attribute", "--nodes", "3"],
+        ["diff", asked, fewer],
         ["run-all", "--run", run, "--pin", "0.resid_post.1", "--pin", "0.resid_post.2"],
         ["fetch-saes", "--list"],
         ["profile", "show", *prompts],
@@ -143,10 +142,6 @@ def tables(
     circuit("effects", "--run", other, "--by-position")  # in a pipe it is one table
     contexts = (Context(("the", " light", " of"), (0.5, 7.0, 0.0), 1, -1, -1),)
     explained = Explained("2026-01-02", ("an explanation",), contexts, (Weight(" a", 1.5),), (Weight(" b", -1.5),))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.stdout", io.StringIO())
-        job = Job(resolve(Run(other).settings()), Silent(), Run(other, STAGES.folders))
-        why.show(answer(job, Made(prompts=2, measured=0.5)).results(), Terminal(as_json=False, quiet=False))
     cards._explained(Terminal(as_json=False, quiet=False), node("0.resid_post.1"), explained)
     return found
 
