@@ -73,6 +73,16 @@ def test_edges_add_up_in_other_families(kind: str) -> None:
     close(totals(of), of.estimates(), WITHIN)
 
 
+@pytest.mark.parametrize("special", [(T - 1,), (1, T - 2), tuple(range(1, T - 1))])
+def test_edges_add_up_wherever_special_tokens_are(special: tuple[int, ...]) -> None:
+    """What passes through them is direct: through the last position too, where the target is read."""
+    model = model_of("llama")
+    one = asked(model, "zero")
+    of = ask(model, one.prompt.tokens, list(one.dictionaries.values()), special=special)
+    close(totals(of), of.estimates(), WITHIN)
+    assert {int(p) for source in of.sources for p in source.pos} == set(range(1, T)) - set(special)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
 def test_batches_change_nothing(family: str) -> None:
     of = asked(model_of(family), "patch", sites=MIXED[2:5])

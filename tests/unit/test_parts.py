@@ -152,6 +152,16 @@ def test_where_nothing_fires_errors_alone_are_nodes(frame: str) -> None:
     torch.testing.assert_close(nodes.delta, (one.decode(torch.zeros(T, 12), stream()) - stream())[1:])
 
 
+@pytest.mark.parametrize("frame", FRAMES)
+def test_where_no_position_counts_there_are_no_nodes(frame: str) -> None:
+    one, none = random_sae(MODEL, HERE, "relu", FRAMES[frame], 12, 8), torch.zeros(T, dtype=torch.bool)
+    for other in (None, {HERE: stream(2)}):
+        nodes = part(one, {HERE: stream()}, none, other=other)
+        assert (nodes.features, len(nodes)) == (0, 0)
+        assert nodes.effects(torch.ones(2, T, D)).shape == (2, 0)
+        assert not nodes.total(T).any()
+
+
 @pytest.mark.parametrize("n", [0, 1, 40])
 def test_effects_of_many_gradients_are_dot_products(n: int) -> None:
     """In whatever order nodes are, and however many a position has."""
