@@ -363,7 +363,7 @@ class Attribute:
         Flag(
             "--edges",
             "How weights of edges are got. estimate: gradients give them. exact: all between the strongest nodes are "
-            "measured. auto: the largest are measured, as far as a quarter of the budget allows.",
+            "measured. auto: the largest are measured, as far as a tenth of the budget allows.",
             "auto|estimate|exact",
             late=True,
         ),

@@ -28,7 +28,7 @@ from circuitcli.store import tables
 # Edges smaller than this share of what goes into their target are counted, and not kept.
 _LEAST = 1e-4
 # Edges that are measured for calibration: the largest, and others at random; and most that are for themselves.
-_CALIBRATED, _MOST = (20, 100), 500
+_CALIBRATED, _MOST = (20, 100), 2000
 _ROWS, _POSITIONS = 64, 2048  # most rows of one product with the Jacobians, and positions
 
 
