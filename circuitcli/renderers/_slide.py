@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.tokens import readable
+from circuitcli.core.words import amount
 from circuitcli.renderers import _change, _slide_axis, _slide_box, _slide_words
 from circuitcli.renderers._html import FACTS, FONT, LOWERS, RAISES, cell, centred, font, table, width
 from circuitcli.renderers._legend import opacity, title
@@ -139,6 +140,6 @@ def _arrows(circuit: Circuit, drawn: Choice, quoted: Quoted) -> list[str]:
 def _in_words(arrow: Arrow) -> str:
     """`source → target: −0.70 (relp)`; of a group how many edges there are."""
     how = ", ".join(sorted({edge.method or "?" for edge in arrow.edges}))
-    many = f", sum of {len(arrow.edges):,} edges" if len(arrow.edges) > 1 else ""
+    many = f", sum of {amount(len(arrow.edges), 'edge')}" if len(arrow.edges) > 1 else ""
     became = f" ({arrow.change})" if arrow.change else ""
     return f"{arrow.source} → {arrow.target}: {number(arrow.weight)} ({how}){many}{became}"
