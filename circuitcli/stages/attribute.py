@@ -176,9 +176,9 @@ class _Attribution:
 
     @property
     def _most(self) -> int:
-        """How many nodes have their edges computed."""
+        """How many nodes have their edges computed: more than are kept, which influence chooses among these."""
         settings = self.job.settings.attribute
-        return settings.candidates if settings.nodes == "auto" else settings.nodes
+        return settings.candidates if settings.nodes == "auto" else max(settings.nodes, settings.candidates)
 
     def _question(self, number: int) -> attributions.Prompt:
         study, asked, tokenizer = self.prompts.study(number), self.prompts.asked[number], self.job.subject.tokenizer

@@ -321,10 +321,10 @@ def test_interrupted_anywhere_it_goes_on(cached: Ask, monkeypatch: pytest.Monkey
 
 
 def test_more_nodes_measure_none_again(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = ask(nodes=5)
+    job = ask(candidates=5)
     before = rows(job, "nodes")
     assert len({row["target"] for row in rows(job, "rows")}) == 6  # and the target
-    more = again(job, nodes=9)
+    more = again(job, candidates=9)
     monkeypatch.setattr(Study, "measured", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(attribute._Attribution, "_extents", lambda *_: pytest.fail("planned again"))
     monkeypatch.setattr(extent, "rate", lambda study, batches: 1e-12)
@@ -333,9 +333,19 @@ def test_more_nodes_measure_none_again(ask: Ask, monkeypatch: pytest.MonkeyPatch
     assert len({row["target"] for row in rows(more, "rows")}) == 10
 
 
+def test_a_few_nodes_are_chosen_among_many(ask: Ask) -> None:
+    """Those of the largest effects alone lie at the bottom, and needn't lead to the target through one another."""
+    few = ask(nodes=5)
+    kept = few.results().attribution.selection.nodes
+    kinds = few.results().attribution.pooled.nodes["kind"][kept]
+    assert 0 < np.isin(kinds, ("feature", "error")).sum() <= 5
+    assert rows(few, "rows") == rows(ask(), "rows")
+    assert len({row["target"] for row in rows(ask(nodes=9, candidates=5), "rows")}) == 10
+
+
 def test_edges_of_the_strongest_nodes(ask: Ask) -> None:
     """Their sum over all sources is told; exact ones are weights; edges go down the list of nodes."""
-    job = ask(nodes=30, edges="exact")
+    job = ask(candidates=30, edges="exact")
     edges, nodes = rows(job, "edges"), rows(job, "nodes")
     into = {row["target"]: row["abs_in"] for row in rows(job, "rows")}
     assert len(into) == 31
