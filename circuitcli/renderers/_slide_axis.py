@@ -38,7 +38,8 @@ def axis(tokens: Sequence[str], columns: Collection[int | None], room: float) ->
             found += [(pos, None) for pos in members]
         else:
             text = "".join(running(tokens[pos], TOKEN_LIMIT) for pos in members)
-            found.append((members[0], " ".join(text.split())))
+            if text.strip():  # else there is nothing to be read, and of nothing Graphviz makes no label
+                found.append((members[0], " ".join(text.split())))
     needed = sum(width(text, SIZE) for _, text in found if text) / LINES
     share = min(1.0, SHARE * room / needed) if needed else 1.0
     none: list[Stretch | int | None] = [None] if None in columns else []

@@ -72,14 +72,15 @@ def coordinates(source: str) -> dict[str, tuple[float, float]]:
 
 
 def _failure(binary: str, error: CalledProcessError) -> InputError | ResourceError:
-    """What Graphviz's exit says: a signal is a lack of memory, anything else its last words."""
+    """What Graphviz's exit says: a signal is a lack of memory, anything else its error, or its last words."""
     name = Path(binary).name
     if error.returncode < 0:
         return ResourceError(
             f"{name} was ended by signal {-error.returncode}.", hint="Draw fewer edges: a smaller --max-edges."
         )
     words = (error.stderr or b"").decode(errors="replace").strip().splitlines() or ["no message"]
+    told = next((line for line in words if line.startswith("Error")), words[-1])  # warnings may follow it
     return InputError(
-        f"{name} failed: {words[-1][:200]}",
+        f"{name} failed: {told[:200]}",
         hint="Draw with --format dot --format json, and report the dot file if Graphviz should have drawn it.",
     )

@@ -335,6 +335,12 @@ def test_graphviz_s_own_words_are_passed_on() -> None:
     assert "\n" not in raised.value.message
 
 
+def test_graphviz_s_error_is_told_and_not_the_warnings_around_it() -> None:
+    small = '<<TABLE FIXEDSIZE="TRUE" WIDTH="1" HEIGHT="1"><TR><TD>wide</TD></TR></TABLE>>'
+    with pytest.raises(InputError, match="failed: Error: syntax error"):
+        layout.lay_out(f"digraph {{a [label={small}] b [label=<<TABLE></TABLE>>] c [label={small}]}}", "svg")
+
+
 def test_a_layout_without_end_is_ended() -> None:
     with pytest.raises(ResourceError, match=r"wasn't done after"):
         layout.lay_out("digraph {a -> b}", "svg", timeout_s=1e-9)

@@ -343,6 +343,12 @@ def test_a_slide_of_nothing() -> None:
     assert "On this slide" not in " ".join(texts(root))
 
 
+def test_tokens_without_a_visible_character_have_no_text_on_the_axis() -> None:
+    blank = replace(ASKED.metadata.attribution, tokens=("<s>", "In", " the", " beginning", ",", " God", "", " "))
+    root = drawn(replace(ASKED, metadata=replace(ASKED.metadata, attribution=blank), nodes=ASKED.nodes[:1], edges=()))
+    assert list(by_id(root, "tokens")) == [0]
+
+
 def test_far_positions_take_no_time() -> None:
     nodes = tuple(replace(n, pos=None if n.pos is None else 2**20 - 1 - n.pos) for n in ASKED.nodes)
     assert len(boxes(drawn(replace(ASKED, nodes=nodes)))) == len(nodes)
