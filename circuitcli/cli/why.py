@@ -18,6 +18,7 @@ from circuitcli.core.attributed import Calibration, Measure
 from circuitcli.core.circuit import Context
 from circuitcli.core.tokens import readable
 from circuitcli.renderers import _question as said
+from circuitcli.renderers._node import percent
 from circuitcli.results import answer
 from circuitcli.results.attribution import Attributed
 from circuitcli.results.labels import labelled
@@ -141,7 +142,7 @@ def _paths(asked: Attributed, terminal: Terminal) -> None:
         "Strongest paths from tokens to the target",
         (Column("path", cut.hops), "share"),
         [
-            (cut.ARROW.join(asked.called(i) for i in path.nodes), f"{path.strength:.1%}")
+            (cut.ARROW.join(asked.called(i) for i in path.nodes), percent(path.strength))
             for path in asked.selection.paths(_PATHS)
         ],
     )

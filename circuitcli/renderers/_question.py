@@ -24,6 +24,12 @@ TOKEN_LIMIT = 40
 Of = Literal["nodes", "edges"]
 # What `circuit attribute` calls the choice of a method.
 FLAGS: dict[Of, str] = {"nodes": "--method", "edges": "--edges"}
+# What replaces activations, in words, by its name in the settings.
+_REPLACED = {
+    "mean": "their means",
+    "resample": "their values at random positions of the text",
+    "patch": "their values in the counterfactual",
+}
 
 
 def question(circuit: Circuit) -> str:
@@ -32,11 +38,11 @@ def question(circuit: Circuit) -> str:
     if asked is None:
         return ""
     rather = "" if asked.against is None else f" rather than {_tokens(asked.against, asked)}"
-    mean = "mean " if asked.prompts > 1 else ""
-    return (
-        f"Why {_tokens(asked.target, asked)}{rather} after {_prompt(circuit, asked)}? "
-        f"{mean}{words(asked.metric, 2 * TOKEN_LIMIT)} = {decimal(asked.clean)} ({percent(asked.prob, 3)})"
-    )
+    metric, chance = words(asked.metric, 2 * TOKEN_LIMIT), percent(asked.prob, 3)
+    answer = f"{metric} = {decimal(asked.clean)} ({chance})"
+    if asked.prompts > 1:  # the mean of log p isn't the log of the mean
+        answer = f"mean {metric} = {decimal(asked.clean)} (mean p = {chance})"
+    return f"Why {_tokens(asked.target, asked)}{rather} after {_prompt(circuit, asked)}? {answer}"
 
 
 def shown(circuit: Circuit) -> str:
@@ -45,7 +51,7 @@ def shown(circuit: Circuit) -> str:
     if asked is None:
         return ""
     drawn = sum(node.kind != "target" for node in circuit.nodes)
-    replaced = "their values in the counterfactual" if asked.baseline == "patch" else words(asked.baseline)
+    replaced = _REPLACED.get(asked.baseline) or words(asked.baseline)
     return (
         f"{drawn:,} of {amount(asked.nodes, 'node')}: {percent(asked.share)} of Σ|effect| in {words(asked.unit)}, "
         f"replaced by {replaced} · "

@@ -138,7 +138,7 @@ class _Reader:
                 "don't differ.",
                 hint=f"Give another {flags[1]}, or leave it out.",
             )
-        other = self.counterfactual(prompt, name, one.counterfactual) if patch and one.counterfactual else None
+        other = self.counterfactual(prompt, name, one) if patch and one.counterfactual else None
         return Asked(
             prompt=prompt.text,
             ids=tuple(prompt.ids),
@@ -157,10 +157,11 @@ class _Reader:
             self.known[spelled] = find_token(self.subject, spelled, flag, self.say)
         return self.known[spelled]
 
-    def counterfactual(self, prompt: Prompt, name: str, text: str) -> Prompt:
+    def counterfactual(self, prompt: Prompt, name: str, one: Written) -> Prompt:
         """The prompt that activations are taken from."""
+        drop = "leave `counterfactual` out of every line" if one.where else "drop it: --counterfactual ''"
         try:
-            other = read_prompt(self.subject, text, "The counterfactual")
+            other = read_prompt(self.subject, one.counterfactual or "", "The counterfactual")
         except UsageError as error:
             raise InputError(error.message, hint="Give one of as many tokens as the prompt.") from None
         if other.ids == prompt.ids:
@@ -174,6 +175,6 @@ class _Reader:
             raise InputError(
                 f"The counterfactual has {amount(len(other.ids), 'token')}, {name} has {len(prompt.ids)}: nothing says "
                 "which activation replaces which.",
-                hint="Word it so that there are as many (see above, side by side), or drop it: --counterfactual ''.",
+                hint=f"Word it so that there are as many (see above, side by side), or {drop}.",
             )
         return other

@@ -270,8 +270,9 @@ def _changed(job: Job, name: str, what: list[str]) -> None:
     costly = [stage for stage in lost if job.stages[stage].needs_model and job.run.plan(stage)]
     if costly:
         raise InputError(
-            f"The {' and '.join(costly)} of {job.run.root} were made from other inputs: {', '.join(what)}.",
-            hint="Give --force to make them again, or name a new run with --run.",
+            f"{' and '.join(costly)} of {job.run.root} {'was' if len(costly) == 1 else 'were'} made from other inputs: "
+            f"{', '.join(what)}.",
+            hint="Give --force to do this again, or name a new run with --run.",
         )
     job.report.say(f"{name}: made again, because of {', '.join(what)}.")
 

@@ -272,7 +272,7 @@ FILES: dict[str, tuple[list[Any], list[str]]] = {
     ),
     "a counterfactual of another length": (
         [{"prompt": "the light", "counterfactual": "the light of"}],
-        ["line 1: The counterfactual has 4 tokens, the prompt has 3"],
+        ["line 1: The counterfactual has 4 tokens, the prompt has 3", "leave `counterfactual` out of every line"],
     ),
     "a counterfactual that is the prompt": (
         [{"prompt": "the light", "counterfactual": "the light"}],

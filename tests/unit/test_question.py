@@ -47,7 +47,8 @@ def test_the_question_is_a_sentence_with_its_answer() -> None:
         f"Why “ heavens” rather than “ earth” {prompt} logit(␣heavens) − logit(␣earth) = 0.0123 (49.7%)"
     )
     many = asked(prompts=40, target=" heavens, earth", metric="log p(target)")
-    assert _question.question(many) == "Why ␣heavens, earth after 40 prompts? mean log p(target) = −0.70 (49.7%)"
+    answer = "mean log p(target) = −0.70 (mean p = 49.7%)"
+    assert _question.question(many) == f"Why ␣heavens, earth after 40 prompts? {answer}"
 
 
 def test_of_a_long_prompt_its_end_is_told() -> None:
@@ -64,6 +65,8 @@ def test_what_is_shown_is_counted_with_its_share() -> None:
         "6 of 420 nodes: 61% of Σ|effect| in nats, replaced by zero · 7 of 2,100 edges: 44% of Σ|weight|"
     )
     assert "replaced by their values in the counterfactual" in _question.shown(asked(baseline="patch"))
+    assert "replaced by their means" in _question.shown(asked(baseline="mean"))
+    assert "replaced by their values at random positions" in _question.shown(asked(baseline="resample"))
 
 
 def test_how_it_was_made_is_told_with_its_scores() -> None:
