@@ -111,7 +111,7 @@ def warning(circuit: Circuit) -> str:
     if not _estimates(circuit, "nodes") and asked.exact < asked.nodes and best is not None and _r(best) < POOR:
         said.append(
             f"Estimates chose which nodes were measured, and the best of them ({best.method}) has "
-            f"r = {decimal(_r(best))} only: others may matter as much. Try `--method exact`."
+            f"r = {_rounded(_r(best))} only: others may matter as much. Try `--method exact`."
         )
     return " ".join(said)
 
@@ -159,6 +159,11 @@ def _correlated(circuit: Circuit, of: Of) -> list[Calibration]:
     return [row for row in _rows(circuit, of).values() if row.pearson.value is not None]
 
 
+def _rounded(correlation: float) -> str:
+    """Two decimals: more of a small one would be noise."""
+    return f"{correlation:.2f}".replace("-", "−")
+
+
 def _r(row: Calibration) -> float:
     return -1.0 if row.pearson.value is None else row.pearson.value
 
@@ -173,8 +178,8 @@ def _agreement(row: Calibration | None) -> str:
     if row is None or not row.n:
         return "none was measured to compare"
     r = row.pearson
-    interval = "" if r.low is None or r.high is None else f" [{decimal(r.low)}, {decimal(r.high)}]"
-    correlation = "r isn't defined" if r.value is None else f"r = {decimal(r.value)}{interval}"
+    interval = "" if r.low is None or r.high is None else f" [{_rounded(r.low)}, {_rounded(r.high)}]"
+    correlation = "r isn't defined" if r.value is None else f"r = {_rounded(r.value)}{interval}"
     signs = "" if row.sign.value is None else f", signs agree {percent(row.sign.value)}"
     return f"{correlation} with {row.n:,} measured {'one' if row.n == 1 else 'ones'}{signs}"
 
@@ -193,8 +198,8 @@ def _doubt(circuit: Circuit, of: Of, method: str) -> str:
     if row.pearson.value >= POOR:
         return ""
     best = max(_correlated(circuit, of), key=_r)
-    better = f"`{FLAGS[of]} {best.method}` does better (r = {decimal(_r(best))}), " if _r(best) >= POOR else ""
+    better = f"`{FLAGS[of]} {best.method}` does better (r = {_rounded(_r(best))}), " if _r(best) >= POOR else ""
     return (
         f"Estimates of {of} by {method} hardly agree with what was measured "
-        f"(r = {decimal(row.pearson.value)}): {better}{measure}."
+        f"(r = {_rounded(row.pearson.value)}): {better}{measure}."
     )

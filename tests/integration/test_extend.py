@@ -384,7 +384,9 @@ def test_different_questions_are_compared_with_nothing(circuit: Circuit, run: Pa
     one = saved(tmp_path / "one.json", tree)
     tree["metadata"]["attribution"]["metric"] = "log p(␣earth)"
     other = saved(tmp_path / "other.json", tree)
-    circuit("diff", one, other).refused(3, "answer different questions: log p(␣heavens) and log p(␣earth)", "Ask both")
+    circuit("diff", one, other).refused(
+        3, "answer different questions: log p(␣heavens) and log p(␣earth)", "Ask both", "--node-positions"
+    )
     tree = graph(run) | {"nodes": [], "edges": []}
     tree["metadata"]["attribution"] = ASKED.to_dict()["metadata"]["attribution"]
     asked = saved(tmp_path / "asked.json", tree)

@@ -173,3 +173,9 @@ def test_where_the_largest_were_measured_what_is_told_of_estimates_is_of_the_res
     assert "relp: r = 0.85 [0.75, 0.95] with 40 measured ones" in _question.calibration(drawn)
     assert _question.warning(drawn) == ""
     assert "r = 0.10" in _question.warning(dataclasses.replace(ASKED, calibration=rows[:1]))
+
+
+def test_correlations_have_two_decimals_however_small() -> None:
+    small = calibrated(asked(nodes="atp", exact=0), nodes_atp=-0.0967)
+    assert "(atp: r = −0.10 with" in _question.calibration(small)
+    assert "(r = −0.10)" in _question.warning(small)
