@@ -213,10 +213,13 @@ def _of_edges(table: Columns, method: str, seed: int) -> Iterator[Calibration]:
 
 
 def _rest(table: Columns, estimate: np.ndarray, counted: np.ndarray, seed: int, **about: Any) -> Iterator[Calibration]:
-    """The same of those that weren't measured for certain; nothing where all were, or none."""
+    """The same of those that weren't measured for certain; nothing where all were, or none.
+
+    Without a recall: the largest aren't among them, and one drawn stands for more than the top.
+    """
     certain = counted & (table["drawn"] == 1)
     if certain.any() and (counted & (table["drawn"] == 0)).any():
-        yield from _row(table, estimate, counted & ~certain, seed, kind=REST, **about)
+        yield from _row(table, estimate, counted & ~certain, seed, kind=REST, top=0, **about)
 
 
 def _row(table: Columns, estimate: np.ndarray, of_kind: np.ndarray, seed: int, **about: Any) -> Iterator[Calibration]:

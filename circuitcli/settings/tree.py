@@ -341,7 +341,13 @@ class Attribute:
     ] = 400
     nodes: Annotated[
         Literal["auto"] | Annotated[int, Range(ge=1)],
-        Flag("--nodes", "Nodes to keep, the most influential; auto: as --node-influence says.", "N|auto", late=True),
+        Flag(
+            "--nodes",
+            "Features and errors to keep, the most influential, beside tokens that feed them; auto: as "
+            "--node-influence says.",
+            "N|auto",
+            late=True,
+        ),
     ] = "auto"
     node_influence: Annotated[
         float,

@@ -184,6 +184,7 @@ def test_measured_nodes_count_for_those_that_they_stand_for(answered: Answered):
     rest = found[(found["of"] == "nodes") & (found["method"] == "atp") & (found["kind"] == "rest")].iloc[0]
     drawn = measured[measured["drawn"] == 4]  # the others were measured for certain: no estimate stands for them
     assert (rest["n"], rest["total"]) == (len(drawn), len(table) - 1 - (table["drawn"] == 1).sum())
+    assert np.isnan(rest["recall"])
     assert rest["pearson"] == pytest.approx(stats.pearsonr(drawn["atp"], drawn["exact"])[0], abs=1e-6)
 
 
