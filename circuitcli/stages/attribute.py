@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from circuitcli.core.calibration import calibrate
 from circuitcli.core.strata import StratifiedSample
 from circuitcli.core.words import amount, duration
 from circuitcli.errors import InputError
@@ -24,6 +23,7 @@ from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import attributions, tables
 
 if TYPE_CHECKING:
+    from circuitcli.core.attributed import Method
     from circuitcli.stages.prompts import Prompts
     from circuitcli.stages.study import Rule
 
@@ -112,8 +112,10 @@ class _Attribution:
     def _size(self, table: tables.Columns) -> np.ndarray:
         """By what nodes are ranked before any is measured: the method's estimate, or the largest of all."""
         method = self.job.settings.attribute.method
-        names = (method,) if method in ("atp", "relp", "ig") else self.rules
-        return np.asarray(np.max([np.abs(table[name][:-1]) for name in names], axis=0))
+        from circuitcli.stages import extent
+
+        names: Sequence[Method] = (method,) if method in ("atp", "relp", "ig") else self.rules
+        return extent.largest({name: table[name][:-1] for name in names})
 
     def _extents(self, nodes: Sequence[tables.Columns]) -> list[StratifiedSample]:
         """What is measured of each prompt, by method and budget."""
@@ -140,26 +142,15 @@ class _Attribution:
         return found
 
     def _best(self, nodes: Sequence[tables.Columns]) -> str:
-        """The estimate that stands where nothing was measured, and by whose rule edges are had.
+        """The estimate that stands where nothing was measured, and by whose rule edges are had."""
+        from circuitcli.stages import extent
 
-        The method's, or the one that ranks best what was measured: as the largest are measured, a linear correlation,
-        which they decide, says little of the others.
-        """
         method = self.job.settings.attribute.method
         if method in ("atp", "relp", "ig"):
             return method
         joined = {name: np.concatenate([t[name] for t in nodes]) for name in ("exact", "drawn", *self.rules)}
-        there = joined["drawn"] > 0
-        known = {name: column[there] for name, column in joined.items()}
-
-        def ranks(rule: Rule) -> float:
-            found = calibrate(
-                known[rule], known["exact"], known["drawn"],
-                of="nodes", method=rule, kind="all", total=len(there), seed=self.job.settings.seed,
-            )  # fmt: skip
-            return -2.0 if found.spearman.value is None else found.spearman.value
-
-        return max(self.rules, key=lambda rule: (ranks(rule), rule))
+        estimates: dict[Method, np.ndarray] = {rule: joined[rule] for rule in self.rules}
+        return extent.better(estimates, joined["exact"], joined["drawn"])
 
     def _edges(self, nodes: Sequence[tables.Columns], rule: Rule) -> tuple[list[tables.Columns], list[tables.Columns]]:
         """Of each prompt the edges between its strongest nodes, and what goes into each of these in all."""

@@ -1,17 +1,22 @@
-"""Which nodes of prompts are measured: all, or as many as there is time for, and of the rest some at random.
+"""Which nodes of prompts are measured, and which estimate stands for the others.
 
-An estimate of time goes by operations: of each node those of the sites and positions behind it, at the rate of a few
-that are measured on trial.
+All are measured, or as many as there is time for: the largest by any estimate, and of the rest some at random. An
+estimate of time goes by operations: of each node those of the sites and positions behind it, at the rate of a few that
+are measured on trial.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 
 from circuitcli.core import flops
+from circuitcli.core.attributed import Method
+from circuitcli.core.attribution.measured import seen
+from circuitcli.core.concordance import Pairs
 from circuitcli.core.strata import StratifiedSample, sample
 from circuitcli.stages.study import Batches, Study
 
@@ -29,7 +34,8 @@ def operations(study: Study) -> Float[np.ndarray, " n"]:
     for source in study.sources:
         first = source.pos.cpu().numpy() if model.resumes_at_places else np.zeros(len(source), np.int64)
         each = flops.resumed(source.site, shape.n_layers - 1, model.sizes, shape, float(length))
-        found.append((length - first) * (each + flops.unembed(shape) / 50) + flops.unembed(shape))
+        work = (length - first) * (each + flops.unembed(shape) / 50) + flops.unembed(shape)
+        found.append(work * seen(shape, source.site, source.pos, length).cpu().numpy())
     return np.concatenate(found)
 
 
@@ -62,9 +68,40 @@ def for_calibration(size: Float[np.ndarray, " n"], seed: int) -> StratifiedSampl
 def within(
     size: Float[np.ndarray, " n"], seconds: Float[np.ndarray, " n"], budget: float, seed: int
 ) -> StratifiedSample:
-    """The largest, and some of the rest at random, that take about `budget` seconds."""
+    """The largest, and some of the rest at random, that take about `budget` seconds; all, if they take no more."""
+    if seconds.sum() <= budget:
+        return StratifiedSample(np.arange(len(size)), np.ones(len(size)))
     order = np.argsort(-size, kind="stable")
     certain = int(np.searchsorted(np.cumsum(seconds[order]), _LARGEST * budget))
     rest = seconds[order[certain:]]
     more = max(CALIBRATED[1] // 4, int((1 - _LARGEST) * budget / rest.mean())) if len(rest) else 0
     return sample(size, certain, more, seed)
+
+
+def largest(estimates: Mapping[Method, Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n"]:
+    """By what nodes are ranked before any is measured: the largest of the estimates' sizes."""
+    return np.asarray(np.max([np.abs(values) for values in estimates.values()], axis=0))
+
+
+def better(
+    estimates: Mapping[Method, Float[np.ndarray, " n"]],
+    exact: Float[np.ndarray, " n"],
+    drawn: Float[np.ndarray, " n"],
+) -> Method:
+    """The estimate that stands where nothing was measured: the one that ranks best what was.
+
+    As the largest are measured, a linear correlation, which they decide, says little of the others.
+
+    Args:
+        estimates: By what they are called.
+        exact: What was measured.
+        drawn: How many nodes each measured one stands for; 0 of the others.
+    """
+    there = drawn > 0
+
+    def ranks(method: Method) -> float:
+        x, y, weight = (column[there].astype(np.float64) for column in (estimates[method], exact, drawn))
+        pairs = Pairs.of(x, y, weight, top=0)
+        return float(np.nan_to_num(pairs.measures(pairs.weight[None])[0, 1], nan=-2.0))
+
+    return max(estimates, key=lambda method: (ranks(method), method))

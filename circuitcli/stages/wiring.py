@@ -63,10 +63,9 @@ def _keys(table: tables.Columns) -> list[tuple[object, ...]]:
 def wire(study: Study, rule: Rule, chosen: Bool[np.ndarray, " n"], number: int, done: Callable[[int], None]) -> Wired:
     """The edges of a prompt into its chosen nodes and the target, from its chosen nodes and tokens."""
     gradient, last = study.gradients(rule)
-    rows = max(1, min(_ROWS, _POSITIONS // len(study.prompt), int(chosen.sum()) or 1))
     kept = _Kept(study, chosen)
     with study.held(rule):
-        into = Jacobians(study.model, study.prompt.tokens, study.counts, study.sources, rows)
+        into = Jacobians(study.model, study.prompt.tokens, study.counts, study.sources, _rows(study, chosen))
         for place, part in study.parts:
             start, middle, stop = study.starts[place], study.starts[place] + part.features, study.starts[place + 1]
             features = np.flatnonzero(chosen[start:middle])
@@ -80,6 +79,13 @@ def wire(study: Study, rule: Rule, chosen: Bool[np.ndarray, " n"], number: int, 
             done(len(features) + len(errors))
         kept.add(np.asarray([study.nodes]), into.into_target(last))
     return kept.wired(number, rule)
+
+
+def _rows(study: Study, chosen: Bool[np.ndarray, " n"]) -> int:
+    """Rows of one product: twice what a part has on average, so that those that stay empty are no more than so many."""
+    ends = [chosen[study.starts[place] : study.starts[place + 1]] for place, _ in study.parts]
+    parts = sum(2 for end in ends if end.any()) or 1  # features and errors
+    return max(1, min(_ROWS, _POSITIONS // len(study.prompt), -(-2 * int(chosen.sum()) // parts)))
 
 
 class _Kept:

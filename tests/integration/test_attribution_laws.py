@@ -14,7 +14,8 @@ from support.tiny import load_model
 from support.zoo import ZOO, save
 
 from circuitcli.core.attribution.direct import Pairs
-from circuitcli.core.attribution.edges import Jacobians
+from circuitcli.core.attribution.edges import Cut, Jacobians
+from circuitcli.core.attribution.measured import seen
 from circuitcli.core.attribution.metric import Metric
 from circuitcli.core.sites import Site
 from circuitcli.runtime.model import BridgeModel
@@ -143,3 +144,40 @@ def test_tokens_feed_the_dictionary_that_reads_them() -> None:
     left = (g[tokens.pos] * tokens.delta).sum(-1) - (features * here[: bottom.features]).sum(0)
     close(into[0][bottom.features :, own], left.diag(), WITHIN)
     assert not any(one[:, own].any() for one in [*into[1:], target[None]])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gptj"])
+def test_what_cannot_reach_the_metric_is_zero_and_the_rest_is_not(name: str) -> None:
+    """Behind the last block's attention, but at the last position: no gradient comes there, and no effect, not even one
+    of rounding."""
+    of = asked(model_of(name), "zero")
+    gradient, _ = of.gradients()
+    blind = 0
+    for one, exact in zip(of.sources, of.exact(), strict=True):
+        there = seen(of.model.shape, one.site, one.pos, T)
+        blind += int((~there).sum())
+        assert not gradient[one.site][one.pos[~there]].any()
+        assert not exact[~there].any()
+        if there.any():
+            assert gradient[one.site][one.pos[there]].any(1).all()
+            assert exact[there].abs().max() > of.rounding
+    assert blind > 0
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_pass_back_ends_at_cuts_that_nothing_goes_by(special: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a special token behind nodes effects go by the cuts, and edges are the same as where all goes on;
+    without, a product reaches nothing before the last cut of the stream."""
+    model = model_of("gpt2")
+    sites = tuple(Site(layer, "resid_post") for layer in range(3))
+    of = ask(model, torch.randint(2, VOCAB, (T,)), dictionaries(model, sites), special=[SPECIAL] if special else [])
+    ours, target = of.edges()
+    into = Jacobians(of.model, of.prompt.tokens, of.counts, of.sources, 4)
+    x = into._cut.before[sites[2]]
+    grads = torch.autograd.grad(x.sum(), [into._cut.after[site] for site in sites[:2]], allow_unused=True)
+    assert (grads[0] is not None) == special
+    assert grads[1] is not None
+    monkeypatch.setattr(Cut, "_leaks", True)
+    always, last = of.edges()
+    close(ours, always, WITHIN)
+    close(target, last, WITHIN)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -65,9 +66,17 @@ class Cut:
             held = self.held.get(site)
             leaf = x.detach().requires_grad_() if held is None else held.to(x.dtype).expand_as(x)
             self.after[site] = leaf
-            return torch.where(self.counts.unsqueeze(-1), leaf, x)
+            return torch.where(self.counts.unsqueeze(-1), leaf, x if self._leaks else x.detach())
 
         return cut
+
+    @cached_property
+    def _leaks(self) -> bool:
+        """Whether anything goes by the cut: at positions that aren't cut and come behind some that are.
+
+        What comes before them all depends on no node; so a pass back needn't go there, and ends at the cut.
+        """
+        return bool((~self.counts & (self.counts.cumsum(0) > 0)).any())
 
 
 def cutting(counts: Bool[Tensor, " t"], held: Mapping[Site, Float[Tensor, "t _"]] | None = None) -> Cut:
@@ -165,10 +174,9 @@ class Jacobians:
         if outputs:
             grads = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
             require_finite(grads)
-        columns = []
-        for source, grad in zip(self._sources, grads, strict=True):
-            if grad is None:
-                columns.append(torch.zeros(self.rows, len(source), device=source.delta.device))
-            else:
-                columns.append(source.effects(grad.float()))
-        return torch.cat(columns, 1)
+        size = [len(source) for source in self._sources]
+        found = torch.zeros(self.rows, sum(size), device=self._cut.counts.device)
+        for source, grad, column in zip(self._sources, grads, found.split(size, 1), strict=True):
+            if grad is not None:
+                column.copy_(source.effects(grad.float()))
+        return found

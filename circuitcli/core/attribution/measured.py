@@ -1,6 +1,7 @@
 """Effects of nodes, measured: a node is replaced at its position, the rest of the model runs again, and m is read.
 
-Nothing before the node's site is computed again, and no earlier position; see `core.ablation`.
+Nothing before the node's site is computed again, and no earlier position; see `core.ablation`. Where nothing that is
+done to a node can reach what m is read of, its effect is 0, and nothing is computed.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.attribution.metric import Metric
 from circuitcli.core.model import Addition, Model, Pass, Places
+from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 
@@ -56,6 +58,15 @@ def read(model: Model, tokens: Int[Tensor, " t"], sites: list[Site], metric: Met
     return Prompt(tokens, run, asked, float(_numbers(asked.of(logits))[0]), logits[0])
 
 
+def seen(shape: ModelShape, site: Site, pos: Int[Tensor, " n"], length: int) -> Bool[Tensor, " n"]:
+    """Whether m, which is read at the last position, can depend on a site at some positions.
+
+    Behind the last block's attention nothing goes from one position to another.
+    """
+    attended = site.layer < shape.n_layers - 1 or site.name == "resid_pre"
+    return (pos == length - 1) | attended
+
+
 def measured(
     model: Model,
     prompt: Prompt,
@@ -77,9 +88,10 @@ def measured(
     Raises:
         InputError: The metric is no number after one.
     """
-    found = torch.empty(len(pos), device=delta.device)
-    for start in pos.unique().tolist():
-        rows = (pos == start).nonzero().squeeze(1)
+    found = torch.full((len(pos),), prompt.clean, device=delta.device)
+    there = seen(model.shape, site, pos, len(prompt))
+    for start in pos[there].unique().tolist():
+        rows = (there & (pos == start)).nonzero().squeeze(1)
         first = start if model.resumes_at_places else 0
 
         def work(part: slice, rows: Tensor = rows, start: int = start, first: int = first) -> Tensor:
