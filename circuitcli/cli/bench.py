@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuitcli.cli import bench_attribution, bench_estimates
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.cli.session import unwritten
@@ -17,57 +18,79 @@ if TYPE_CHECKING:
     from circuitcli.stages.bench import Timings
     from circuitcli.stages.rounds import Ratio
 
-HELP = "Time ablations here. They are compared with plain passes of the model, and with the machine's matrix products."
+HELP = (
+    "Time ablations here. They are compared with plain passes of the model, and with the machine's matrix products. Or "
+    "time the attribution of a prompt, or find out how good estimates of effects are."
+)
 EXAMPLES = """\
 circuit bench
-circuit bench --shape gpt2 --budget 120"""
+circuit bench --shape gpt2 --budget 120
+circuit bench --attribution
+circuit bench --estimates"""
 D_SAE, TOKENS, BUDGET = 24_576, 50, 60
-MORE: dict[str, tuple[Any, Any]] = {
-    "shape": (
-        Annotated[
-            str | None,
-            typer.Option("--shape", help="Time random weights of this shape; nothing is fetched.", metavar="NAME"),
-        ],
-        None,
-    ),
-    "d_sae": (
-        Annotated[int | None, typer.Option("--d-sae", min=64, help=f"Features of random SAEs. [default: {D_SAE}]")],
-        None,
-    ),
-    "tokens": (
-        Annotated[
-            int | None, typer.Option("--tokens", min=2, help=f"Tokens of a random sequence. [default: {TOKENS}]")
-        ],
-        None,
-    ),
-    "budget": (
-        Annotated[int, typer.Option("--budget", min=1, help="About how many seconds to time.", metavar="SECONDS")],
-        BUDGET,
-    ),
-}
+_PROMPT, _LONGER = bench_estimates.TOKENS, bench_attribution.BUDGET
+MORE: dict[str, tuple[Any, Any]] = (
+    {
+        "shape": (
+            Annotated[
+                str | None,
+                typer.Option("--shape", help="Time random weights of this shape; nothing is fetched.", metavar="NAME"),
+            ],
+            None,
+        ),
+        "d_sae": (
+            Annotated[int | None, typer.Option("--d-sae", min=64, help=f"Features of random SAEs. [default: {D_SAE}]")],
+            None,
+        ),
+        "tokens": (
+            Annotated[
+                int | None,
+                typer.Option(
+                    "--tokens",
+                    min=2,
+                    help=f"Tokens of a random sequence, or a prompt. [default: {TOKENS}; of a prompt {_PROMPT}]",
+                ),
+            ],
+            None,
+        ),
+        "budget": (
+            Annotated[
+                int | None,
+                typer.Option(
+                    "--budget",
+                    min=1,
+                    help=f"About how many seconds to time. [default: {BUDGET}; with --attribution {_LONGER}]",
+                    metavar="SECONDS",
+                ),
+            ],
+            None,
+        ),
+    }
+    | bench_estimates.MORE
+    | bench_attribution.MORE
+)
 
 
 def command(request: Request) -> None:
-    """Show what was timed.
+    """Show what was timed, or how good estimates are.
 
     Raises:
-        UsageError: Sizes of random weights where none were asked for, or the other way round.
+        UsageError: What was asked for doesn't go together.
     """
     from circuitcli.runtime.quiet import hush
 
     hush()
     terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
     options = request.more
-    if options["shape"] is None and (options["d_sae"], options["tokens"]) != (None, None):
-        raise UsageError(
-            "--d-sae and --tokens are for random weights.", hint="Name a --shape, such as gpt2, or leave them out."
-        )
-    typed = {*request.flags, *request.flags.get("saes", {})}
-    if options["shape"] is not None and typed & {"model", "texts", "release"}:
-        raise UsageError(
-            "--shape draws weights and tokens: it takes no --model, no --release and no text.",
-            hint="Leave --shape out to time what you chose.",
-        )
+    if options["estimates"] and options["attribution"]:
+        raise UsageError("--estimates and --attribution are two benches.", hint="Give one of them.")
+    if options["estimates"]:
+        bench_estimates.command(request, terminal)
+        return
+    _check(request)
+    if options["attribution"]:
+        bench_attribution.command(request, terminal)
+        return
     tools, run = unwritten(request, terminal)
     from circuitcli.stages import bench, cases, subject
 
@@ -75,9 +98,28 @@ def command(request: Request) -> None:
         case = cases.of(subject.chosen(tools, run))
     else:
         case = cases.synthetic(tools, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS)
-    found = bench.run(case, tools.runtime, tools.report, float(options["budget"]))
+    found = bench.run(case, tools.runtime, tools.report, float(options["budget"] or BUDGET))
     terminal.table("Where time goes", ("what", "value", ""), _rows(found))
     terminal.document(bench.document(found))
+
+
+def _check(request: Request) -> None:
+    """That flags go together, where time is what is asked for."""
+    options = request.more
+    if options["num_prompts"] is not None or "attribute" in request.flags:
+        raise UsageError("--num-prompts, --baseline and --freeze are for effects of prompts.", hint="Add --estimates.")
+    drawn = options["shape"] is not None or options["attribution"]
+    if not drawn and (options["d_sae"], options["tokens"]) != (None, None):
+        raise UsageError(
+            "--d-sae and --tokens are for random weights.", hint="Name a --shape, such as gpt2, or leave them out."
+        )
+    typed = {*request.flags, *request.flags.get("saes", {})}
+    if drawn and typed & {"model", "texts", "release"}:
+        flag = "--attribution" if options["attribution"] else "--shape"
+        raise UsageError(
+            f"{flag} draws weights and tokens: it takes no --model, no --release and no text.",
+            hint=f"Leave {flag} out to time what you chose.",
+        )
 
 
 def _rows(t: Timings) -> list[tuple[str, str, str]]:

@@ -18,7 +18,11 @@ from circuitcli.stages.spec import STAGES
 
 _STUDY = ("model", "saes.", "texts.", "seed", "runtime.dtype")
 # For commands that are no stages: which settings they have flags for, by prefix of their keys. run-all takes all.
-_FLAGS = {"doctor": _STUDY, "bench": _STUDY, "run-all": ("",)}
+_FLAGS = {
+    "doctor": _STUDY,
+    "bench": (*_STUDY, "attribute.baseline", "attribute.freeze"),
+    "run-all": ("",),
+}
 _EVERYWHERE = ("runtime.device", "runtime.batch_size")
 
 _COMMON: dict[str, tuple[Any, Any]] = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from circuitcli.core.model import Model
 from circuitcli.runtime.device import Runtime
@@ -35,6 +37,17 @@ def row_bytes(model: Model, width: int, horizon: int | None) -> int:
 def batch_size(model: Model, runtime: Runtime, width: int, horizon: int | None) -> int:
     """Ablations at once."""
     return runtime.rows_at_once(row_bytes(model, width, horizon), recomputed(model, width, horizon))
+
+
+def by_positions(
+    runtime: Runtime, rows: int, width: int, say: Callable[[str], None]
+) -> Callable[[int, int, Callable[[slice], Tensor]], Iterator[Tensor]]:
+    """Work over rows, of which each has so many positions again: a batch has as many as `rows` of `width` have."""
+
+    def batches(count: int, positions: int, work: Callable[[slice], Tensor]) -> Iterator[Tensor]:
+        return runtime.batches(count, max(1, rows * width // max(1, positions)), work, say=say)
+
+    return batches
 
 
 def blocks(lengths: Int[np.ndarray, " s"], sequences: int, positions: int) -> list[Int[np.ndarray, " b"]]:

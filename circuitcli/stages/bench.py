@@ -12,9 +12,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import partial
 
-import torch
-
-from circuitcli.runtime.device import Runtime, peak_memory
+from circuitcli.runtime.device import Runtime, device_name, peak_memory, synchronize
 from circuitcli.runtime.engine import Engine, engine, slowness
 from circuitcli.stages.cases import Case
 from circuitcli.stages.report import Report
@@ -92,7 +90,7 @@ def run(case: Case, runtime: Runtime, report: Report, budget: float) -> Timings:
     with report.track("Timing", math.ceil(budget), "s") as done:
         one = Workload(case.first(1), runtime)
         difference = one.difference(lambda: clock.spent < _COMPARING * budget)
-        work, times = _fitting(case, one, report, Times(clock, partial(_wait, model.device)))
+        work, times = _fitting(case, one, report, Times(clock, partial(synchronize, model.device)))
         spend(times, VISITS, work.ways, done)
     return _timings(work, times, difference)
 
@@ -163,7 +161,7 @@ def _timings(work: Workload, times: Times, difference: Discrepancy) -> Timings:
     }
     return Timings(
         subject=work.case.name,
-        device=_device_name(model.device),
+        device=device_name(model.device),
         dtype=str(work.runtime.dtype).removeprefix("torch."),
         threads=work.runtime.threads,
         engine=engine(model),
@@ -204,14 +202,3 @@ def _timings(work: Workload, times: Times, difference: Discrepancy) -> Timings:
 def document(timings: Timings) -> dict[str, object]:
     """What --json prints."""
     return asdict(timings)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    if device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

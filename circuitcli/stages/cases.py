@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,22 +79,11 @@ def synthetic(tools: Tools, shape: str, d_sae: int, tokens: int) -> Case:
     Raises:
         UsageError: There is no such shape, or it hasn't these layers or sites, or reads fewer tokens.
     """
-    from circuitcli.runtime import shapes, weights
+    from circuitcli.runtime import weights
 
-    config = shapes.config_of(shape)
-    saes, limit = tools.settings.saes, shapes.shape_of_config(shape, config).n_ctx
-    if tokens > limit:
-        raise UsageError(
-            f"{shape} reads {amount(limit, 'token')}, not {tokens}.", hint=f"Give --tokens {limit} or less."
-        )
-    model = shapes.random_model(shape, config, tools.runtime)
+    config, model = _random_model(tools, shape, tokens)
     n = model.shape.n_layers
-    layers = parse_layers(saes.layers, n) if saes.layers != ":" else [n // 3, n // 3 + 1]
-    sites = [Site(layer, name) for layer in layers for name in (["resid_pre"] if saes.sites == "auto" else saes.sites)]
-    check_sites(sites)
-    if model.shape.parallel and any(site.name == "resid_mid" for site in sites):
-        raise UsageError(f"{shape} has parallel blocks, without resid_mid.", hint="Choose other sites with --site.")
-    sites.sort(key=lambda s: s.order)
+    sites = _sites_of(tools, shape, model, [n // 3, n // 3 + 1], ("resid_pre",))
     used = [sites[0], *downstream(sites[0], sites, model.shape)]
     drawn = torch.randint(0, model.shape.d_vocab, (SEQUENCES, tokens), device=model.device)
     return Case(
@@ -107,16 +97,76 @@ def synthetic(tools: Tools, shape: str, d_sae: int, tokens: int) -> Case:
     )
 
 
-def _random_saes(model: Model, sites: Sequence[Site], tokens: Tensor, d_sae: int) -> dict[Site, Dictionary]:
-    """Random directions, decoded along themselves, each with the one bias at which `L0` of them fire."""
+@dataclass(frozen=True, eq=False)
+class PromptCase:
+    """A prompt that is attributed: a model with an SAE at each site, and tokens [t] on its device."""
+
+    name: str
+    model: Model
+    saes: dict[Site, Dictionary]
+    tokens: Tensor
+
+
+def synthetic_prompt(tools: Tools, shape: str, d_sae: int, tokens: int) -> PromptCase:
+    """Random weights of a shape, and SAEs at three sites of every layer, which share one pair of matrices.
+
+    Their biases are their own, and let about `L0` features fire at a position.
+
+    Raises:
+        UsageError: As `synthetic`.
+    """
+    _, model = _random_model(tools, shape, tokens)
+    sites = _sites_of(tools, shape, model, list(range(model.shape.n_layers)), ("attn_out", "mlp_out", "resid_post"))
+    drawn = torch.randint(0, model.shape.d_vocab, (SEQUENCES, tokens), device=model.device)
+    saes = _random_saes(model, sites, drawn, d_sae, shared=True)
+    return PromptCase(f"{shape}, random weights, d_sae {d_sae}", model, saes, drawn[0])
+
+
+def _random_model(tools: Tools, shape: str, tokens: int) -> tuple[Any, Model]:
+    from circuitcli.runtime import shapes
+
+    config = shapes.config_of(shape)
+    limit = shapes.shape_of_config(shape, config).n_ctx
+    if tokens > limit:
+        raise UsageError(
+            f"{shape} reads {amount(limit, 'token')}, not {tokens}.", hint=f"Give --tokens {limit} or less."
+        )
+    return config, shapes.random_model(shape, config, tools.runtime)
+
+
+def _sites_of(tools: Tools, shape: str, model: Model, layers: list[int], names: Sequence[str]) -> list[Site]:
+    """The sites of the settings, or else these, in the model's order."""
+    saes = tools.settings.saes
+    layers = parse_layers(saes.layers, model.shape.n_layers) if saes.layers != ":" else layers
+    sites = [Site(layer, name) for layer in layers for name in (names if saes.sites == "auto" else saes.sites)]
+    check_sites(sites)
+    if model.shape.parallel and any(site.name == "resid_mid" for site in sites):
+        raise UsageError(f"{shape} has parallel blocks, without resid_mid.", hint="Choose other sites with --site.")
+    return sorted(sites, key=lambda s: s.order)
+
+
+def _random_saes(
+    model: Model, sites: Sequence[Site], tokens: Tensor, d_sae: int, *, shared: bool = False
+) -> dict[Site, Dictionary]:
+    """Random directions, decoded along themselves, each with the one bias at which `L0` of them fire.
+
+    Those of one width have the same directions where they are `shared`.
+    """
     read = model.run(tokens, sites).sites
-    found = {}
+    found: dict[Site, Dictionary] = {}
+    drawn: dict[int, tuple[Tensor, Tensor]] = {}
     for site in sites:
         x = read[site][:, 1:].flatten(0, 1).float()
-        w_dec = torch.randn(d_sae, x.shape[1], device=x.device)
-        w_dec /= w_dec.norm(dim=-1, keepdim=True)
-        w_enc, b_dec = w_dec.T.contiguous(), x.mean(0)
+        width = x.shape[1]
+        if not shared or width not in drawn:
+            w_dec = torch.randn(d_sae, width, device=x.device)
+            w_dec /= w_dec.norm(dim=-1, keepdim=True)
+            drawn[width] = w_dec.T.contiguous(), w_dec
+        (w_enc, w_dec), b_dec = drawn[width], x.mean(0)
         pre = (x[:_SAMPLE] - b_dec) @ w_enc
-        bias = pre.topk(L0 + 1, dim=-1).values[:, -1].median()
+        if shared:  # so many on average: nodes are counted, and a site with too many makes other sites' seem few
+            bias = pre.flatten().topk(L0 * len(pre) + 1).values[-1]
+        else:
+            bias = pre.topk(L0 + 1, dim=-1).values[:, -1].median()
         found[site] = Dictionary(site, site, Relu(), w_enc, (-bias).expand(d_sae).contiguous(), w_dec, b_dec)
     return found

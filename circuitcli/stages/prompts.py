@@ -13,6 +13,7 @@ from circuitcli.core.dictionary import Dictionary
 from circuitcli.runtime.device import Runtime
 from circuitcli.stages import extent, questions
 from circuitcli.stages.baselines import Baselines
+from circuitcli.stages.batching import by_positions
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.questions import Asked
 from circuitcli.stages.stage import Work
@@ -67,8 +68,8 @@ class Prompts:
 
     def batches(self, count: int, positions: int, work: Callable[[slice], Tensor]) -> Iterator[Tensor]:
         """Work over rows, of which each has so many positions again; a batch of the plan has the longest prompt's."""
-        size = max(1, (self.runtime.batch_size or 1) * self._longest // max(1, positions))
-        return self.runtime.batches(count, size, work, say=self.todo.job.report.say)
+        made = by_positions(self.runtime, self.runtime.batch_size or 1, self._longest, self.todo.job.report.say)
+        return made(count, positions, work)
 
     def study(self, number: int) -> Study:
         """A prompt, opened; kept while there is room."""

@@ -64,10 +64,10 @@ def read_sample(subject: Subject, say: Say) -> Sample:
         first, others = read_prompts(subject, say)
         drawn = [*first, *others]
         return pad([one.ids for one in drawn], [one.special for one in drawn])
-    return _texts(subject, _bos(subject), say)
+    return _texts(subject, bos_of(subject), say)
 
 
-def _bos(subject: Subject) -> int | None:
+def bos_of(subject: Subject) -> int | None:
     """The id that sequences start with, if they do.
 
     Raises:
@@ -163,7 +163,7 @@ def read_prompt(subject: Subject, text: str, name: str) -> Prompt:
         UsageError: It is longer than what the model reads.
         InputError: It is too short, or the model lacks BOS.
     """
-    bos = _bos(subject)
+    bos = bos_of(subject)
     ids, places = subject.tokenizer.encode_prompt(text)
     ahead = bos is not None and ids[:1] != [bos]
     limit = subject.checkpoint.shape.n_ctx
