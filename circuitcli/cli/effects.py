@@ -82,4 +82,4 @@ def _look(request: Request, job: Job, terminal: Terminal) -> None:
         found = cards.cards(job.results(), features)
         for card in found:
             drawn.card(card, terminal)
-        terminal.document({**document, "cards": [asdict(card) for card in found]})
+        terminal.document({**document, "cards": [card.to_dict() for card in found]})

@@ -152,15 +152,15 @@ class Circuit:
         """The document of circuit.json: {metadata, nodes, edges}, and `calibration` of a circuit of a prompt."""
         found: dict[str, Any] = {
             "metadata": self.metadata.to_dict(),
-            "nodes": [_told(node) for node in self.nodes],
-            "edges": [_told(edge) for edge in self.edges],
+            "nodes": [told(node) for node in self.nodes],
+            "edges": [told(edge) for edge in self.edges],
         }
         if self.metadata.attribution is not None:
             found["calibration"] = [asdict(row) for row in self.calibration]
         return found
 
 
-def _told(part: Node | Edge) -> dict[str, Any]:
+def told(part: Node | Edge) -> dict[str, Any]:
     """A node or edge as JSON has it; what only circuits of prompts have is left out of others."""
     return {name: value for name, value in asdict(part).items() if value is not None or name not in _OF_PROMPTS}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from circuitcli.core import rows
-from circuitcli.core.circuit import Edge, Node
+from circuitcli.core.circuit import Edge, Node, told
 from circuitcli.core.sites import FeatureId, Site
 from circuitcli.errors import quoted
 from circuitcli.results import next_tokens
@@ -49,6 +50,12 @@ class Card:
     labels: dict[str, str]
     explained: Explained | None
     note: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: its node and edges as circuit.json has them."""
+        driven = None if self.consequences is None else [told(edge) for edge in self.consequences]
+        own = {"feature": told(self.feature), "causes": [told(edge) for edge in self.causes], "consequences": driven}
+        return asdict(self) | own
 
 
 def foremost(reader: Reader, count: int) -> list[FeatureId]:
