@@ -380,7 +380,7 @@ def test_a_gradient_that_is_not_finite(cached: Ask, monkeypatch: pytest.MonkeyPa
     job = cached()
     logits = BridgeModel.logits
     monkeypatch.setattr(BridgeModel, "logits", lambda self, final: logits(self, final) * (1e30 + final.sum() * 1e38))
-    with pytest.raises(InputError, match="isn't finite|no numbers"):
+    with pytest.raises(InputError, match=r"isn't finite|no numbers"):
         attribute.run(job)
 
 
