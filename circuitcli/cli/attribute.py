@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from circuitcli.cli import session
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
-from circuitcli.cli.session import one_stage
 
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
@@ -20,8 +20,18 @@ MORE: dict[str, tuple[Any, Any]] = {}
 
 
 def command(request: Request) -> None:
-    """The stage."""
-    one_stage(request, show)
+    """The stage; with --json the answer as well."""
+
+    def body(job: Job, terminal: Terminal) -> None:
+        from circuitcli.cli import why
+        from circuitcli.stages import attribute
+
+        outcome = attribute.run(job)
+        show(job, terminal)
+        if request.as_json:
+            terminal.document({**session.document(job, [outcome]), "answer": why.document(job.results())})
+
+    session.work(request, body)
 
 
 def show(job: Job, terminal: Terminal) -> None:

@@ -7,6 +7,7 @@ estimates can be believed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,32 @@ def show(results: Results, terminal: Terminal) -> None:
     _strongest(results, terminal)
     _calibration(asked, terminal)
     _paths(asked, terminal)
+
+
+def document(results: Results) -> dict[str, Any]:
+    """The same for --json: the question, the strongest nodes and paths, and how good estimates are."""
+    asked = results.attribution
+    table = asked.pooled.nodes
+    size = np.abs(np.nan_to_num(table["effect"]))
+    order = [i for i in np.argsort(-size, kind="stable").tolist() if table["kind"][i] != "target"][: 2 * _NODES]
+    return {
+        "question": asdict(answer.question(asked)),
+        "strongest": [
+            {
+                "id": str(table["id"][i]),
+                "token": asked.tokens[i],
+                "activation": float(table["activation"][i]),
+                "effect": float(table["effect"][i]),
+                "method": str(table["method"][i]),
+            }
+            for i in order
+        ],
+        "calibration": [asdict(row) for row in asked.calibrations],
+        "paths": [
+            {"nodes": [asked.called(i) for i in path.nodes], "share": path.strength}
+            for path in asked.selection.paths(_PATHS)
+        ],
+    }
 
 
 def _strongest(results: Results, terminal: Terminal) -> None:

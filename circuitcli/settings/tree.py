@@ -369,7 +369,7 @@ class Attribute:
         Flag(
             "--edges",
             "How weights of edges are got. estimate: gradients give them. exact: all between the strongest nodes are "
-            "measured. auto: the largest are measured, as far as a tenth of the budget allows.",
+            "measured. auto: the largest are measured, at most 2,000 and as far as half of the budget allows.",
             "auto|estimate|exact",
             late=True,
         ),

@@ -18,7 +18,7 @@ from circuitcli.stages.study import Study
 from circuitcli.store import attributions, tables
 from circuitcli.store.records import fingerprint
 
-_EDGES = 0.1  # of the budget, for measuring edges
+_EDGES = 0.5  # of the budget, for measuring edges
 
 
 def planned_nodes(prompts: Prompts) -> list[StratifiedSample] | None:

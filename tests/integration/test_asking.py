@@ -236,3 +236,18 @@ def test_attribute_beside_ablate_takes_nothing_back(circuit: Circuit, run: Path,
     assert circuit("ablate", "--run", run, "--force").code == 0
     assert stored.items() <= contents(run).items()
     assert not (run / "graph" / "stage.json").exists()  # drawn of effects
+
+
+def test_with_json_the_answer_is_in_the_document(circuit: Circuit, prompted: Path) -> None:
+    """What the tables show, as numbers: scripts needn't read files."""
+    said = circuit("attribute", "--run", prompted, "--json").document
+    answer, nodes = said["answer"], api.open_run(prompted).attribution.nodes().set_index("id")
+    assert answer["question"]["metric"].startswith("log p(")
+    assert answer["question"]["nodes"] == said["nodes"]
+    inner = nodes[nodes["kind"] != "target"]
+    largest = inner["effect"].abs().nlargest(20)
+    assert [one["id"] for one in answer["strongest"]] == largest.index.tolist()
+    assert [one["effect"] for one in answer["strongest"]] == pytest.approx(inner["effect"][largest.index].tolist())
+    assert [one["token"] for one in answer["strongest"]] == inner["token"][largest.index].tolist()
+    assert answer["calibration"][0]["of"] == "nodes"
+    assert all(path["nodes"][-1] and 0 < path["share"] <= 1 for path in answer["paths"])
