@@ -71,10 +71,10 @@ def command(request: Request, terminal: Terminal) -> None:
     terminal.table("Effects, estimated and measured", ("what", "value", ""), _about(found))
     for measure, title in _TITLES.items():
         grid = {(one.method, one.kind): cell(getattr(one, measure)) for one in found.agreements}
-        terminal.table(title.format(top=found.top), *_table("method", grid))
+        terminal.table(title.format(top=found.top), *_grid("method", grid))
     terminal.table(
         "Pearson's correlation by site",
-        *_table("site", {(one.kind, one.method): cell(one.pearson) for one in found.by_site}),
+        *_grid("site", {(one.kind, one.method): cell(one.pearson) for one in found.by_site}),
     )
     terminal.document(bench_estimates.document(found))
 
@@ -87,7 +87,7 @@ def _check_baseline(kind: str | None) -> None:
         )
 
 
-def _table(name: str, grid: Mapping[tuple[str, str], str]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+def _grid(name: str, grid: Mapping[tuple[str, str], str]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """Columns and rows of cells by their row and column, in the order in which these come."""
     rows, columns = (list(dict.fromkeys(keys)) for keys in zip(*grid, strict=True))
     return (name, *columns), [(row, *(grid[row, column] for column in columns)) for row in rows]

@@ -136,6 +136,8 @@ def tables(
         ["fetch-saes", "--list"],
         ["profile", "show", *prompts],
         ["bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--budget", "1"],
+        ["bench", "--attribution", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--budget", "2"],
+        ["bench", "--estimates", "--profile", profile, "--num-prompts", "2", "--tokens", "6"],
     ):
         screen(circuit, args)
     circuit("doctor", "--profile", profile)
