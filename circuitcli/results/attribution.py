@@ -15,6 +15,7 @@ import numpy as np
 from circuitcli.core.attributed import ALL, ESTIMATES, EXACT, REST, Calibration
 from circuitcli.core.calibration import calibrate, kind_of
 from circuitcli.core.tokens import ELLIPSIS, visible
+from circuitcli.core.untrusted import read
 from circuitcli.results.pooled import Pooled
 from circuitcli.results.selection import Selection
 from circuitcli.store import attributions
@@ -77,10 +78,11 @@ class Attributed:
 
     @cached_property
     def calibrations(self) -> tuple[Calibration, ...]:
-        """How good each estimate is of which something was measured: of nodes at all sites and by kind; of edges."""
+        """How good each estimate is of which something was measured, as was recorded; see `calibrations`."""
+        if "calibration" in self.facts:
+            return tuple(read(Calibration, row, "calibration") for row in self.facts["calibration"])
         nodes, edges = (self._reader.table(name) for name in (attributions.NODES, attributions.EDGES))
-        seed = self._reader.settings.seed
-        return (*_of_nodes(nodes, seed), *_of_edges(edges, self.facts["edge_method"], seed))
+        return calibrations(nodes, edges, self.facts["edge_method"], self._reader.settings.seed)
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -191,6 +193,14 @@ def some(names: list[str], most: int = 3) -> list[str]:
     """Different ones of some names, `…` for those that are too many."""
     found = list(dict.fromkeys(names))
     return found if len(found) <= most else [*found[:most], ELLIPSIS]
+
+
+def calibrations(nodes: Columns, edges: Columns, edge_method: str, seed: int) -> tuple[Calibration, ...]:
+    """How good each estimate is of which something was measured: of nodes at all sites and by kind; of edges.
+
+    Resampling takes a while: it is done once, when an attribution is finished.
+    """
+    return (*_of_nodes(nodes, seed), *_of_edges(edges, edge_method, seed))
 
 
 def _of_nodes(table: Columns, seed: int) -> Iterator[Calibration]:

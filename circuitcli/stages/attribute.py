@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -193,9 +193,11 @@ class _Attribution:
     def _facts(
         self, nodes: Sequence[tables.Columns], edges: Sequence[tables.Columns], estimate: str, rule: Rule
     ) -> None:
+        from circuitcli.results.attribution import calibrations
         from circuitcli.runtime.device import peak_memory
         from circuitcli.runtime.engine import engine
 
+        written = [tables.read(self.job.run.path(name)) for name in (attributions.NODES, attributions.EDGES)]
         settings = self.job.settings.attribute
         positions = settings.positions
         measured = sum(int((table["method"] == "exact").sum()) for table in nodes)
@@ -208,6 +210,7 @@ class _Attribution:
             edges=sum(len(part["weight"]) for part in edges),
             edges_measured=sum(int((part["method"] == "exact").sum()) for part in edges),
             edge_method=rule,
+            calibration=[asdict(row) for row in calibrations(written[0], written[1], rule, self.job.settings.seed)],
             baseline=self.prompts.baselines.kind,
             frozen=settings.freeze,
             positions=("separate" if len(nodes) == 1 else "sum") if positions == "auto" else positions,

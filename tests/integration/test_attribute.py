@@ -13,6 +13,7 @@ from support.commands import contents
 from torch import Tensor
 
 from circuitcli.errors import InputError
+from circuitcli.results.attribution import calibrations
 from circuitcli.runtime.model import BridgeModel
 from circuitcli.settings import resolve
 from circuitcli.stages import attribute, cache_acts, extent, fetch_saes, wiring
@@ -393,3 +394,12 @@ def test_a_run_goes_on_from_its_record(ask: Ask) -> None:
     assert {path.name.split("-")[0].split(".")[0] for path in folder.iterdir()} == {
         "edges", "measured", "nodes", "plan", "questions", "rows", "stage", "wired",
     }  # fmt: skip
+
+
+def test_calibration_is_recorded_as_its_tables_say(ask: Ask) -> None:
+    """It is computed once; what reads the run takes it from the record."""
+    job = ask(method="relp")
+    reader = job.results()
+    tables = (reader.table(f"attribution/{name}.parquet") for name in ("nodes", "edges"))
+    assert reader.attribution.calibrations == calibrations(*tables, "relp", job.settings.seed)
+    assert {(row.of, row.kind) for row in reader.attribution.calibrations} >= {("nodes", "rest"), ("edges", "rest")}
