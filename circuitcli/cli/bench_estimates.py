@@ -10,11 +10,10 @@ import typer
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.cli.session import unwritten
-from circuitcli.core.words import amount
+from circuitcli.core.words import amount, with_interval
 from circuitcli.errors import UsageError
 
 if TYPE_CHECKING:
-    from circuitcli.core.attributed import Measure
     from circuitcli.stages.bench_estimates import Found
 
 TOKENS, PROMPTS = 16, 48
@@ -70,11 +69,11 @@ def command(request: Request, terminal: Terminal) -> None:
     found = bench_estimates.run(tools, options["num_prompts"] or PROMPTS, options["tokens"] or TOKENS)
     terminal.table("Effects, estimated and measured", ("what", "value", ""), _about(found))
     for measure, title in _TITLES.items():
-        grid = {(one.method, one.kind): cell(getattr(one, measure)) for one in found.agreements}
+        grid = {(one.method, one.kind): with_interval(getattr(one, measure)) for one in found.agreements}
         terminal.table(title.format(top=found.top), *_grid("method", grid))
     terminal.table(
         "Pearson's correlation by site",
-        *_grid("site", {(one.kind, one.method): cell(one.pearson) for one in found.by_site}),
+        *_grid("site", {(one.kind, one.method): with_interval(one.pearson) for one in found.by_site}),
     )
     terminal.document(bench_estimates.document(found))
 
@@ -104,18 +103,3 @@ def _about(found: Found) -> list[tuple[str, str, str]]:
         *((name, f"{share:.1%}", "of the nodes measured") for name, share in found.measured_share.items()),
         ("in all", f"{found.seconds:.0f} s", f"{found.peak_memory_bytes / 2**30:.2f} GiB at most"),
     ]
-
-
-def cell(measure: Measure) -> str:
-    """A number and its interval: .93 (.90–.95), or – where it isn't defined."""
-    if measure.value is None:
-        return "–"
-    if measure.low is None or measure.high is None:
-        return _short(measure.value)
-    return f"{_short(measure.value)} ({_short(measure.low)}–{_short(measure.high)})"
-
-
-def _short(value: float) -> str:
-    """Two decimals without the 0 before them."""
-    text = f"{value:.2f}".replace("-0.00", "0.00")
-    return text.replace("0.", ".", 1) if abs(value) < 0.995 else text

@@ -94,7 +94,7 @@ def recall_by_prompt(
         return Measure(None)
     drawn = np.random.default_rng([seed, PURPOSE_BOOTSTRAP]).integers(len(each), size=(RESAMPLES, len(each)))
     resampled = each[drawn].mean(1) if len(each) >= FEWEST else np.full(1, np.nan)
-    return _measure(float(each.mean()), resampled)
+    return measure(float(each.mean()), resampled)
 
 
 def _measures(pairs: Pairs, prompt: Shaped[np.ndarray, " n"] | None, random: np.random.Generator) -> list[Measure]:
@@ -102,10 +102,10 @@ def _measures(pairs: Pairs, prompt: Shaped[np.ndarray, " n"] | None, random: np.
     resampled = np.full((1, len(values)), np.nan)
     if len(pairs.weight) >= FEWEST:
         resampled = np.concatenate([pairs.measures(part) for part in _resamples(pairs.weight, prompt, random)])
-    return [_measure(float(value), many) for value, many in zip(values, resampled.T, strict=True)]
+    return [measure(float(value), many) for value, many in zip(values, resampled.T, strict=True)]
 
 
-def _measure(value: float, resampled: Float[np.ndarray, " r"]) -> Measure:
+def measure(value: float, resampled: Float[np.ndarray, " r"]) -> Measure:
     """A value with the interval of what it is in resamples; in some it may not be defined."""
     defined = resampled[np.isfinite(resampled)]
     if not len(defined) or not np.isfinite(value):

@@ -1,6 +1,13 @@
-"""Numbers in words, as English has them: of things, bytes and seconds."""
+"""Numbers in words, as English has them: of things, bytes and seconds; and as short as they can be read."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from circuitcli.core.attributed import Measure
+
+UNKNOWN = "–"
 
 
 def amount(count: int, one: str, several: str | None = None) -> str:
@@ -21,3 +28,18 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def with_interval(measure: Measure) -> str:
+    """A number and its interval: .93 (.90–.95), or – where it isn't defined."""
+    if measure.value is None:
+        return UNKNOWN
+    if measure.low is None or measure.high is None:
+        return short(measure.value)
+    return f"{short(measure.value)} ({short(measure.low)}–{short(measure.high)})"
+
+
+def short(value: float) -> str:
+    """Two decimals without the 0 before them."""
+    text = f"{value:.2f}".replace("-0.00", "0.00")
+    return text.replace("0.", ".", 1) if abs(value) < 0.995 else text

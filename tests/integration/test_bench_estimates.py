@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 
 from circuitcli import demo
 from circuitcli.cli import layout
-from circuitcli.cli.bench_estimates import cell
 from circuitcli.core.attributed import Measure
+from circuitcli.core.words import with_interval as cell
 from circuitcli.settings import resolve, to_dict
 from circuitcli.stages import beginnings as text
 from circuitcli.stages import bench_estimates, subject, trial
