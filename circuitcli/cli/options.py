@@ -13,11 +13,12 @@ import typer
 
 from circuitcli.cli.helped import Command
 from circuitcli.errors import INTERRUPTED, TERMINATED, CircuitError, Stopped, naming
-from circuitcli.settings import Layers, Setting, nest, table
+from circuitcli.settings import APART, Layers, Setting, nest, table
 from circuitcli.stages.spec import STAGES
 
 _STUDY = ("model", "saes.", "texts.", "seed", "runtime.dtype")
-# For commands that are no stages: which settings they have flags for, by prefix of their keys. run-all takes all.
+# For commands that are no stages: which settings they have flags for, by prefix of their keys. run-all takes all but
+# those of commands that it doesn't do.
 _FLAGS = {
     "doctor": _STUDY,
     "bench": (*_STUDY, "attribute.baseline", "attribute.freeze"),
@@ -96,7 +97,8 @@ class Request:
 def rows_of(command: str) -> list[Setting]:
     """The settings that a command has flags for."""
     own = STAGES[command].flags if command in STAGES else _FLAGS[command]
-    return [row for row in table() if row.flag.name and row.key.startswith((*own, *_EVERYWHERE))]
+    taken = [row for row in table() if row.flag.name and row.key.startswith((*own, *_EVERYWHERE))]
+    return [row for row in taken if not (row.key.startswith(APART) and command in _FLAGS)]
 
 
 def settings_command(

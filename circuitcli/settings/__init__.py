@@ -4,10 +4,11 @@ A flag that wasn't typed is None and changes nothing.
 """
 
 from circuitcli.settings.resolve import PRESETS, Layers, explain, nest, resolve, to_dict
-from circuitcli.settings.table import Setting, defaults, table
+from circuitcli.settings.table import APART, Setting, defaults, table
 from circuitcli.settings.tree import Flag, Settings
 
 __all__ = [
+    "APART",
     "PRESETS",
     "Flag",
     "Layers",

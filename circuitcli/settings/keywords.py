@@ -7,7 +7,7 @@ from typing import Any
 
 from circuitcli.errors import UsageError
 from circuitcli.settings.resolve import Layers
-from circuitcli.settings.table import table
+from circuitcli.settings.table import APART, table
 
 _NAMES = "Give them as a profile has them: {'model': 'demo', 'texts': {'max_tokens': 50}}, or as keyword arguments."
 
@@ -17,8 +17,8 @@ def keywords(named: Mapping[str, Any]) -> Layers:
 
     A name is a key or a table of a profile (`model`, `texts={"max_tokens": 50}`), a key with its table
     (`{"texts.max_tokens": 50}`), or a key without it where no other table has one of that name (`max_tokens=50`). Late
-    settings (see `Flag`) don't count there: what a name stood for it goes on standing for. Names that aren't known are
-    left as they are, and refused by `resolve`.
+    settings (see `Flag`), and those of commands that run-all doesn't do, don't count there: what a name stood for it
+    goes on standing for. Names that aren't known are left as they are, and refused by `resolve`.
 
     Raises:
         UsageError: It is no mapping of names to values, or a key without its table could be of several.
@@ -31,6 +31,7 @@ def keywords(named: Mapping[str, Any]) -> Layers:
         if strange:
             raise UsageError(f"{strange[0]!r:.40} is no name of a setting.", hint=_NAMES)
         rows = [row for row in table() if row.key.rpartition(".")[2] == name]
+        rows = [row for row in rows if not row.key.startswith(APART)] or rows
         known = [row.key for row in rows if not row.flag.late] or [row.key for row in rows]
         if len(known) > 1:
             typed = " or ".join(f"`{head}={{'{name}': …}}`" for head in (key.rpartition(".")[0] for key in known))

@@ -13,6 +13,9 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from circuitcli import plugins
 from circuitcli.settings.tree import Flag, PlugIns, Settings
 
+# Settings of commands that run-all doesn't do. It has no flags for them, whose names may be those of others.
+APART = ("validate.",)
+
 # What people type for a truth.
 _TRUTHS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
@@ -79,9 +82,11 @@ def _collect(tree: type, prefix: str, rows: list[Setting]) -> None:
         folder = next((mark.folder for mark in marks if isinstance(mark, PlugIns)), None)
         flag = flag if folder is None else _naming(flag, plugins.names(folder))
         repeats = get_origin(kind) is tuple or any(get_origin(part) is tuple for part in get_args(kind))
-        plain = kind if kind in (bool, int, float) else str
         parts = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(kind)]
-        words = tuple(part for part in parts if part in (bool, int))
+        lists = get_origin(kind) is tuple
+        each = parts[0] if lists else kind
+        plain = each if each in (bool, int, float) else str
+        words = () if lists else tuple(part for part in parts if part in (bool, int))
         rows.append(Setting(f"{prefix}{item.name}", flag, plain, repeats, item.default, folder, words))
 
 

@@ -36,11 +36,14 @@ class Exact:
 
 
 class Range(NamedTuple):
-    """What a number may be: at least `ge`, more than `gt`, at most `le` (of whole numbers MOST, if nothing is said)."""
+    """What a number may be: at least `ge`, more than `gt`, less than `lt`, at most `le` (of whole numbers MOST, if
+    nothing is said).
+    """
 
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
+    lt: float | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         """How pydantic checks it."""
@@ -434,6 +437,93 @@ class Graph:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validate:
+    """[validate]: what a circuit is judged on, and beside what."""
+
+    __pydantic_config__ = _TABLE
+    prompts: Annotated[
+        str,
+        Flag(
+            "--prompts",
+            "What a circuit is judged on: a .jsonl file of questions, on each line an object with prompt and, if "
+            "wanted, target, against and counterfactual, or with question, choices and answer; or a file of text, as "
+            "--text takes it. none: the run's questions, if it is on prompts, else text of the run's source that isn't "
+            "in its sample.",
+            "FILE",
+            late=True,
+        ),
+    ] = ""
+    metric: Annotated[
+        Literal["auto", "logprob", "kl"],
+        Flag(
+            "--metric",
+            "What is measured. logprob: how likely the target is, the right choice beside the best wrong one, or in "
+            "text the token that follows. kl: how far the next token's distribution is from the model's, negated. "
+            "auto: logprob.",
+            "auto|logprob|kl",
+            late=True,
+        ),
+    ] = "auto"
+    baseline: Annotated[
+        Literal["auto", "zero", "mean", "resample", "patch"],
+        Flag(
+            "--baseline",
+            "What replaces what lies outside the circuit. zero: 0. mean: its mean. resample: what it is at a random "
+            "other position of the text. patch: what it is in the counterfactual. auto: patch where there is one, else "
+            "zero.",
+            "auto|zero|mean|resample|patch",
+            late=True,
+        ),
+    ] = "auto"
+    split: Annotated[
+        float,
+        Range(gt=0, lt=1),
+        Flag(
+            "--split",
+            "The share of examples on which features are ranked (discovery); the circuit is judged on the others "
+            "(evaluation).",
+            late=True,
+        ),
+    ] = 0.5
+    circuit: Annotated[
+        str,
+        Flag(
+            "--circuit",
+            "The circuit to judge: a circuit.json, or a run. auto: the run's own graph, if there is one. none: what "
+            "measuring finds.",
+            "FILE|RUN|none",
+            late=True,
+        ),
+    ] = "auto"
+    pinned: Annotated[
+        tuple[str, ...],
+        Flag(
+            "--pin",
+            "A feature of the circuit to judge: `4:112` or `4.resid_post.112` (repeat).",
+            "FEATURE",
+            late=True,
+        ),
+    ] = ()
+    sizes: Annotated[
+        tuple[Annotated[int, Range(ge=1)], ...],
+        Flag(
+            "--size", "A number of features at which to judge, beside fractions of them all (repeat).", "N", late=True
+        ),
+    ] = ()
+    draws: Annotated[
+        int, Range(ge=1, le=1000), Flag("--draws", "Random circuits of each size to compare with.", late=True)
+    ] = 5
+    candidates: Annotated[
+        int,
+        Range(ge=1),
+        Flag("--candidates", "Most features, the strongest estimates, whose effects are measured.", late=True),
+    ] = 400
+    num_examples: Annotated[
+        int, Range(ge=2), Flag("--num-examples", "Most examples; of more a random choice.", late=True)
+    ] = 200
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of a run, checked and frozen."""
 
@@ -457,3 +547,4 @@ class Settings:
     effects: Effects = field(default_factory=Effects)
     attribute: Attribute = field(default_factory=Attribute)
     graph: Graph = field(default_factory=Graph)
+    validate: Validate = field(default_factory=Validate)

@@ -219,5 +219,25 @@ STAGES = Stages(
             remade=True,
             hashed=True,
         ),
+        StageSpec(
+            name="validate",
+            folder="validation",
+            run="circuitcli.stages.validate:run",
+            parents=("cache-acts",),
+            flags=("validate.",),
+            decides=(
+                "validate.metric",
+                "validate.baseline",
+                "validate.split",
+                "validate.circuit",
+                "validate.pinned",
+                "validate.sizes",
+                "validate.draws",
+                "validate.candidates",
+                "validate.num_examples",
+            ),
+            needs_model=True,
+            in_run_all=False,
+        ),
     )
 )

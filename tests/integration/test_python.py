@@ -297,6 +297,11 @@ def test_settings_as_keyword_arguments():
         "ablate": {"positions": "all"},  # as before [attribute] had such a key too
         "attribute": {"target": " a"},
     }
+    assert keywords({"baseline": "mean", "pinned": ["0:1"], "split": 0.25}) == {
+        "attribute": {"baseline": "mean"},  # not [validate]'s, which run-all doesn't go by
+        "features": {"pinned": ["0:1"]},
+        "validate": {"split": 0.25},
+    }
 
 
 LIGHT = """

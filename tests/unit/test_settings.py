@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import tomli_w
 
+from circuitcli.cli.options import rows_of
 from circuitcli.errors import UsageError
-from circuitcli.settings import PRESETS, Settings, nest, resolve, table, to_dict
+from circuitcli.settings import APART, PRESETS, Settings, nest, resolve, table, to_dict
+from circuitcli.stages.spec import STAGES
 
 DEMO, OTHER = PRESETS["demo"], {"model": "pythia-70m"}
 
@@ -89,6 +91,11 @@ def test_unknown_keys_name_the_nearest(layer: dict[str, Any], key: str, nearest:
         ({"effects": {"logit_tokens": 257}}, "--logit-tokens"),
         ({"graph": {"min_effect": -0.1}}, "--min-effect"),
         ({"saes": {"sites": [1]}}, "--site"),
+        ({"validate": {"split": 1.0}}, "--split"),
+        ({"validate": {"split": 0.0}}, "--split"),
+        ({"validate": {"sizes": [3, 0]}}, "--size"),
+        ({"validate": {"sizes": ["3"]}}, "--size"),
+        ({"validate": {"num_examples": 1}}, "--num-examples"),
     ],
 )
 def test_values_that_make_no_sense_name_their_flag(layer: dict[str, Any], flag: str) -> None:
@@ -157,7 +164,6 @@ def test_a_tree_survives_toml(layer: dict[str, Any]) -> None:
 
 def test_every_setting_is_in_the_table_once_with_a_flag_of_its_own() -> None:
     keys = [row.key for row in table()]
-    flags = [row.flag.name for row in table() if row.flag.name]
     tree = to_dict(Settings(model="gpt2"))
     flat = {f"{k}.{name}" for k, part in tree.items() if isinstance(part, dict) for name in part}
     flat |= {name for name, part in tree.items() if not isinstance(part, dict)}
@@ -165,7 +171,9 @@ def test_every_setting_is_in_the_table_once_with_a_flag_of_its_own() -> None:
     assert flat | {"texts.prompt", "texts.file", "texts.dataset"} | late == set(keys)
     assert not flat & late
     assert len(set(keys)) == len(keys)
-    assert len(set(flags)) == len(flags)
+    for command in (*STAGES, "run-all", "doctor", "bench"):
+        flags = [row.flag.name for row in rows_of(command)]
+        assert len(set(flags)) == len(flags), command
     assert [row.key for row in table() if row.flag.name is None] == ["texts.source"]
 
 
@@ -193,3 +201,19 @@ def test_flags_that_were_not_typed_change_nothing() -> None:
         "texts": {"max_tokens": 5},
         "model": "gpt2",
     }
+
+
+def test_run_all_has_no_flags_of_what_it_does_not_do() -> None:
+    """Whose names may be those of others: `--baseline` is of attribute there, and of validate in validate."""
+    assert not [row.key for row in rows_of("run-all") if row.key.startswith(APART)]
+    assert {row.key for row in rows_of("run-all")} >= {"attribute.baseline", "attribute.prompts", "features.pinned"}
+    own = {row.flag.name: row.key for row in rows_of("validate")}
+    assert {own["--baseline"], own["--pin"]} == {"validate.baseline", "validate.pinned"}
+    assert "attribute.baseline" not in own.values()
+    assert {row.key for row in table() if row.key.startswith("validate.")} <= {*own.values()}
+
+
+def test_a_list_of_numbers_is_typed_as_numbers() -> None:
+    [row] = [row for row in table() if row.key == "validate.sizes"]
+    assert (row.kind, row.repeats, row.words) == (int, True, ())
+    assert resolve(nest({row.key: row.typed([30, 100])})).validate.sizes == (30, 100)

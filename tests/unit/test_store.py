@@ -267,7 +267,7 @@ def test_reopening_takes_back_all_later_records(tmp_path: Path):
     for stage in STAGES:
         run.save_record(stage, RECORD)
     run.reopen("ablate", STAGES.descendants("ablate"))
-    assert [stage for stage in STAGES if run.record(stage)] == ["fetch-saes", "cache-acts", "attribute"]
+    assert [stage for stage in STAGES if run.record(stage)] == ["fetch-saes", "cache-acts", "attribute", "validate"]
 
 
 def test_discarding_removes_only_what_was_planned(tmp_path: Path):
