@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from circuitcli.core.attributed import Attribution, Calibration, Method
+from circuitcli.core.evidence.validated import Validation
 from circuitcli.core.metadata import Metadata
 from circuitcli.core.untrusted import Flag, Number, Text, Whole
 
@@ -141,15 +142,20 @@ class Circuit:
     """Nodes, the drawn edges, and what the graph was made from.
 
     `calibration` says of a circuit of a prompt how good its estimates are; empty where nothing was measured.
+    `validation` says how much of the model's answer these features carry; None where that wasn't measured.
     """
 
     metadata: Metadata
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     calibration: tuple[Calibration, ...] = ()
+    validation: Validation | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The document of circuit.json: {metadata, nodes, edges}, and `calibration` of a circuit of a prompt."""
+        """The document of circuit.json: {metadata, nodes, edges}, and `calibration` of a circuit of a prompt.
+
+        `validation` is there if the circuit was validated.
+        """
         found: dict[str, Any] = {
             "metadata": self.metadata.to_dict(),
             "nodes": [told(node) for node in self.nodes],
@@ -157,6 +163,8 @@ class Circuit:
         }
         if self.metadata.attribution is not None:
             found["calibration"] = [asdict(row) for row in self.calibration]
+        if self.validation is not None:
+            found["validation"] = asdict(self.validation)
         return found
 
 

@@ -12,7 +12,7 @@ from circuitcli.core.circuit import Circuit
 from circuitcli.core.metadata import MEASURED
 from circuitcli.core.neuronpedia import model_id
 from circuitcli.renderers import _attribution_names as names
-from circuitcli.renderers import _question
+from circuitcli.renderers import _question, _validated
 from circuitcli.renderers._attribution_nodes import inert
 
 FEATURES = "./data/features"  # as circuit-tracer's server names <graph_file_dir>/features
@@ -36,7 +36,7 @@ def metadata(circuit: Circuit) -> dict[str, Any]:
         "schema_version": 1,
         "node_threshold": threshold,
         "info": {
-            "description": inert(_described(circuit, question)) if question else _MEANS,
+            "description": inert(" ".join(filter(None, (_described(circuit, question), _validated.sentence(circuit))))),
             "generator": {"name": "circuit", "version": facts.version},
             **_time(facts.created),
         },
@@ -52,7 +52,9 @@ _MEANS = (
 )
 
 
-def _described(circuit: Circuit, question: Question) -> str:
+def _described(circuit: Circuit, question: Question | None) -> str:
+    if question is None:
+        return _MEANS
     metric, unit = question.metric, question.unit
     said = (
         f"Attribution of {metric} = {question.clean:.3f} {unit}. A link's weight is −effect: what the source adds to "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.metadata import Metadata
-from circuitcli.renderers import _change, _question
+from circuitcli.renderers import _change, _question, _validated
 from circuitcli.renderers._html import (
     BLUE_TINT,
     FACTS,
@@ -100,6 +100,7 @@ def header(circuit: Circuit, zoom: float) -> str:
         [_line(settings(circuit.metadata), size, color=FACTS)],
         *([_line(line, size, color=FACTS)] for line in origin(circuit.metadata)),
         [_line(share(circuit), size, bold=True)],
+        *([_line(line, size)] for line in (_validated.sentence(circuit),) if line),
         [cell(_legend(circuit, size), align="LEFT")],
         [cell(height=round(8 * zoom))],
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.words import amount
-from circuitcli.renderers import _change, _legend, _question
+from circuitcli.renderers import _change, _legend, _question, _validated
 from circuitcli.renderers._html import FACTS, INK, LOWERS, RAISES, cell, font, table, width, words, wrapped
 from circuitcli.renderers._node import percent
 from circuitcli.renderers._slide_parts import Choice
@@ -31,6 +31,7 @@ def headline(circuit: Circuit, left_out: str, points: float) -> tuple[str, int]:
         (left_out, TEXT, INK, False),
         (_question.calibration(circuit), TEXT, FACTS, False),
         (_question.warning(circuit), TEXT, WARNING, True),
+        (_validated.sentence(circuit), TEXT, INK, False),
     ]
     size = min(_fitting(line, points) for line in title)
     rows, height = [], 0

@@ -186,7 +186,7 @@ class Attributed:
         """
         import pandas
 
-        return pandas.DataFrame([_flat(asdict(row)) for row in self.calibrations])
+        return pandas.DataFrame([flat(asdict(row)) for row in self.calibrations])
 
 
 def some(names: list[str], most: int = 3) -> list[str]:
@@ -247,12 +247,13 @@ def _row(table: Columns, estimate: np.ndarray, of_kind: np.ndarray, seed: int, *
         )
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A record whose measures are columns."""
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A record whose measures are columns; NaN where they aren't defined."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, dict):
-            found |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
+            ends = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
+            found |= {column: np.nan if value[end] is None else value[end] for column, end in ends.items()}
         else:
             found[name] = value
     return found

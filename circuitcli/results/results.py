@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from circuitcli.results.attribution import Attributed
     from circuitcli.results.cards import Card
+    from circuitcli.results.validation import Validated
 
 
 class Results(Reader):
@@ -37,6 +38,7 @@ class Results(Reader):
         ablated: The features that were ablated.
         planned: Those of them that the present settings lead to.
         attribution: Why its prompts go on as they do.
+        validation: How much its circuit carries.
     """
 
     def __repr__(self) -> str:
@@ -130,6 +132,16 @@ class Results(Reader):
         from circuitcli.results.attribution import Attributed
 
         return Attributed(self)
+
+    @cached_property
+    def validation(self) -> Validated:
+        """How much the run's circuit carries: `curves()`, `nodes()`, `areas()` and `examples()` are DataFrames.
+
+        Whatever is asked of it raises an InputError if the validate stage isn't done.
+        """
+        from circuitcli.results.validation import Validated
+
+        return Validated(self)
 
     def graph(self) -> networkx.DiGraph[str]:
         """The circuit, of what `graph.of` says: of mean effects, or of the attribution of prompts.

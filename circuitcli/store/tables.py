@@ -32,9 +32,15 @@ _TYPES: dict[str, Any] = {
     "text": _WORDS,
     "kind": _WORDS,
     "method": _WORDS,
+    "half": _WORDS,
+    "curve": _WORDS,
+    "errors": _WORDS,
+    "part": _WORDS,
+    "draw": pa.int16(),
+    "m": pa.float64(),
 }
 _INTEGERS = ["feature", "up_feature", "down_feature", "seq", "pos", "down_pos", "rank", "n", "n_active", "token_id"]
-_INTEGERS += ["prompt", "node", "source", "target"]
+_INTEGERS += ["prompt", "node", "source", "target", "example"]
 _COLUMNS = {
     "acts/texts": "seq pos text",
     "acts/contexts": "layer site feature rank seq pos activation",
@@ -55,6 +61,8 @@ _COLUMNS = {
     "attribution/rows": "prompt target abs_in",
     "attribution/measured": "prompt node exact",
     "attribution/wired": "prompt source target exact",
+    "validation/validation": "half example curve draw errors part n node m",
+    "validation/nodes": "node curve rank layer site feature score",
 }
 
 

@@ -12,14 +12,20 @@ from rich.console import Console
 from rich.text import Text
 from support.circuits import node
 from support.commands import Result, tsv
+from support.validated import Made, validate
 
-from circuitcli.cli import cards
+from circuitcli.cli import cards, evidence
 from circuitcli.cli.console import Terminal, printable
 from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
 from circuitcli.core.circuit import Context
 from circuitcli.runtime import shapes
 from circuitcli.runtime.neuronpedia import Explained, Weight
+from circuitcli.settings import resolve
+from circuitcli.stages.report import Silent
+from circuitcli.stages.spec import STAGES
+from circuitcli.stages.stage import Job
+from circuitcli.store.run import Run
 
 Circuit = Callable[..., Result]
 Table = tuple[str, Sequence[str | Column], Sequence[Sequence[str | Text | Focused]]]
@@ -145,6 +151,8 @@ def tables(
     contexts = (Context(("the", " light", " of"), (0.5, 7.0, 0.0), 1, -1, -1),)
     explained = Explained("2026-01-02", ("an explanation",), contexts, (Weight(" a", 1.5),), (Weight(" b", -1.5),))
     cards._explained(Terminal(as_json=False, quiet=False), node("0.resid_post.1"), explained)
+    checked = validate(Job(resolve({}), Silent(), Run(run, STAGES.folders)), Made(sizes=(1, 3, 6, 12, 30, 60)))
+    evidence.show(checked.results(), Terminal(as_json=False, quiet=False))
     return found
 
 

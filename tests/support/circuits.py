@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from circuitcli.core.attributed import Attribution, Calibration, Measure, Question
 from circuitcli.core.circuit import Circuit, Context, Edge, Measurement, Node, TokenEffect
+from circuitcli.core.evidence.validated import Budget, Rival, Validation
 from circuitcli.core.metadata import Metadata, RunFacts, SaeFacts
 
 RUN = RunFacts(
@@ -114,6 +115,32 @@ EDGES = (
 )
 NAMES = ("1.mlp_out.5", "1.resid_post.6", "2.resid_post.7", "3.resid_post.8")
 PLAIN = Circuit(METADATA, tuple(node(name) for name in NAMES), EDGES)
+KEPT = Budget(
+    half="evaluation",
+    examples=96,
+    errors="kept",
+    everything=-0.7,
+    nothing=-4.2,
+    faithfulness=Measure(0.83, 0.78, 0.88),
+    completeness=Measure(0.21, 0.17, 0.26),
+    rivals=(
+        Rival("random", Measure(0.12, 0.08, 0.16), Measure(0.71, 0.66, 0.75)),
+        Rival("neurons", Measure(-0.05, None, None), Measure(None)),
+    ),
+)
+VALIDATION = Validation(
+    curve="circuit",
+    n=42,
+    unit="nats",
+    baseline="mean",
+    run="monday",
+    created="2026-11-23T11:00:00+00:00",
+    budgets=(
+        KEPT,
+        dataclasses.replace(KEPT, errors="removed", nothing=-9.0, faithfulness=Measure(-0.02, -0.1, 0.04), rivals=()),
+        dataclasses.replace(KEPT, half="discovery", examples=104, faithfulness=Measure(0.91, 0.87, 0.95)),
+    ),
+)
 
 TOKENS = ("<|endoftext|>", "In", " the", " beginning", ",", " God", " created", " the")
 QUESTION = Question(

@@ -11,7 +11,7 @@ from scipy import stats
 
 from circuitcli.core.evidence import faithfulness
 from circuitcli.core.evidence.faithfulness import FRACTIONS, Scale, areas, measured
-from circuitcli.core.evidence.measured import Measured
+from circuitcli.core.evidence.measured import Incomplete, Measured
 
 EVERYTHING, NOTHING = np.asarray([2.0, 4.0, 9.0]), np.asarray([0.0, 1.0, 5.0])
 
@@ -246,5 +246,5 @@ def test_each_variant_and_kind_of_component_has_its_own_nothing_and_all_have_the
 
 def test_a_table_that_lacks_an_example_is_refused():
     for index in (3, 5, len(TABLE["m"]) - 1):
-        with pytest.raises(ValueError, match="every example"):
+        with pytest.raises(Incomplete, match=r"every (discovery|evaluation) example"):
             Measured.of({name: np.delete(column, index) for name, column in TABLE.items()}, seed=0)

@@ -23,6 +23,10 @@ CIRCUIT, RANDOM = "circuit", "random"
 PLAIN = ("neurons", "dimensions")
 
 
+class Incomplete(Exception):
+    """A table lacks some of what was measured, or has it twice."""
+
+
 @dataclass(frozen=True, order=True)
 class Group:
     """What some m's are of: the keys of validation.parquet, without example and draw."""
@@ -52,7 +56,7 @@ class Measured:
         """From the columns of validation.parquet.
 
         Raises:
-            ValueError: A group lacks an example of its half, or has one twice.
+            Incomplete: A group lacks an example of its half, or has one twice.
         """
         names = ("half", "errors", "curve", "part")
         words, codes = zip(*(_coded(table[name]) for name in names), strict=True)
@@ -68,7 +72,8 @@ class Measured:
             group = Group(half, errors, curve, part, *map(int, sorted_keys[4:, start]))
             examples = every[half]
             if (end - start) % len(examples) or (example[start:end].reshape(-1, len(examples)) != examples).any():
-                raise ValueError(f"{group} isn't of every example")
+                what = " ".join(filter(None, (curve, part)))
+                raise Incomplete(f"m of {what} (n = {group.n}, errors {errors}) isn't of every {half} example")
             groups[group] = m[start:end].reshape(-1, len(examples))
         return cls(groups, seed)
 

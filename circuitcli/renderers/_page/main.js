@@ -156,7 +156,7 @@ function prepareLegend() {
   put();
 }
 
-for (const id of ["title", "settings", "origin", "share", "calibration"]) byId(id).textContent = PAGE[id];
+for (const id of ["title", "settings", "origin", "share", "calibration", "validation"]) byId(id).textContent = PAGE[id];
 if (PAGE.warning) byId("warning").append("⚠ ", ...withCommands(PAGE.warning));
 prepareLegend();
 listenToGraph();

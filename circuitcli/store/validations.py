@@ -1,0 +1,89 @@
+"""Validations on disk: what the metric m of each example is where the model keeps some features alone, or lacks some.
+
+`validation.parquet` has a row for each m that was measured:
+
+    half      discovery or evaluation: which part of the examples it is of
+    example   its number in examples.json
+    curve     what chose the features: circuit, exact, atp, activation, random, neurons, dimensions; "" of all or none
+              of the dictionaries' features, which no curve chooses
+    draw      which draw of random; 0 of others
+    errors    what of the dictionaries' errors stays: kept, sites, removed
+    part      circuit (C alone is kept), complement (all but C), without (C but one node), alone (one node), nothing,
+              everything
+    n         features in C
+    node      of without and alone: which node, by its number in nodes.parquet; else −1
+    m         in the unit of the example
+
+`nodes.parquet` has what each curve chooses, the highest rank first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from circuitcli.core.untrusted import Mismatch, Text, read
+from circuitcli.errors import InputError
+from circuitcli.store import files, tables
+from circuitcli.store.records import FileEntry
+from circuitcli.store.run import Run
+
+STAGE = "validate"
+EXAMPLES = "validation/examples.json"
+MEASURED = "validation/validation.parquet"
+NODES = "validation/nodes.parquet"
+FILES = (EXAMPLES, MEASURED, NODES)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example, as it is told.
+
+    Attributes:
+        name: What it is called: its prompt, or its question.
+        half: discovery or evaluation.
+        sequences: The tokens of each sequence that was read; of choices one a choice, the right one first.
+        unit: Of m: nats or logits.
+    """
+
+    name: Text
+    half: Text
+    sequences: tuple[tuple[Text, ...], ...]
+    unit: Text
+
+
+def write(
+    run: Run, told: Sequence[Example], measured: list[tables.Columns], nodes: list[tables.Columns]
+) -> dict[str, FileEntry]:
+    """Write the files of a validation; of each table its parts, one after another.
+
+    Columns of a part are arrays, or one value for all its rows.
+
+    Returns:
+        What the stage's record says of the files.
+    """
+    path = run.path(EXAMPLES)
+    text = json.dumps([asdict(example) for example in told], indent=1)  # ASCII: a token may be half a character
+    files.write(path, f"{text}\n".encode())
+    entries = {EXAMPLES: run.entry(path)}
+    for name, parts in ((MEASURED, measured), (NODES, nodes)):
+        count = tables.write(run.path(name), name.removesuffix(".parquet"), parts)
+        entries[name] = run.entry(run.path(name), count)
+    return entries
+
+
+def examples(run: Run) -> list[Example]:
+    """What m was measured on, in order.
+
+    Raises:
+        InputError: The validate stage isn't done, or the file isn't as it was written.
+    """
+    path = run.verified(STAGE, EXAMPLES)
+    try:
+        return [read(Example, one, f"[{i}]") for i, one in enumerate(json.loads(path.read_bytes()))]
+    except (ValueError, TypeError, RecursionError, Mismatch) as error:
+        raise InputError(
+            f"{path} isn't as this version of circuit writes it: {error}.",
+            hint="Run `circuit validate --force` on this run.",
+        ) from None
