@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.errors import InputError
-from circuitcli.results import answer, extend
+from circuitcli.results import answer, extend, validation
 from circuitcli.results.circuit import build
 from circuitcli.results.labels import SAVED, applied
 from circuitcli.stages import annotations as annotating
@@ -32,13 +33,16 @@ def run(job: Job, edited: Path | None = None) -> Outcome:
     else:
         made = partial(build, job.results(), extend.earlier(job.results()))
     annotations, source = annotating.of_run(job, edited), labelling.check(job)
-    inputs = {
+    inputs: dict[str, Any] = {
         "extended": extend.digests(job.results()),
         "edits": annotating.document(annotations),  # as older runs have recorded them
         **labelling.inputs(source),
     }
     if edited is None:
         _keep_edited(job)
+    validated = validation.done(job.results())
+    if validated is not None:
+        inputs["validation"] = validated
     formats, relabel = formatting.of_run(job), labelling.again(job)
 
     def work(todo: Work) -> None:
@@ -46,7 +50,8 @@ def run(job: Job, edited: Path | None = None) -> Outcome:
         if kept and labelling.intact(todo):
             _add(job, todo, formats, kept)
         else:
-            _draw(job, todo, applied(made(), annotations), source, formats)
+            circuit = validation.carried(job.results(), made())
+            _draw(job, todo, applied(circuit, annotations), source, formats)
         annotating.keep(job, annotations)
 
     return stage(job, NAME, inputs, work, again=relabel or formats.added)

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from scipy import stats
 from support.circuits import METADATA, NAMES, PLAIN, node, validator
+from support.tiny import SMALL
 from support.validated import Made, feature, validate
 
 from circuitcli.cli import evidence, evidence_words
@@ -21,8 +22,12 @@ from circuitcli.core.circuit import Circuit
 from circuitcli.core.words import with_interval
 from circuitcli.errors import InputError
 from circuitcli.results.validation import Validated
+from circuitcli.stages import graph
+from circuitcli.stages.report import Silent
+from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
 from circuitcli.store import validations
+from circuitcli.store.run import Run
 
 Checked = Callable[..., Job]
 
@@ -31,6 +36,16 @@ Checked = Callable[..., Job]
 def validated(start: Callable[..., Job], tmp_path: Path) -> Checked:
     """A job on a run with a validation of made-up numbers: `validated(size=5)`."""
     return lambda **made: validate(start(tmp_path / "run"), Made(**made))
+
+
+class Heard(Silent):
+    """A report that keeps what is said."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def read(job: Job, table: str) -> pandas.DataFrame:
@@ -376,3 +391,29 @@ def test_a_model_that_can_not_be_told_from_nothing_is_told_so(validated: Checked
     rewrite(job, table.assign(m=np.where(everything, -6 + noise, table["m"])))
     said = evidence_words.sentences(job.results().validation)
     assert said[-1].startswith("On the evaluation examples the model does no better than with nothing")
+
+
+def test_the_graph_is_drawn_anew_with_the_validation_of_its_features(measure: Callable[..., Job]):
+    """By the stage: only of just the features that are drawn; and once, until it is validated again."""
+    job = measure({**SMALL, "graph": {"formats": ["json", "dot"], "max_edges": 6}})
+    job = dataclasses.replace(job, run=Run(job.run.root, STAGES.folders))
+    graph.run(job)
+    path = job.run.root / "graph/circuit.json"
+    before = json.loads(path.read_text())
+    names = [node["id"] for node in before["nodes"]]
+    assert "validation" not in before
+    said: list[str] = []
+    told = dataclasses.replace(job, report=Heard(said))
+    validate(job, Made(size=len(names), named=tuple(names)))
+    assert graph.run(told).status == "done"
+    assert any("validation" in line for line in said)
+    after = json.loads(path.read_text())
+    validator().validate(after)
+    assert after["validation"]["n"] == len(names)
+    assert {**after, "validation": 0, "metadata": 0} == {**before, "validation": 0, "metadata": 0}
+    assert "Faithfulness ." in (job.run.root / "graph/circuit.dot").read_text()
+    assert graph.run(told).status == "skipped"
+    assert job.results().graph().number_of_nodes() == len(names)
+    validate(job, Made(size=len(names) - 1, named=tuple(names)))
+    assert graph.run(told).status == "done"
+    assert "validation" not in json.loads(path.read_text())

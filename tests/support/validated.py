@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from circuitcli.core.sites import FeatureId, Site
+from circuitcli.core.sites import FeatureId, Site, parse_feature
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
-from circuitcli.store import validations
+from circuitcli.store import records, validations
 from circuitcli.store.records import Record
 from circuitcli.store.run import Run
 from circuitcli.store.validations import Example
@@ -40,6 +40,7 @@ class Made:
         without, alone: Whether each node of C was left out, and kept alone; on the evaluation, errors kept.
         flat: Whether the whole model does no better than nothing.
         name: Of each example, before its number.
+        named: What the first components are called; others are of layers 0 and 1.
         seed: Of all draws.
     """
 
@@ -55,6 +56,7 @@ class Made:
     alone: bool = True
     flat: bool = False
     name: str = "the light of the earth"
+    named: tuple[str, ...] = ()
     seed: int = 0
 
 
@@ -98,7 +100,7 @@ class Numbers:
                 yield from self._part(self.m([], errors, kind), kind, 0, errors, "nothing", 0)
             for curve, orders in self.rankings.items():
                 most = made.size if curve == made.curves[0] else made.scored
-                sizes = [n for n in made.sizes if n <= most]
+                sizes = sorted({n for n in (*made.sizes, made.size) if n <= most})
                 for (i, order), n in ((pair, n) for pair in enumerate(orders) for n in sizes):
                     about = (curve, i, errors)
                     yield from self._part(self.m(order[:n], errors, curve), *about, "circuit", n)
@@ -126,7 +128,7 @@ class Numbers:
         for curve, orders in self.rankings.items():
             n = self.made.size if curve == self.made.curves[0] else max(self.made.sizes)
             order = orders[0][:n]
-            features = [feature(component) for component in order.tolist()]
+            features = [self.called(component) for component in order.tolist()]
             yield {
                 "node": np.arange(n),
                 "curve": curve,
@@ -136,6 +138,11 @@ class Numbers:
                 "feature": np.asarray([one.index for one in features]),
                 "score": self.worth[order],
             }
+
+    def called(self, component: int) -> FeatureId:
+        """A component's name."""
+        named = self.made.named
+        return parse_feature(named[component]) if component < len(named) else feature(component)
 
 
 def feature(component: int) -> FeatureId:
@@ -153,6 +160,6 @@ def validate(job: Job, made: Made = Made()) -> Job:
     ]
     files = validations.write(run, told, list(numbers.rows()), list(numbers.nodes()))
     facts = {"baseline": "mean", "scored": dict.fromkeys(made.curves, made.scored)}
-    record = Record(f"{made!r}", {}, {}, files, facts, {}, "cpu", 0.0)
+    record = Record(records.fingerprint({"made": f"{made!r}"}), {}, {}, files, facts, {}, "cpu", 0.0)
     run.save_record("validate", replace(record, finished="2026-11-26T09:00:00+00:00"))
     return replace(job, run=run)
