@@ -19,3 +19,4 @@ def generator(seed: int, feature: FeatureId, purpose: int, *key: int) -> np.rand
 PURPOSE_THINNING, PURPOSE_CONTEXTS, PURPOSE_BOOTSTRAP, PURPOSE_DONOR, PURPOSE_INTERVENTION, PURPOSE_CALIBRATION = range(
     6
 )
+PURPOSE_HALVES = 6

@@ -447,12 +447,21 @@ class Validate:
             "--prompts",
             "What a circuit is judged on: a .jsonl file of questions, on each line an object with prompt and, if "
             "wanted, target, against and counterfactual, or with question, choices and answer; or a file of text, as "
-            "--text takes it. none: the run's questions, if it is on prompts, else text of the run's source that isn't "
-            "in its sample.",
+            "--text takes it. none: what the run itself was asked, if it was, else text of its source that isn't in "
+            "its sample.",
             "FILE",
             late=True,
         ),
     ] = ""
+    column: Annotated[
+        str,
+        Flag(
+            "--column",
+            "The column that holds the texts, in a file of text; auto takes `text`, or the only one of strings.",
+            "NAME",
+            late=True,
+        ),
+    ] = "auto"
     metric: Annotated[
         Literal["auto", "logprob", "kl"],
         Flag(

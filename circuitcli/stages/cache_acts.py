@@ -9,7 +9,7 @@ SAEs are tried on a few sequences: those that don't fit the model are refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,13 +19,13 @@ import numpy as np
 from circuitcli.core.contexts import FeatureStatistics, Firings, top_contexts
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
-from circuitcli.errors import HubError
 from circuitcli.results.dictionaries import entries_of
 from circuitcli.results.next_tokens import at_positions, on_prompts
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import next_tokens, passages
-from circuitcli.stages.sequences import read_sample, source_of
+from circuitcli.stages.sequences import read_sample
 from circuitcli.stages.stage import Job, Outcome, Work, stage
+from circuitcli.stages.text_identity import text_identity
 from circuitcli.store import acts, files, tables
 
 if TYPE_CHECKING:
@@ -62,31 +62,6 @@ def run(job: Job) -> Outcome:
         },
         lambda todo: _work(job, todo),
     )
-
-
-def text_identity(job: Job, say: Callable[[str], None] = lambda line: None) -> str:
-    """What identifies the text; a text that can't be read is refused.
-
-    A dataset whose hub can't be asked is taken to be what it was when this run read it, if its tokens are there.
-    """
-    source, request = source_of(job.settings)
-    try:
-        return source.identity(request)
-    except HubError:
-        known = _identity_then(job)
-        if known is None or job.force:
-            raise
-        say("The hub can't be asked for the dataset: going on with the text that this run has of it.")
-        return known
-
-
-def _identity_then(job: Job) -> str | None:
-    """What identified the text when this run's tokens were made, if they were made of the text that is set now."""
-    plan = job.run.plan(NAME)
-    if plan is None or not job.run.path(acts.TOKENS).is_file():
-        return None
-    same = not job.changes(plan.inputs, ("texts.source", "texts.dataset", "texts.column"))
-    return str(plan.inputs["text"]) if same and "text" in plan.inputs else None
 
 
 def _work(job: Job, todo: Work) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from circuitcli.core.words import amount
 from circuitcli.errors import InputError, UsageError
@@ -22,6 +23,21 @@ from circuitcli.stages.stage import Job
 from circuitcli.stages.subject import Subject
 
 Baseline = Literal["zero", "mean", "resample", "patch"]
+
+
+@runtime_checkable
+class MayDiffer(Protocol):
+    """A question, which may have a counterfactual."""
+
+    @property
+    def where(self) -> str:
+        """The file and line; empty if it is in none."""
+        ...
+
+    @property
+    def counterfactual(self) -> str | None:
+        """The text whose activations replace its own."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,11 +94,32 @@ def identity(job: Job) -> str:
 
 
 def baseline(job: Job, asked: Sequence[Written | Asked]) -> Baseline:
-    """What replaces activations; `auto` is patch where a counterfactual is given, else zero."""
-    wanted = job.settings.attribute.baseline
+    """What replaces activations."""
+    return replaced_by(job.settings.attribute.baseline, paired=any(one.counterfactual is not None for one in asked))
+
+
+def replaced_by(wanted: Literal["auto"] | Baseline, *, paired: bool) -> Baseline:
+    """What replaces activations; `auto` is patch where counterfactuals are given, else zero."""
     if wanted == "auto":
-        return "patch" if any(one.counterfactual is not None for one in asked) else "zero"
+        return "patch" if paired else "zero"
     return wanted
+
+
+def check_patch(asked: Sequence[MayDiffer], what: str) -> None:
+    """Refuse questions of which some or all lack the counterfactual that activations are taken from.
+
+    Args:
+        asked: The questions.
+        what: What has them, for errors.
+
+    Raises:
+        InputError: Which of them it is.
+    """
+    if not alike(asked, "counterfactual", "what replaces activations must be the same for all"):
+        raise InputError(
+            f"{what} has no `counterfactual`, from which --baseline patch takes activations.",
+            hint="Give every line one, or leave --baseline out.",
+        )
 
 
 def asked(job: Job, subject: Subject | None = None, say: Say | None = None) -> list[Asked]:
@@ -100,20 +137,28 @@ def asked(job: Job, subject: Subject | None = None, say: Say | None = None) -> l
     subject = subject or job.subject
     questions = written(job)
     patch = baseline(job, questions) == "patch"
-    if patch and not alike(questions, "counterfactual", "what replaces activations must be the same for all"):
-        raise InputError(
-            f"{job.settings.attribute.prompts} has no `counterfactual`, from which --baseline patch takes activations.",
-            hint="Give every line one, or leave --baseline out.",
-        )
-    reader = _Reader(subject, say or job.report.say, {})
+    if patch:
+        check_patch(questions, job.settings.attribute.prompts)
+    reader = Reader(subject, say or job.report.say, {})
     if job.settings.attribute.prompts:
         return [reader.of_file(one, patch=patch) for one in questions]
     prompts, _ = read_prompts(subject, hushed)
     return [reader.question(one, f"prompt {i}", questions[0], patch=patch) for i, one in enumerate(prompts)]
 
 
+@contextmanager
+def of_line(where: str) -> Iterator[None]:
+    """Whatever is wrong with a line of a file is unfit input, and the line is named; of what is in none nothing is."""
+    try:
+        yield
+    except (UsageError, InputError) as error:
+        if not where:
+            raise
+        raise InputError(f"{where}: {error.message}", hint=error.hint) from None
+
+
 @dataclass(frozen=True)
-class _Reader:
+class Reader:
     """From what was written to tokens of a model; `known` are tokens that were found already."""
 
     subject: Subject
@@ -122,11 +167,9 @@ class _Reader:
 
     def of_file(self, one: Written, *, patch: bool) -> Asked:
         """A line of a file: whatever is wrong there is unfit input, and the line is named."""
-        try:
+        with of_line(one.where):
             prompt = read_prompt(self.subject, one.prompt, "The prompt")
             return self.question(prompt, "the prompt", one, patch=patch)
-        except (UsageError, InputError) as error:
-            raise InputError(f"{one.where}: {error.message}", hint=error.hint) from None
 
     def question(self, prompt: Prompt, name: str, one: Written, *, patch: bool) -> Asked:
         """A question of a prompt that is tokens already; `name` is what errors call it."""
@@ -142,7 +185,7 @@ class _Reader:
         return Asked(
             prompt=prompt.text,
             ids=tuple(prompt.ids),
-            counts=tuple(place > 0 and place not in prompt.special for place in range(len(prompt.ids))),
+            counts=prompt.counts,
             target=target,
             against=against,
             counterfactual=other.text if other else None,
@@ -157,7 +200,7 @@ class _Reader:
             self.known[spelled] = find_token(self.subject, spelled, flag, self.say)
         return self.known[spelled]
 
-    def counterfactual(self, prompt: Prompt, name: str, one: Written) -> Prompt:
+    def counterfactual(self, prompt: Prompt, name: str, one: MayDiffer) -> Prompt:
         """The prompt that activations are taken from."""
         drop = "leave `counterfactual` out of every line" if one.where else "drop it: --counterfactual ''"
         try:

@@ -12,6 +12,7 @@ from circuitcli.stages import ablate, cache_acts, labels, questions
 from circuitcli.stages.sequences import hushed
 from circuitcli.stages.stage import Job, Outcome
 from circuitcli.stages.subject import chosen
+from circuitcli.stages.text_identity import text_identity
 
 if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
@@ -34,7 +35,7 @@ def run(job: Job, show: Callable[[Outcome], None]) -> list[Outcome]:
     todo = {spec.name for spec in stages if job.force or job.run.record(spec.name) is None}
     if named and todo:
         job.runtime  # noqa: B018 -- asks for the device
-    cache_acts.text_identity(job)
+    text_identity(job)
     if "attribute" in todo:
         questions.identity(job)
     extend.read(job.results())

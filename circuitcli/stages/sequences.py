@@ -11,7 +11,7 @@ are written out, as `<|endoftext|>` may be, are outliers wherever they stand, as
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from circuitcli import plugins
@@ -19,12 +19,11 @@ from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
 from circuitcli.core.words import amount
 from circuitcli.errors import InputError, UsageError
 from circuitcli.settings import Settings
+from circuitcli.stages.documents import counted, documents, say_what_ends, sequence_limit
 from circuitcli.stages.subject import Subject
 from circuitcli.texts import TextRequest, TextSource
 
 Say = Callable[[str], None]
-# Kinds of special tokens that are named.
-_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,11 @@ class Prompt:
     text: str
     ids: list[int]
     special: list[int]
+
+    @property
+    def counts(self) -> tuple[bool, ...]:
+        """At which positions there are nodes: those from 1 on that hold no special token."""
+        return tuple(place > 0 and place not in self.special for place in range(len(self.ids)))
 
 
 def hushed(line: str) -> None:
@@ -100,32 +104,21 @@ def prepend_bos(subject: Subject) -> bool:
 
 def _texts(subject: Subject, bos: int | None, say: Say) -> Sample:
     """Documents at random, each cut into sequences."""
-    settings, tokenizer, limit = subject.tools.settings, subject.tokenizer, subject.checkpoint.shape.n_ctx
-    texts = settings.texts
-    if texts.max_tokens > limit:
-        raise InputError(
-            f"{settings.model} reads {amount(limit, 'token')}, not {texts.max_tokens}.",
-            hint=f"Give --max-tokens {limit}.",
-        )
+    settings = subject.tools.settings
+    count, extra, longest = settings.texts.num_sequences, _extra(settings), sequence_limit(subject)
     source, request = source_of(settings)
     special: Counter[str] = Counter()
+    first, others = sample_documents(
+        documents(subject, source.documents(request), special), count, extra, settings.seed
+    )
+    say_what_ends(special, say)
 
-    def documents() -> Iterator[str]:
-        for text in source.documents(request):
-            parts, between = tokenizer.split(text)
-            special.update(between)
-            yield from (part for part in parts if part.strip())
+    def cut(chosen: list[str], wanted: int) -> list[list[int]]:
+        ids = [subject.tokenizer.encode(text) for text in chosen]
+        return to_sequences(ids, bos=bos, max_tokens=longest, count=wanted)
 
-    def cut(chosen: list[str], count: int) -> list[list[int]]:
-        ids = [tokenizer.encode(text) for text in chosen]
-        return to_sequences(ids, bos=bos, max_tokens=texts.max_tokens, count=count)
-
-    extra = _extra(settings)
-    first, others = sample_documents(documents(), texts.num_sequences, extra, settings.seed)
-    if special:
-        say(f"{_counted(special)} in the text: documents end there, and none of them is read.")
-    sequences = cut(first, texts.num_sequences)
-    if len(sequences) == texts.num_sequences:  # only behind a full sample are others not mistaken for its own
+    sequences = cut(first, count)
+    if len(sequences) == count:  # only behind a full sample are others not mistaken for its own
         sequences += cut(others, extra)
     return pad(sequences)
 
@@ -152,7 +145,7 @@ def read_prompts(subject: Subject, say: Say) -> tuple[list[Prompt], list[Prompt]
         )
     special = Counter(subject.tokenizer.text(one.ids[place]).strip() for one in drawn for place in one.special)
     if special:
-        say(f"{_counted(special)} in the prompts: no feature is chosen, counted or edited there.")
+        say(f"{counted(special)} in the prompts: no feature is chosen, counted or edited there.")
     return first, others
 
 
@@ -184,13 +177,11 @@ def read_prompt(subject: Subject, text: str, name: str) -> Prompt:
     return Prompt(text, ids, places)
 
 
+def documents_drawn(settings: Settings) -> int:
+    """How many documents the run's sequences are made of, those for contexts alone too."""
+    return settings.texts.num_sequences + _extra(settings)
+
+
 def _extra(settings: Settings) -> int:
     """Sequences for contexts alone."""
     return max(0, settings.contexts.num_sequences - settings.texts.num_sequences)
-
-
-def _counted(special: Counter[str]) -> str:
-    """How many special tokens there are, and which are the most frequent: `2 special tokens (<s>, </s>)`."""
-    named = ", ".join(token for token, _ in special.most_common(_NAMED))
-    more = ", …" if len(special) > _NAMED else ""
-    return f"{amount(special.total(), 'special token')} ({named}{more})"
