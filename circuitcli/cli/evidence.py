@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitcli.cli import cut, evidence_words
 from circuitcli.cli.console import Terminal
@@ -13,6 +13,9 @@ from circuitcli.core.words import UNKNOWN, with_interval
 from circuitcli.results.labels import labelled
 from circuitcli.results.results import Results
 from circuitcli.results.validation import Validated
+
+if TYPE_CHECKING:
+    from circuitcli.stages.stage import Job
 
 _NODES = 20
 _ERRORS = {"kept": "errors kept", "sites": "at its sites", "removed": "removed"}
@@ -27,6 +30,16 @@ def show(results: Results, terminal: Terminal) -> None:
     _curves(found, terminal)
     _areas(found, terminal)
     _nodes(results, terminal)
+
+
+def plot(job: Job, terminal: Terminal) -> list[str]:
+    """Draw the curves, and tell where they are; none where matplotlib isn't installed, which is told too."""
+    from circuitcli.stages import curves
+
+    paths = [str(path) for path in curves.draw(job)]
+    for path in paths:
+        terminal.line(path)
+    return paths
 
 
 def document(results: Results) -> dict[str, Any]:

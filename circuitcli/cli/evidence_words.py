@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from circuitcli.core.attributed import Measure
-from circuitcli.core.evidence.validated import Budget, Rival
+from circuitcli.core.evidence.validated import REPLACED, Budget, Rival
 from circuitcli.core.words import amount, with_interval
 
 if TYPE_CHECKING:
@@ -14,12 +14,6 @@ if TYPE_CHECKING:
 
 SIGNIFICANT = 0.05  # of q
 MUCH = 0.5  # a share below which something does the lesser part
-_REPLACED = {
-    "zero": "0",
-    "mean": "its mean",
-    "patch": "what it is in the counterfactual",
-    "resample": "what it is elsewhere",
-}
 _CALLED = {
     "random": "random features that fire",
     "activation": "the most active ones",
@@ -52,7 +46,7 @@ def _carried(found: Validated, first: Budget) -> Iterator[str]:
     record = found.record
     size, unit = amount(record.n, "feature"), record.unit
     ends = f"m = {first.nothing:.2f} {unit} with nothing, {first.everything:.2f} with everything"
-    instead = f"; what is left out becomes {_REPLACED[record.baseline]}" if record.baseline in _REPLACED else ""
+    instead = f"; what is left out becomes {REPLACED[record.baseline]}" if record.baseline in REPLACED else ""
     if first.faithfulness.value is None:
         yield f"Faithfulness isn't defined: m is the same with everything and with nothing ({ends}{instead})."
         return

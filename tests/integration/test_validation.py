@@ -1,10 +1,15 @@
 """What is told of a run's validation, from its files: numbers by pandas, tables and words at every width, pictures."""
 
 import dataclasses
+import importlib.util
+import itertools
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas
@@ -21,8 +26,9 @@ from circuitcli.core.attributed import Measure
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.words import with_interval
 from circuitcli.errors import InputError
+from circuitcli.renderers import _curves
 from circuitcli.results.validation import Validated
-from circuitcli.stages import graph
+from circuitcli.stages import curves, graph
 from circuitcli.stages.report import Silent
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
@@ -417,3 +423,70 @@ def test_the_graph_is_drawn_anew_with_the_validation_of_its_features(measure: Ca
     validate(job, Made(size=len(names) - 1, named=tuple(names)))
     assert graph.run(told).status == "done"
     assert "validation" not in json.loads(path.read_text())
+
+
+PLOTTED = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs the extra `plot`")
+
+
+@PLOTTED
+def test_the_plot_shows_every_curve_and_is_the_same_bytes(validated: Checked, capsys: pytest.CaptureFixture[str]):
+    job = validated(errors=("kept", "removed"), sizes=(1, 3, 12, 30))
+    paths = evidence.plot(job, Terminal(as_json=False, quiet=False))
+    assert capsys.readouterr().out.splitlines() == paths
+    svg, png = (Path(path).read_bytes() for path in paths)
+    assert png.startswith(b"\x89PNG")
+    assert [Path(path).name for path in paths] == ["curves.svg", "curves.png"]
+    root = ElementTree.fromstring(svg)
+    drawn = [group.get("id", "") for group in root.iter("{http://www.w3.org/2000/svg}g")]
+    assert sum(name.startswith("axes_") for name in drawn) == 4  # two variants, faithfulness and completeness
+    assert b"script" not in svg
+    assert not re.search(rb"20\d\d-\d\d-\d\d", svg), "no date"
+    for path in paths:
+        Path(path).unlink()
+    assert [Path(path).read_bytes() for path in evidence.plot(job, Terminal(as_json=True, quiet=True))] == [svg, png]
+
+
+@PLOTTED
+def test_the_plot_is_drawn_again_only_for_other_numbers(validated: Checked):
+    job = validated()
+    before = [(path, path.stat().st_mtime_ns) for path in curves.draw(job)]
+    assert [(path, path.stat().st_mtime_ns) for path in curves.draw(job)] == before
+    old = [path.read_bytes() for path, _ in before]
+    validate(job, Made(seed=5))
+    assert all(path.read_bytes() != data for path, data in zip(curves.draw(job), old, strict=True))
+
+
+@PLOTTED
+def test_lines_and_bands_are_the_numbers(validated: Checked):
+    """What matplotlib was told, by its own objects."""
+    found = validated(sizes=(1, 3, 12, 30)).results().validation
+    figure = _curves._figure(found.record, [point for point in found.points if point.half == "evaluation"])
+    table = found.curves()
+    table = table[table["half"] == "evaluation"]
+    assert len(figure.axes) == 6
+    panels = itertools.product(("faithfulness", "completeness"), ("kept", "sites", "removed"))
+    for i, (what, errors) in enumerate(panels):
+        lines = {line.get_label(): line for line in figure.axes[i].get_lines() if not line.get_label().startswith("_")}
+        of = table[(table["errors"] == errors) & table[what].notna()]
+        assert {name for name, line in lines.items() if len(line.get_xdata())} == set(of["curve"])
+        assert figure.axes[i].get_xscale() == "log"
+        for curve, rows in of.groupby("curve"):
+            assert lines[curve].get_xdata().tolist() == rows["n"].tolist()
+            assert lines[curve].get_ydata().tolist() == rows[what].tolist()
+
+
+@PLOTTED
+@pytest.mark.parametrize(
+    "made", [{"flat": True}, {"examples": (1, 1)}, {"curves": ("circuit",), "sizes": (12,)}, {"through": 40.0}]
+)
+def test_any_validation_can_be_plotted(validated: Checked, made: dict[str, Any]):
+    assert len(curves.draw(validated(**made))) == 2
+
+
+def test_without_matplotlib_one_line_says_what_to_install(validated: Checked, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said: list[str] = []
+    job = dataclasses.replace(validated(), report=Heard(said))
+    assert evidence.plot(job, Terminal(as_json=False, quiet=False)) == []
+    assert said == ["A plot takes matplotlib, which isn't installed. Install it: `pip install 'circuitcli[plot]'`."]
+    assert evidence.document(job.results())["curves"]

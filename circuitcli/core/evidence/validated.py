@@ -11,6 +11,13 @@ from circuitcli.core.untrusted import Count, Number, Text
 Half = Literal["discovery", "evaluation"]
 # What of the dictionaries' errors stays: all, those at sites that hold a node of C, none.
 Errors = Literal["kept", "sites", "removed"]
+# What a feature that isn't kept becomes, in words, by the name of the baseline.
+REPLACED = {
+    "zero": "0",
+    "mean": "its mean",
+    "patch": "what it is in the counterfactual",
+    "resample": "what it is at a random other position",
+}
 
 
 @dataclass(frozen=True)
