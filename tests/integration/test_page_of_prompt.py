@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from support import prompted
 from support.browser import Open, Opened
-from support.circuits import ASKED, NASTY, PLAIN, QUESTION, TOKENS
+from support.circuits import ASKED, NASTY, PLAIN, QUESTION, TOKENS, VALIDATION
 
 from circuitcli.core import compare
 from circuitcli.core.attributed import Measure
 from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.tokens import visible
-from circuitcli.renderers import _question
+from circuitcli.renderers import _question, _validated
 
 GOD, ERROR, LATE, OTHER = "1.resid_post.6@5", "1.resid_post.error@6", "2.resid_post.7@7", "2.resid_post.9@7"
 NAMES = {node.id for node in ASKED.nodes}
@@ -370,6 +370,14 @@ def test_the_headline_is_the_question_with_its_answer(opened: Open) -> None:
     legend = there.page.inner_text("#legend")
     assert "replacing the node lowers the metric" in legend
     assert "ablating" not in legend
+
+
+@pytest.mark.parametrize("circuit", [ASKED, PLAIN], ids=["prompt", "means"])
+def test_what_was_validated_is_told_and_saved(opened: Open, circuit: Circuit) -> None:
+    circuit = dataclasses.replace(circuit, validation=VALIDATION)
+    there = opened(circuit)
+    assert there.page.inner_text("#validation") == _validated.sentence(circuit)
+    assert there.saved()["validation"] == json.loads(json.dumps(circuit.to_dict()))["validation"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

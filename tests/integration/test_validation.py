@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,27 @@ def test_curves_are_the_formula_on_the_table(validated: Checked):
             mean(rows, half=row.half, errors=row.errors, curve=row.curve, part="circuit", n=row.n)
         )
         assert row.m_everything == pytest.approx(mean(rows, half=row.half, part="everything"))
+
+
+READ = """
+import sys
+from pathlib import Path
+from circuitcli.results.results import Results
+from circuitcli.settings import resolve
+from circuitcli.stages.spec import STAGES
+from circuitcli.store.run import Run
+run = Run(Path(sys.argv[1]), STAGES.folders)
+found = Results(run, resolve(run.settings())).validation
+print(len(found.curves()), len(found.nodes()), found.record.n)
+print(*{"torch", "transformers", "transformer_lens", "rich", "matplotlib"} & set(sys.modules))
+"""
+
+
+def test_it_is_read_without_what_computes(validated: Checked):
+    root = validated().run.root
+    done = subprocess.run([sys.executable, "-c", READ, root], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["102", "12", "12"]
 
 
 def test_halves_share_no_number(validated: Checked):
