@@ -98,9 +98,10 @@ def _rest(first: Budget) -> Iterator[str]:
     """What is left without the circuit."""
     share = first.completeness.value
     if share is not None:
-        enough = share >= MUCH
-        so = ": the model hardly needs the circuit, as others do the same." if enough else "."
-        yield f"Without the circuit all other features do {with_interval(first.completeness)}{so}"
+        alone = (first.faithfulness.value or 0.0) >= MUCH
+        so = ": others can take its place." if alone else ": most of it lies outside the circuit."
+        most = so if share >= MUCH else "."
+        yield f"Without the circuit all other features do {with_interval(first.completeness)}{most}"
 
 
 def _nodes(found: Validated) -> Iterator[str]:
