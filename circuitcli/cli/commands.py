@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from circuitcli.cli import ablate, attribute, cache_acts, effects, fetch_saes, graph
+from circuitcli.cli import ablate, attribute, cache_acts, effects, fetch_saes, graph, stability
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 
@@ -36,4 +36,5 @@ COMMANDS: Mapping[str, StageCommand] = {
     "effects": effects,
     "attribute": attribute,
     "graph": graph,
+    "stability": stability,
 }

@@ -20,6 +20,7 @@ OFTEN = {
     "effects": "--run --feature --by-position --logit-tokens",
     "attribute": "--run --target --against --counterfactual --prompts --baseline --method --nodes",
     "graph": "--run --of --format --labels --max-edges --min-effect --extend --load",
+    "stability": "--run --seeds --halves --interventions --dry-run --force --json",
     "doctor": "--model --release --layers --site --text --json",
     "bench": "--model --release --layers --shape --device --json",
     "show": "--profile --run --json",

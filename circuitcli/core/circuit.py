@@ -14,10 +14,10 @@ from typing import Any, Literal
 from circuitcli.core.attributed import Attribution, Calibration, Method
 from circuitcli.core.evidence.validated import Validation
 from circuitcli.core.metadata import Metadata
-from circuitcli.core.untrusted import Flag, Number, Text, Whole
+from circuitcli.core.untrusted import Flag, Number, Share, Text, Whole
 
-# Fields of nodes and edges that circuits of prompts alone have.
-_OF_PROMPTS = ("attribution", "method")
+# Fields of nodes and edges that not every circuit has: those of prompts alone, or of a discovery that was repeated.
+_OF_SOME = ("attribution", "method", "survival")
 # What became of a node or an edge between two graphs.
 Change = Literal["gained", "lost", "changed"]
 
@@ -75,6 +75,7 @@ class Node:
         run, created: The run that its numbers are from, and when it was measured; empty where that isn't known.
         change: In the graph of a difference: `gained` or `lost`; else None.
         attribution: What it does in a prompt; None in a circuit of mean effects.
+        survival: The share of repeated discoveries in which it comes up; None where none was repeated.
     """
 
     id: Text
@@ -98,6 +99,7 @@ class Node:
     created: Text = ""
     change: Change | None = None
     attribution: Attribution | None = None
+    survival: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Edge:
 
     `ci_low` and `ci_high` bound the 95% bootstrap interval; None when it has none. `older` are earlier measurements of
     the same effect, the newest first. `run` and `created` say where and when this one was made; empty where that isn't
-    known. `change` is `gained`, `lost` or `changed` in the graph of a difference, else None.
+    known. `change` is `gained`, `lost` or `changed` in the graph of a difference, else None. `survival` is as a node's.
 
     In a circuit of a prompt `effect_mean` is what replacing `source` does to the metric through `target` alone, in the
     metric's unit (`metadata.attribution`), `n` counts prompts, and `method` says how it was got; else that is None.
@@ -135,6 +137,7 @@ class Edge:
     created: Text = ""
     change: Change | None = None
     method: Method | None = None
+    survival: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,8 @@ class Circuit:
 
 
 def told(part: Node | Edge) -> dict[str, Any]:
-    """A node or edge as JSON has it; what only circuits of prompts have is left out of others."""
-    return {name: value for name, value in asdict(part).items() if value is not None or name not in _OF_PROMPTS}
+    """A node or edge as JSON has it; what only some circuits have is left out of others."""
+    return {name: value for name, value in asdict(part).items() if value is not None or name not in _OF_SOME}
 
 
 def share_drawn(drawn: Sequence[Edge], measured_abs_total: float) -> float:

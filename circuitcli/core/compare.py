@@ -166,7 +166,7 @@ def drawn(before: Circuit, after: Circuit, names: tuple[str, str]) -> Circuit:
     ]
     diff = DiffFacts(names[0], names[1], found.same, len(found.untold))
     return Circuit(
-        replace(after.metadata, diff=diff),
+        replace(after.metadata, diff=diff, repeats=None),
         (*nodes, *(replace(node, change="lost") for node in found.nodes_lost)),
         (*edges, *(replace(edge, change="lost") for edge in found.lost)),
         after.calibration,

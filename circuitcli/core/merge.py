@@ -10,6 +10,8 @@ follows from sets of measurements, not from the order in which graphs were joine
                 measured counts twice below the line, and so does what one run measured with other pins; so of several
                 it is the *least* that the share can be
 
+How often a part survives when its discovery is repeated is known of the whole discovery alone, and is left out.
+
 Joining is associative and idempotent, up to what people write: a label or a group of the second graph goes before one
 of the first.
 """
@@ -137,7 +139,7 @@ def _nodes(first: Sequence[Node], second: Sequence[Node]) -> tuple[Node, ...]:
     found = {node.id: node for node in first}
     for node in second:
         found[node.id] = _node(found[node.id], node) if node.id in found else node
-    return tuple(sorted(found.values(), key=_place))
+    return tuple(replace(node, survival=None) for node in sorted(found.values(), key=_place))
 
 
 def _node(first: Node, second: Node) -> Node:
@@ -190,6 +192,7 @@ def _metadata(a: Metadata, b: Metadata, edges: Sequence[Edge]) -> Metadata:
         start="; ".join(sorted({run.start for run in runs} - {""})),
         prompts=tuple(sorted(prompts)),
         answers=tuple(prompts[prompt] for prompt in sorted(prompts)),
+        repeats=None,
     )
 
 

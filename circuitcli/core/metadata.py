@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 # What makes effects one quantity, besides the model and its SAEs.
 MEASURED = ("intervention", "strength", "positions", "horizon")
 # Keys that are left out where there is nothing to say.
-_LEFT_OUT = ("strength", "diff", "attribution")
+_LEFT_OUT = ("strength", "diff", "attribution", "repeats")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,20 @@ class DiffFacts:
     after: Text
     same: Count
     untold: Count
+
+
+@dataclass(frozen=True)
+class RepeatFacts:
+    """How many discoveries the survival of nodes and edges is a share of.
+
+    `total` is all of them, `seeds`, `halves` and `interventions` by what was varied; the run itself is in several of
+    these, and once in the total.
+    """
+
+    total: Count
+    seeds: Count
+    halves: Count
+    interventions: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +114,7 @@ class Metadata(Basis):
         prompts: The texts of runs on prompts.
         answers: The likeliest next tokens at the end of each.
         attribution: What was asked of prompts, of a circuit that answers it; else None.
+        repeats: What survival is a share of, where it is known; else None.
     """
 
     schema_version: Count
@@ -119,6 +134,7 @@ class Metadata(Basis):
     prompts: tuple[Text, ...] = ()
     answers: tuple[Text, ...] = ()
     attribution: Question | None = None
+    repeats: RepeatFacts | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The `metadata` of circuit.json: plain values, lists and objects."""

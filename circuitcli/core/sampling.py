@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from circuitcli.core.seeding import PURPOSE_REPEAT
 from circuitcli.errors import InputError
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
@@ -41,6 +42,11 @@ class Sample:
         """Its first sequences."""
         return Sample(self.tokens[:count], self.lengths[:count], self.special[:count])
 
+    def of(self, rows: Int[np.ndarray, " m"]) -> Sample:
+        """Some of its sequences, no wider than the longest of them."""
+        width = int(self.lengths[rows].max())
+        return Sample(self.tokens[rows, :width], self.lengths[rows], self.special[rows, :width])
+
 
 def sample_documents(
     documents: Iterable[Document], count: int, extra: int, seed: int
@@ -54,6 +60,17 @@ def sample_documents(
     parts = (sorted(part, key=lambda entry: entry[1]) for part in (drawn[:count], drawn[count:]))
     first, others = ([one for _, _, one in part] for part in parts)
     return first, others
+
+
+def half(count: int, number: int, seed: int) -> Int[np.ndarray, " m"]:
+    """Which of `count` things are in the random half of this number, in their order.
+
+    Halves 1 and 2 are what one random cut makes of all things, 3 and 4 what the next does, and so on; of an odd count
+    the second of the two has one more.
+    """
+    cut, second = divmod(number - 1, 2)
+    order = np.random.default_rng([seed, PURPOSE_REPEAT, cut]).permutation(count)
+    return np.sort(order[count // 2 :] if second else order[: count // 2])
 
 
 def to_sequences(

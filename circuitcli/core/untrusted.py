@@ -25,6 +25,8 @@ Number = Annotated[float, Strict(), Field(ge=-LARGEST, le=LARGEST)]
 Whole = Annotated[int, Strict(), Field(ge=-LARGEST_WHOLE, le=LARGEST_WHOLE)]
 # A number of which there is none below 0.
 Size = Annotated[Number, Field(ge=0)]
+# A part of a whole.
+Share = Annotated[Number, Field(ge=0, le=1.0)]
 Count = Annotated[Whole, Field(ge=0)]
 
 _SHOULD_BE = {

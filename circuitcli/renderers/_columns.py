@@ -77,15 +77,22 @@ NODE_OF_PROMPT: dict[str, Callable[[Node], Cell]] = {
 EDGE_OF_PROMPT: dict[str, Callable[[Edge], Cell]] = {"method": lambda edge: edge.method}
 
 
+# What circuits have whose discovery was repeated.
+NODE_OF_REPEATS: dict[str, Callable[[Node], Cell]] = {"survival": lambda node: node.survival}
+EDGE_OF_REPEATS: dict[str, Callable[[Edge], Cell]] = {"survival": lambda edge: edge.survival}
+
+
 def node_rows(circuit: Circuit) -> tuple[list[str], list[Row]]:
     """The names of the columns, and a row of cells by column for each node."""
     columns = NODE | NODE_OF_PROMPT if circuit.metadata.attribution else NODE
+    columns = columns | NODE_OF_REPEATS if circuit.metadata.repeats else columns
     return list(columns), [{name: cell(node) for name, cell in columns.items()} for node in circuit.nodes]
 
 
 def edge_rows(circuit: Circuit) -> tuple[list[str], list[Row]]:
     """The same of edges."""
     columns = EDGE | EDGE_OF_PROMPT if circuit.metadata.attribution else EDGE
+    columns = columns | EDGE_OF_REPEATS if circuit.metadata.repeats else columns
     return list(columns), [{name: cell(edge) for name, cell in columns.items()} for edge in circuit.edges]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.metadata import Metadata
-from circuitcli.renderers import _change, _question, _validated
+from circuitcli.renderers import _change, _question, _survival, _validated
 from circuitcli.renderers._html import (
     BLUE_TINT,
     FACTS,
@@ -115,7 +115,7 @@ def _legend(circuit: Circuit, size: int) -> str:
     left = [
         (blue, "blue arrow: ablating the source raises the target"),
         (red, "red arrow: ablating the source lowers the target"),
-        ("", "opacity: |effect| relative to the largest drawn"),
+        ("", _survival.legend(circuit.metadata) or "opacity: |effect| relative to the largest drawn"),
         ("", _range(magnitudes)),
     ]
     if circuit.metadata.diff:

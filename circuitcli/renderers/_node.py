@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from circuitcli.core.circuit import Context, Node, TokenEffect
 from circuitcli.core.tokens import visible
-from circuitcli.renderers import _change
+from circuitcli.renderers import _change, _survival
 from circuitcli.renderers._html import (
     BLUE_TINT,
     FACTS,
@@ -71,7 +71,7 @@ def box(node: Node, *, numbers: bool = False) -> Box:
     rows += [_context(line, before, total) for line in contexts]
     rows += _tokens("promotes", node.promoted, RAISES, BLUE_TINT, total, numbers=numbers)
     rows += _tokens("suppresses", node.suppressed, LOWERS, RED_TINT, total, numbers=numbers)
-    border = {"border": 3, "color": INK} if node.pinned else {"border": 1, "color": "#8c8c8c"}
+    border = {"border": 3, "color": INK} if node.pinned else {"border": 1, "color": _survival.frame(node, "#8c8c8c")}
     if node.change:
         border = {"border": 4, "color": _change.color(node.change)}
     label = table(
@@ -86,6 +86,7 @@ def facts_in_words(node: Node) -> str:
     return (
         f"{node.id}{' (pinned)' if node.pinned else ''}: fires at {percent(node.density)} of positions, "
         f"largest activation {number(node.max_activation)}, ablated at n={node.n}, mean KL {kl}"
+        + (f", {_survival.in_words(node.survival)}" if node.survival is not None else "")
     )
 
 
@@ -110,6 +111,8 @@ def _facts(node: Node) -> str:
         parts.append(f"fires {percent(node.density)}")
     if node.kl_mean is not None:
         parts.append(f"KL {number(node.kl_mean, 2)}")
+    if node.survival is not None:
+        parts.append(_survival.in_words(node.survival))
     return " · ".join(parts)
 
 

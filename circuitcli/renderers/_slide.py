@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.tokens import readable
 from circuitcli.core.words import amount
-from circuitcli.renderers import _change, _slide_axis, _slide_box, _slide_words
+from circuitcli.renderers import _change, _slide_axis, _slide_box, _slide_words, _survival
 from circuitcli.renderers._html import FACTS, FONT, LOWERS, RAISES, cell, centred, font, table, width
 from circuitcli.renderers._legend import opacity, title
 from circuitcli.renderers._node import number
@@ -127,6 +127,7 @@ def _arrows(circuit: Circuit, drawn: Choice, quoted: Quoted) -> list[str]:
     (thin, thick), written = PEN, []
     for arrow in reversed(drawn.arrows):
         share = abs(arrow.weight) / largest if largest else 0.0
+        share = max(_survival.weight(circuit, edge, share) for edge in arrow.edges)
         hue = RAISES if arrow.weight > 0 else LOWERS
         if circuit.metadata.diff:
             hue = _change.color(arrow.change)
@@ -141,5 +142,7 @@ def _in_words(arrow: Arrow) -> str:
     """`source → target: −0.70 (relp)`; of a group how many edges there are."""
     how = ", ".join(sorted({edge.method or "?" for edge in arrow.edges}))
     many = f", sum of {amount(len(arrow.edges), 'edge')}" if len(arrow.edges) > 1 else ""
+    known = [edge.survival for edge in arrow.edges if edge.survival is not None]
+    many += f", {_survival.in_words(max(known))}" if known else ""
     became = f" ({arrow.change})" if arrow.change else ""
     return f"{arrow.source} → {arrow.target}: {number(arrow.weight)} ({how}){many}{became}"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from circuitcli.core.circuit import Node
 from circuitcli.core.tokens import visible
 from circuitcli.core.words import amount
-from circuitcli.renderers import _change
+from circuitcli.renderers import _change, _survival
 from circuitcli.renderers._html import (
     FACTS,
     GROUP,
@@ -119,6 +119,7 @@ def _facts(node: Node, unit: str) -> str:
     return (
         f"{visible(asked.token, NAME_LIMIT)}, {how} {number(asked.activation)}{became}, {_effect(node, unit)}, "
         f"influence up to {percent(asked.influence)}"
+        + (f", {_survival.in_words(node.survival)}" if node.survival is not None else "")
     )
 
 
@@ -151,6 +152,6 @@ def _frame(part: Part) -> dict[str, object]:
         return {"border": 2, "color": FACTS, "style": "ROUNDED,DOTTED"}
     return {
         "border": 2 if node.kind == "target" else 1,
-        "color": INK if node.kind == "target" else FRAME,
+        "color": INK if node.kind == "target" else _survival.frame(node, FRAME),
         "style": "ROUNDED",
     }

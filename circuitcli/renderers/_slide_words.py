@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.words import amount
-from circuitcli.renderers import _change, _legend, _question, _validated
+from circuitcli.renderers import _change, _legend, _question, _survival, _validated
 from circuitcli.renderers._html import FACTS, INK, LOWERS, RAISES, cell, font, table, width, words, wrapped
 from circuitcli.renderers._node import percent
 from circuitcli.renderers._slide_parts import Choice
@@ -107,6 +107,7 @@ def _signs(circuit: Circuit) -> list[Sign]:
         (f"numbers: effect in {unit}, ≈ estimated", None),
         ("arrows: effect by way of their target alone", None),
         ("dotted: error of an SAE", None),
+        *([(said, None)] if (said := _survival.legend(circuit.metadata)) else []),
     ]
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from circuitcli.core.circuit import Circuit, Edge
 from circuitcli.core.tokens import visible
-from circuitcli.renderers import _change, _slide
+from circuitcli.renderers import _change, _slide, _survival
 from circuitcli.renderers._html import FACTS, FONT, LOWERS, RAISES, escape, font, words
 from circuitcli.renderers._legend import header, opacity, title
 from circuitcli.renderers._node import NAME_LIMIT, SIZE, facts_in_words, number
@@ -59,7 +59,7 @@ def source(circuit: Circuit) -> str:
         f"  edge [arrowsize=0.9, {PORTS[stands.direction]}];",
         *_rank_lines(by_site, stands.most),
         *(f"  {_quoted(name)} [label=<{font(visible(name, NAME_LIMIT), bold=True)}>];" for name in unknown),
-        *(_arrow(edge, largest, of_a_difference=bool(circuit.metadata.diff)) for edge in edges),
+        *(_arrow(edge, _share(circuit, edge, largest), of_a_difference=bool(circuit.metadata.diff)) for edge in edges),
         "}",
     ]
     return "\n".join(written) + "\n"
@@ -84,13 +84,18 @@ def _rank_lines(ranks: Ranks, most: int) -> list[str]:
     return written
 
 
-def _arrow(edge: Edge, largest: float, *, of_a_difference: bool = False) -> str:
+def _share(circuit: Circuit, edge: Edge, largest: float) -> float:
+    """What the line of an arrow shows: its |effect| beside the largest, or how often it survives."""
     magnitude = abs(edge.effect_mean) if math.isfinite(edge.effect_mean) else 0.0
-    alpha = opacity(magnitude, largest)
+    return _survival.weight(circuit, edge, magnitude / largest if largest else 0.0)
+
+
+def _arrow(edge: Edge, share: float, *, of_a_difference: bool = False) -> str:
+    alpha = opacity(share, 1.0)
     hue = RAISES if edge.effect_mean > 0 else LOWERS
     color = (_change.color(edge.change) if of_a_difference else hue) + f"{round(255 * alpha):02x}"
     thin, thick = PEN
-    pen = thin + (thick - thin) * (magnitude / largest if largest else 0.0)
+    pen = thin + (thick - thin) * share
     attributes = f'color="{color}", penwidth={pen:.2f}, tooltip={_quoted(in_words(edge))}'
     if edge.change:
         attributes += f", style={_change.style(edge.change)}"
@@ -103,7 +108,8 @@ def in_words(edge: Edge) -> str:
     if edge.ci_low is not None and edge.ci_high is not None:
         interval = f" [{number(edge.ci_low)}, {number(edge.ci_high)}]"
     became = f" ({edge.change})" if edge.change else ""
-    return f"{edge.source} → {edge.target}: {number(edge.effect_mean)}{interval}, n={edge.n}{became}"
+    often = f", {_survival.in_words(edge.survival)}" if edge.survival is not None else ""
+    return f"{edge.source} → {edge.target}: {number(edge.effect_mean)}{interval}, n={edge.n}{often}{became}"
 
 
 def _quoted(text: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.tokens import visible
-from circuitcli.renderers import _legend, _prompt_placement, _question, _validated
+from circuitcli.renderers import _legend, _prompt_placement, _question, _survival, _validated
 from circuitcli.renderers._html import words
 from circuitcli.renderers._node import running
 from circuitcli.renderers._placement import Placement, placement
@@ -86,6 +86,7 @@ def data(circuit: Circuit) -> dict[str, Any]:
         "calibration": _question.calibration(circuit),
         "warning": _question.warning(circuit),
         "validation": _validated.sentence(circuit),
+        "survival": _survival.legend(circuit.metadata),
         "tokens": [[t, running(t, TOKEN_LIMIT), visible(t, TOKEN_LIMIT)] for t in sorted(set(_tokens(circuit)))],
         "texts": [[text, words(text, TEXT_LIMIT)] for text in sorted(set(_texts(circuit)))],
     }

@@ -23,7 +23,13 @@ from circuitcli.store.run import Run
 Pieces = Callable[[Sequence[int]], list[str]]
 
 # Who writes the tables of a folder.
-_STAGES = {"acts": "cache-acts", "effects": "effects", "attribution": "attribute", "validation": "validate"}
+_STAGES = {
+    "acts": "cache-acts",
+    "effects": "effects",
+    "attribution": "attribute",
+    "validation": "validate",
+    "stability": "stability",
+}
 
 
 class Reader:
@@ -83,7 +89,7 @@ class Reader:
         return resolve_pins(map(str, names), self.widths, word=word)
 
     def table(self, name: str) -> tables.Columns:
-        """The columns of a table of cache-acts, effects, attribute or validate, by its path in the run.
+        """The columns of a table of cache-acts, effects, attribute, validate or stability, by its path in the run.
 
         Raises:
             InputError: Its stage isn't done, or it isn't as it was recorded.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from circuitcli.results.attribution import Attributed
     from circuitcli.results.cards import Card
+    from circuitcli.results.stability import Stability
     from circuitcli.results.validation import Validated
 
 
@@ -39,6 +40,7 @@ class Results(Reader):
         planned: Those of them that the present settings lead to.
         attribution: Why its prompts go on as they do.
         validation: How much its circuit carries.
+        stability: How often its discovery comes to the same.
     """
 
     def __repr__(self) -> str:
@@ -142,6 +144,16 @@ class Results(Reader):
         from circuitcli.results.validation import Validated
 
         return Validated(self)
+
+    @cached_property
+    def stability(self) -> Stability:
+        """How often the run's discovery comes to the same: `survival()` is a DataFrame, `words()` says it.
+
+        Whatever is asked of it raises an InputError if the stability stage isn't done.
+        """
+        from circuitcli.results.stability import Stability
+
+        return Stability(self)
 
     def graph(self) -> networkx.DiGraph[str]:
         """The circuit, of what `graph.of` says: of mean effects, or of the attribution of prompts.

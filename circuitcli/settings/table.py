@@ -14,7 +14,7 @@ from circuitcli import plugins
 from circuitcli.settings.tree import Flag, PlugIns, Settings
 
 # Settings of commands that run-all doesn't do. It has no flags for them, whose names may be those of others.
-APART = ("validate.",)
+APART = ("validate.", "stability.")
 
 # What people type for a truth.
 _TRUTHS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)

@@ -148,6 +148,16 @@ class Texts:
         Literal["auto"] | Truth,
         Flag("--prepend-bos", "Whether sequences start with BOS; auto follows the SAEs.", "auto|true|false"),
     ] = "auto"
+    half: Annotated[
+        int,
+        Range(ge=0),
+        Flag(
+            None,
+            "The random half of the sequences that is read, by number: 1 and 2 are both halves of one cut, 3 and 4 of "
+            "the next, and so on; 0: all. `circuit stability` repeats discoveries on halves.",
+            late=True,
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,6 +377,11 @@ class Attribute:
         Range(ge=0),
         Flag("--edge-threshold", "Smallest |weight| of an edge to keep, in nats or logits.", late=True),
     ] = 0.0
+    half: Annotated[
+        int,
+        Range(ge=0),
+        Flag(None, "The random half of the questions that is asked, by number, as `texts.half`; 0: all.", late=True),
+    ] = 0
     edges: Annotated[
         Literal["auto", "estimate", "exact"],
         Flag(
@@ -533,6 +548,38 @@ class Validate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stability:
+    """[stability]: how often a discovery is repeated, and over what."""
+
+    __pydantic_config__ = _TABLE
+    seeds: Annotated[
+        int,
+        Range(ge=0, le=1000),
+        Flag("--seeds", "Discoveries with different seeds, the run's own among them; 0: none.", late=True),
+    ] = 5
+    halves: Annotated[
+        int,
+        Range(ge=0, le=1000),
+        Flag(
+            "--halves",
+            "Discoveries on random halves of the sequences, or of the questions of an attribution; each two are both "
+            "halves of one cut. 0: none.",
+            late=True,
+        ),
+    ] = 4
+    interventions: Annotated[
+        str,
+        Flag(
+            "--interventions",
+            "Discoveries with different interventions, of an attribution with different baselines: their names with "
+            "commas between them. auto: zero, mean and resample, and the run's own; none: no such discoveries.",
+            "NAME,NAME|none",
+            late=True,
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of a run, checked and frozen."""
 
@@ -557,3 +604,4 @@ class Settings:
     attribute: Attribute = field(default_factory=Attribute)
     graph: Graph = field(default_factory=Graph)
     validate: Validate = field(default_factory=Validate)
+    stability: Stability = field(default_factory=Stability)

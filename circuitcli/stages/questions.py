@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from circuitcli.core.sampling import half
 from circuitcli.core.words import amount
 from circuitcli.errors import InputError, UsageError
 from circuitcli.results.next_tokens import on_prompts
@@ -123,7 +124,7 @@ def check_patch(asked: Sequence[MayDiffer], what: str) -> None:
 
 
 def asked(job: Job, subject: Subject | None = None, say: Say | None = None) -> list[Asked]:
-    """The questions in tokens, in order.
+    """The questions in tokens, in order; or a half of them.
 
     Args:
         job: The run and its settings.
@@ -141,9 +142,19 @@ def asked(job: Job, subject: Subject | None = None, say: Say | None = None) -> l
         check_patch(questions, job.settings.attribute.prompts)
     reader = Reader(subject, say or job.report.say, {})
     if job.settings.attribute.prompts:
-        return [reader.of_file(one, patch=patch) for one in questions]
+        return _part(job, [reader.of_file(one, patch=patch) for one in questions])
     prompts, _ = read_prompts(subject, hushed)
-    return [reader.question(one, f"prompt {i}", questions[0], patch=patch) for i, one in enumerate(prompts)]
+    return _part(job, [reader.question(one, f"prompt {i}", questions[0], patch=patch) for i, one in enumerate(prompts)])
+
+
+def _part(job: Job, questions: list[Asked]) -> list[Asked]:
+    """All of them, or the half that the settings name."""
+    number = job.settings.attribute.half
+    if not number:
+        return questions
+    if len(questions) < 2:
+        raise InputError("One question has no halves.", hint="Ask several, or give attribute.half = 0.")
+    return [questions[i] for i in half(len(questions), number, job.settings.seed)]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from circuitcli import plugins
-from circuitcli.core.sampling import Sample, pad, sample_documents, to_sequences
+from circuitcli.core.sampling import Sample, half, pad, sample_documents, to_sequences
 from circuitcli.core.words import amount
 from circuitcli.errors import InputError, UsageError
 from circuitcli.settings import Settings
@@ -58,17 +58,27 @@ def source_of(settings: Settings) -> tuple[TextSource, TextRequest]:
 
 
 def read_sample(subject: Subject, say: Say) -> Sample:
-    """The sequences: first those of the sample, then those for contexts alone. `say` is told of special tokens.
+    """The sequences: first those of the sample, then those for contexts alone; or a half of the first.
+
+    `say` is told of special tokens.
 
     Raises:
         UsageError: A prompt is longer than what the model reads.
-        InputError: Sequences are to be longer than that, no text is long enough, or the model lacks BOS.
+        InputError: Sequences are to be longer than that, no text is long enough, or has halves, or the model lacks BOS.
     """
-    if subject.tools.settings.texts.source == "prompt":
+    texts, seed = subject.tools.settings.texts, subject.tools.settings.seed
+    if texts.source == "prompt":
         first, others = read_prompts(subject, say)
         drawn = [*first, *others]
-        return pad([one.ids for one in drawn], [one.special for one in drawn])
-    return _texts(subject, bos_of(subject), say)
+        sample = pad([one.ids for one in drawn], [one.special for one in drawn])
+    else:
+        sample = _texts(subject, bos_of(subject), say)
+    if not texts.half:
+        return sample
+    count = min(texts.num_sequences, len(sample.lengths))  # those for contexts alone are left out
+    if count < 2:
+        raise InputError("The text has one sequence, and no halves.", hint="Give more of it, or texts.half = 0.")
+    return sample.of(half(count, texts.half, seed))
 
 
 def bos_of(subject: Subject) -> int | None:

@@ -14,6 +14,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 GRAPH = "graph"
+STABILITY = "stability"
 # What it may be drawn of, and the stage that measures that.
 DRAWN = {"effects": "effects", "attribution": "attribute"}
 
@@ -109,9 +110,9 @@ class Stages(Mapping[str, StageSpec]):
         return tuple(spec.name for spec in self.specs if spec.name in found - {name})
 
     def drawing(self, drawn: str) -> Stages:
-        """These with the graph built on what is drawn: `effects` or `attribution`."""
-        parents = (DRAWN[drawn],)
-        return Stages(tuple(replace(spec, parents=parents) if spec.name == GRAPH else spec for spec in self.specs))
+        """These with the graph, and how stable it is, built on what is drawn: `effects` or `attribution`."""
+        parents, about = (DRAWN[drawn],), (GRAPH, STABILITY)
+        return Stages(tuple(replace(spec, parents=parents) if spec.name in about else spec for spec in self.specs))
 
     @property
     def in_run_all(self) -> tuple[StageSpec, ...]:
@@ -190,6 +191,7 @@ STAGES = Stages(
                 "attribute.ig_steps",
                 "attribute.freeze",
                 "attribute.positions",
+                "attribute.half",
             ),
             chooses=(
                 "attribute.nodes",
@@ -218,6 +220,16 @@ STAGES = Stages(
             ),
             remade=True,
             hashed=True,
+        ),
+        StageSpec(
+            name=STABILITY,
+            folder="stability",
+            run="circuitcli.stages.stability:run",
+            parents=("effects",),
+            flags=("stability.",),
+            decides=("stability.", "graph.min_effect", "graph.max_edges"),
+            remade=True,  # of repeats, each of which is a run and kept
+            in_run_all=False,
         ),
         StageSpec(
             name="validate",

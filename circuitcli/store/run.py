@@ -168,6 +168,23 @@ class Run:
         """What the record says of a file that was just written or found complete."""
         return FileEntry(files.digest(path), rows, path.stat().st_size)
 
+    def adopt(self, stage: str, other: Run) -> None:
+        """Take over a stage that another run has finished, unless that was done: its files are of both then.
+
+        Raises:
+            InputError: It isn't finished there, or a file is missing or of another size.
+        """
+        record, plan = other.require(stage), other.plan(stage)
+        if plan is None or self.record(stage) == record:
+            return
+        self.save_plan(stage, plan)
+        for name, entry in record.files.items():
+            if not other.path(name).is_file():
+                raise missing(other.path(name), stage)
+            other.verify(stage, name, entry, hashed=False)
+            files.link(other.path(name), self.path(name))
+        self.save_record(stage, record)
+
     def verified(self, stage: str, name: str) -> Path:
         """A file of a finished stage, once its hash was checked against the record.
 

@@ -38,9 +38,16 @@ _TYPES: dict[str, Any] = {
     "part": _WORDS,
     "draw": pa.int16(),
     "m": pa.float64(),
+    "id": pa.string(),
+    "of": _WORDS,
+    "cause": _WORDS,
 }
 _INTEGERS = ["feature", "up_feature", "down_feature", "seq", "pos", "down_pos", "rank", "n", "n_active", "token_id"]
-_INTEGERS += ["prompt", "node", "source", "target", "example"]
+_INTEGERS += ["prompt", "node", "source", "target", "example", "repeats", "survived"]
+# Columns that are of another kind in one table than in others.
+_OF_ITS_OWN: dict[str, dict[str, Any]] = {
+    "stability/stability": {"source": pa.string(), "target": pa.string(), "drawn": pa.int8()}
+}
 _COLUMNS = {
     "acts/texts": "seq pos text",
     "acts/contexts": "layer site feature rank seq pos activation",
@@ -63,12 +70,14 @@ _COLUMNS = {
     "attribution/wired": "prompt source target exact",
     "validation/validation": "half example curve draw errors part n node m",
     "validation/nodes": "node curve rank layer site feature score",
+    "stability/stability": "of id source target drawn cause repeats survived survival effect_mean effect_std "
+    "rank_min rank_median rank_max",
 }
 
 
 def schema(table: str) -> pa.Schema:
     """The columns of a table and their types: layers int16, sites a dictionary, counts int32, values float32."""
-    kinds = {name: pa.int32() for name in _INTEGERS} | _TYPES
+    kinds = {name: pa.int32() for name in _INTEGERS} | _TYPES | _OF_ITS_OWN.get(table, {})
     return pa.schema([(name, kinds.get(name, pa.float32())) for name in _COLUMNS[table].split()])
 
 

@@ -29,6 +29,7 @@ FLAGS = {
     "--no-freeze --node-positions --candidates --nodes --node-influence --edge-influence --edge-threshold --edges "
     "--allow-over-memory --no-allow-over-memory",
     "graph": "--of --min-effect --max-edges --format --extend --load --labels --group",
+    "stability": "--seeds --halves --interventions --dry-run",
 }
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009 - typer says no more of it than that it is a command
 
@@ -188,6 +189,7 @@ def test_commands_take_the_flags_of_their_tables():
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
     not_settings = {"--help", "--list", "--feature", "--by-position", "--load"}
+    not_settings |= {"--seeds", "--halves", "--interventions"}  # of a command that it doesn't do
     assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE, "--attribute"]).split()} - not_settings
     assert {row.flag.name for row in table() if row.flag.name and not row.key.startswith(APART)} < flags_of("run-all")
 

@@ -53,7 +53,7 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
 def test_the_schema_is_one_and_closed() -> None:
     validator().check_schema(validator().schema)
     found = list(objects(validator().schema))
-    assert len(found) == 17
+    assert len(found) == 18
     for one in found:
         assert one["additionalProperties"] is False
         assert set(one["required"]) <= set(one["properties"])
@@ -66,7 +66,7 @@ def test_the_metadata_is_the_schema_s() -> None:
     assert set(fields) == set(known["properties"])
     assert {name for name, default in fields.items() if default is dataclasses.MISSING} == set(known["required"])
     said = json.loads(written(PLAIN))["metadata"]
-    assert set(said) == set(fields) - {"strength", "diff", "attribution"}
+    assert set(said) == set(fields) - {"strength", "diff", "attribution", "repeats"}
     steered = replace(METADATA, intervention="steer", strength=5.0)
     assert json.loads(written(replace(PLAIN, metadata=steered)))["metadata"]["strength"] == 5.0
 

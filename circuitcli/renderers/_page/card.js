@@ -26,7 +26,9 @@ function named(node) {
 }
 
 function longFacts(node) {
-  if (node.attribution) return [...longEffects(node), node.kind === "feature" ? sampled(node) : ""].filter(Boolean);
+  if (node.attribution) {
+    return [...longEffects(node), ...survives(node), node.kind === "feature" ? sampled(node) : ""].filter(Boolean);
+  }
   const parts = [
     `layer ${node.layer} · ${text(node.site)}`,
     `density ${percent(node.density)}`,
@@ -36,7 +38,7 @@ function longFacts(node) {
   ];
   if (node.pos !== null) parts.push(`position ${node.pos}`);
   if (node.pinned) parts.push("pinned by the run");
-  return [parts.join(" · ")];
+  return [[...parts, ...survives(node)].join(" · ")];
 }
 
 /* What a feature is beyond the prompt. */

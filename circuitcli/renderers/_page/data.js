@@ -74,7 +74,12 @@ function facts(node) {
   const parts = node.pinned ? ["pinned"] : [];
   parts.push(node.kind === "feature" ? `fires ${percent(node.density)}` : text(node.kind));
   if (node.kl_mean !== null) parts.push(`KL ${number(node.kl_mean, 2)}`);
-  return parts.join(" · ");
+  return [...parts, ...survives(node)].join(" · ");
+}
+
+/* How often a node or an edge comes up when the discovery is repeated, if that is known. */
+function survives({ survival }) {
+  return (survival ?? null) === null ? [] : [`survives ${Math.round(100 * survival)}%`];
 }
 
 /* The address of a feature's page, if it is one of Neuronpedia's. */

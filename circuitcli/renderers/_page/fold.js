@@ -91,6 +91,7 @@ function sumOf(source, target, edges) {
     n: Math.max(...edges.map((edge) => edge.n)),
     method: methods(edges),
     parts: edges.length,
+    survival: CIRCUIT.metadata.repeats ? Math.max(...edges.map((edge) => edge.survival ?? 0)) : null,
   };
 }
 

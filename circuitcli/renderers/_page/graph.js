@@ -10,12 +10,12 @@ const NAME = (index) => `box ${index}`; // its own names for nodes: no name of t
 function elements() {
   const most = Math.max(...ORDER.map(({ node }) => Math.abs(node?.attribution?.effect ?? 0)));
   const nodes = ORDER.map(({ index, x, y, width, height, node }) => ({
-    data: { id: NAME(index), width, height, tint: most ? Math.sqrt(Math.abs(node?.attribution?.effect ?? 0) / most) : 0 },
+    data: { id: NAME(index), width, height, ...(typeof node?.survival === "number" ? { survival: node.survival } : {}), tint: most ? Math.sqrt(Math.abs(node?.attribution?.effect ?? 0) / most) : 0 },
     position: { x, y },
     classes: classesOf(node),
   }));
   const arrows = EDGES.map(({ edge, size, source, target }, i) => ({
-    data: { id: `arrow ${i}`, source: NAME(source.index), target: NAME(target.index), ...strength(size, 1) },
+    data: { id: `arrow ${i}`, source: NAME(source.index), target: NAME(target.index), ...strength(edge, size, 1) },
     classes: CHANGES.size ? became(edge) : edge.effect_mean > 0 ? "raises" : "lowers",
     selectable: false,
   }));
@@ -29,13 +29,14 @@ function classesOf(node) {
   return classes.join(" ");
 }
 
-/* How strong an arrow of an effect is, relative to the largest, and how wide: `times` as wide as in the svg. */
-function strength(size, times) {
-  const share = LARGEST ? size / LARGEST : 0;
+/* How strong an arrow is, by its effect relative to the largest, or by how often it survives, and how wide: `times` as
+   wide as in the svg. */
+function strength(edge, size, times) {
+  const share = CIRCUIT.metadata.repeats ? (edge.survival ?? 0) : LARGEST ? size / LARGEST : 0;
   return { strength: share, line: times * (1.5 + 5.5 * share) };
 }
 
-/* Line and opacity grow with |effect|, as in the svg. */
+/* Line and opacity grow with |effect|, or with survival, as in the svg. */
 function looks() {
   return [
     {
@@ -55,6 +56,7 @@ function looks() {
       selector: `node.${name}`,
       style: { "background-color": `mapData(tint, 0, 1, ${COLORS.paper}, ${COLORS[`${name}-tint`]})` },
     })),
+    { selector: "node[survival]", style: { "border-color": `mapData(survival, 0, 1, ${COLORS.line}, ${COLORS.ink})` } },
     { selector: "node.is-error", style: { "border-style": "dotted", "border-width": 2 } },
     { selector: "node.is-group", style: { "border-width": 3, "border-color": COLORS.group } },
     { selector: "node.thick", style: { "border-width": 4, "border-color": COLORS.ink } },
@@ -128,7 +130,7 @@ function thicken() {
   cy.batch(() => {
     for (const each of shown.filter((arrow) => (arrow.times ?? 1) !== wanted)) {
       each.times = wanted;
-      each.element.data(strength(each.size, wanted));
+      each.element.data(strength(each.edge, each.size, wanted));
     }
   });
 }

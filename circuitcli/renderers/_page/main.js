@@ -151,6 +151,7 @@ function prepareLegend() {
     for (const line of document.querySelectorAll("#legend .sign")) line.remove();
     byId("legend").prepend(...[...CHANGES].map(([name, meaning]) => make("li", {}, arrow(name), ` ${meaning}`)));
   }
+  if (PAGE.survival) for (const part of document.querySelectorAll("#legend .of-lines")) part.textContent = PAGE.survival;
   const put = () => SMALL.matches ? byId("help").after(byId("legend")) : byId("about").after(byId("legend"));
   SMALL.addEventListener("change", put);
   put();

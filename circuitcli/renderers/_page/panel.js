@@ -52,7 +52,8 @@ function effects(title, meaning, all, end) {
   const list = all.filter((each) => each.shown);
   const heading = make("h3", {}, title, make("span", { className: "facts" }, ` ${meaning}`));
   if (!list.length) return [heading, make("p", { className: "facts" }, all.length ? "None is shown: see the sliders." : "None was measured and drawn.")];
-  const names = (ASKED ? ["node", "weight", "share", ""] : ["feature", "effect", "95% interval", "n"]).map((name) => make("th", { scope: "col" }, name));
+  const often = CIRCUIT.metadata.repeats ? ["survives"] : [];
+  const names = [...(ASKED ? ["node", "weight", "share", ""] : ["feature", "effect", "95% interval", "n"]), ...often].map((name) => make("th", { scope: "col" }, name));
   const total = all.reduce((sum, { size }) => sum + size, 0);
   const rows = (some) => some.flatMap((each) => ASKED ? weightRow(each, each[end], total) : effectRows(each, each[end]));
   const body = make("tbody", {}, ...rows(list.slice(0, LISTED)));
@@ -70,7 +71,7 @@ function effectRows({ edge }, other) {
   const color = edge.effect_mean > 0 ? "raises" : "lowers";
   const name = make("td", {}, button(called(other), () => choose(other)));
   if (edge.change) name.append(make("span", { className: `change ${edge.change}` }, edge.change));
-  const row = make("tr", {}, name, make("td", { className: color, title: color }, signed(edge.effect_mean)), ...rest(edge));
+  const row = make("tr", {}, name, make("td", { className: color, title: color }, signed(edge.effect_mean)), ...rest(edge), ...often(edge));
   const older = (edge.older ?? []).map((earlier) => {
     const source = isolated(`earlier: ${cut(text(earlier.run), 60)}, ${cut(text(earlier.created), 10)}`);
     const cells = [make("td", {}, source), make("td", {}, signed(earlier.effect_mean)), ...rest(earlier)];
@@ -87,8 +88,15 @@ function weightRow({ edge, size }, other, total) {
     make("td", { className: color, title: color }, signed(edge.effect_mean)),
     make("td", {}, total ? percent(size / total) : "–"),
     make("td", { className: "facts" }, isEstimate(edge) ? `≈ ${edge.method}` : ""),
+    ...often(edge),
   ];
   return make("tr", {}, ...cells);
+}
+
+/* How often it survives, where the discovery was repeated. */
+function often({ survival = null }) {
+  if (!CIRCUIT.metadata.repeats) return [];
+  return [make("td", {}, survival === null ? "–" : `${Math.round(100 * survival)}%`)];
 }
 
 function rest(measurement) {
