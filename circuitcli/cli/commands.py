@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from circuitcli.cli import ablate, attribute, cache_acts, effects, fetch_saes, graph, stability
+from circuitcli.cli import ablate, attribute, cache_acts, effects, fetch_saes, graph, stability, validate
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 
@@ -37,4 +37,5 @@ COMMANDS: Mapping[str, StageCommand] = {
     "attribute": attribute,
     "graph": graph,
     "stability": stability,
+    "validate": validate,
 }

@@ -9,7 +9,7 @@ from circuitcli.cli import cut, evidence_words
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.layout import Column
 from circuitcli.core.evidence.summary import Point
-from circuitcli.core.words import UNKNOWN, with_interval
+from circuitcli.core.words import UNKNOWN, amount, with_interval
 from circuitcli.results.labels import labelled
 from circuitcli.results.results import Results
 from circuitcli.results.validation import Validated
@@ -57,7 +57,7 @@ def document(results: Results) -> dict[str, Any]:
 def _budget(found: Validated, terminal: Terminal) -> None:
     """The error budget: what stays of what the dictionaries leave out, on each half."""
     terminal.table(
-        f"The circuit's {found.record.n} features, by what stays of the dictionaries' errors",
+        f"The circuit's {amount(found.record.n, 'feature')}, by what stays of the dictionaries' errors",
         ("half", "examples", "errors", "m(∅)", "m(M)", "faithfulness", "completeness"),
         [
             (

@@ -17,11 +17,11 @@ from circuitcli.cli.console import Terminal
 from circuitcli.cli.layout import Column
 from circuitcli.core.attributed import Calibration, Measure
 from circuitcli.core.circuit import Context
-from circuitcli.core.tokens import readable
 from circuitcli.renderers import _question as said
 from circuitcli.renderers._node import percent
 from circuitcli.results import answer
 from circuitcli.results.attribution import Attributed
+from circuitcli.results.contexts import around
 from circuitcli.results.labels import labelled
 from circuitcli.results.results import Results
 
@@ -115,9 +115,7 @@ def _how(table: Mapping[str, Any], i: int) -> str:
 def _around(asked: Attributed, i: int, view: int) -> Context:
     """The tokens of the first prompt around a node's position."""
     prompt, pos = asked.place(i)
-    first = max(0, pos - view)
-    tokens = readable(prompt.tokens[first : pos + view + 1], pos - first)
-    return Context(tuple(tokens), (0.0,) * len(tokens), firing=pos - first, seq=0, pos=pos)
+    return around(prompt.tokens, 0, pos, view)
 
 
 def _calibration(asked: Attributed, terminal: Terminal) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from circuitcli.core.sites import SITES, FeatureId
+from circuitcli.core.sites import ORDER, FeatureId
 
 _INDEX_BITS = 32  # a feature is an int32 on disk, a layer an int16
 
@@ -65,16 +65,16 @@ def numbered(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def key(feature: FeatureId) -> int:
     """A number for each feature, in the model's order."""
     layer, site = feature.site.order
-    return ((layer * (len(SITES) + 1) + site + 1) << _INDEX_BITS) | feature.index
+    return ((layer * (len(ORDER) + 1) + site + 1) << _INDEX_BITS) | feature.index
 
 
 def keys(table: Mapping[str, Any], end: str = "", rows: np.ndarray | slice = slice(None)) -> np.ndarray:
     """The `key` of the feature of each of some rows; `end` is `up_` or `down_` in a table with two a row."""
     layers, names, features = (table[f"{end}{name}"][rows] for name in ("layer", "site", "feature"))
     site = np.zeros(len(names), np.int64)
-    for i, name in enumerate(SITES, start=1):
+    for i, name in enumerate(ORDER, start=1):
         site[names == name] = i
-    found: np.ndarray = ((layers.astype(np.int64) * (len(SITES) + 1) + site) << _INDEX_BITS) | features
+    found: np.ndarray = ((layers.astype(np.int64) * (len(ORDER) + 1) + site) << _INDEX_BITS) | features
     return found
 
 

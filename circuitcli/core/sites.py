@@ -15,11 +15,14 @@ from circuitcli.core.words import amount
 from circuitcli.errors import InputError, UsageError, nearest
 
 SITES = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post")
+NEURONS = "mlp_post"  # what an MLP's second matrix reads: no dictionary does, but neurons can be kept or replaced there
+ORDER = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_in", NEURONS, "mlp_out", "resid_post")
 
 # Numbers of up to nine digits: int() takes no number of any length.
 _HOOK = re.compile(r"^blocks\.(\d{1,9})\.([a-z_.]+)$")
-_HOOKS = {name: f"hook_{name}" for name in SITES} | {"z": "attn.hook_z", "mlp_in": "mlp.hook_in"}
-_NAMES = {hook: name for name, hook in _HOOKS.items()}
+_NAMED = {"z": "attn.hook_z", "mlp_in": "mlp.hook_in", NEURONS: "mlp.out.hook_in"}
+_HOOKS = {name: f"hook_{name}" for name in SITES} | _NAMED
+_NAMES = {_HOOKS[name]: name for name in SITES}
 _FEATURE = re.compile(r"^(?P<layer>\d{1,9})(?:\.(?P<site>[a-z_]+)\.|:)(?P<index>\d{1,9})$")
 _SLICE = re.compile(r"^(?P<start>-?\d{1,9})?:(?P<stop>-?\d{1,9})?$")
 
@@ -35,13 +38,13 @@ class Site(NamedTuple):
 
     @property
     def hook(self) -> str:
-        """TransformerLens's: `blocks.{layer}.hook_{site}`; of z its end is `attn.hook_z`, of mlp_in `mlp.hook_in`."""
+        """TransformerLens's: `blocks.{layer}.hook_{site}`, but of a few sites inside attention and the MLP."""
         return f"blocks.{self.layer}.{_HOOKS[self.name]}"
 
     @property
     def order(self) -> tuple[int, int]:
         """Sorts sites in the order in which the model computes them."""
-        return (self.layer, SITES.index(self.name))
+        return (self.layer, ORDER.index(self.name))
 
 
 @dataclass(frozen=True)

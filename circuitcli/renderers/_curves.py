@@ -14,6 +14,7 @@ from circuitcli.core.attributed import Measure
 from circuitcli.core.evidence.measured import ERRORS
 from circuitcli.core.evidence.summary import Point
 from circuitcli.core.evidence.validated import REPLACED, Validation
+from circuitcli.core.words import amount
 from circuitcli.errors import InputError
 from circuitcli.renderers._html import FACTS, INK, words
 
@@ -169,7 +170,7 @@ def _said(record: Validation, point: Point) -> tuple[str, str]:
     instead = f" · what is left out becomes {REPLACED[record.baseline]}" if record.baseline in REPLACED else ""
     return (
         f"What the first nodes of each ranking carry: {examples}, run {words(record.run, RUN_LIMIT)[:RUN_LIMIT]}",
-        f"bands: 95% intervals · vertical line: the circuit's {record.n:,} nodes{instead}",
+        f"bands: 95% intervals · vertical line: the circuit's {amount(record.n, 'node')}{instead}",
     )
 
 

@@ -31,6 +31,13 @@ def top_contexts(reader: Reader, features: Sequence[FeatureId]) -> dict[FeatureI
     return found
 
 
+def around(text: Sequence[str], seq: int, pos: int, view: int) -> Context:
+    """The tokens around one position, `view` on each side, whatever fires there."""
+    first = max(0, pos - view)
+    tokens = readable(text[first : pos + view + 1], pos - first)
+    return Context(tuple(tokens), (0.0,) * len(tokens), firing=pos - first, seq=seq, pos=pos)
+
+
 def _context(seq: int, pos: int, firings: Firings, text: list[str], view: int) -> Context:
     """Around one position; `firings` are all those of the feature, in order of (seq, pos)."""
     first, stop = max(0, pos - view), min(len(text), pos + view + 1)

@@ -19,6 +19,7 @@ from circuitcli.core.evidence.summary import Area, Point, Shares
 from circuitcli.core.evidence.validated import Validation
 from circuitcli.core.sites import FeatureId, Site
 from circuitcli.errors import InputError
+from circuitcli.results import joint
 from circuitcli.results.attribution import flat
 from circuitcli.store import validations
 from circuitcli.store.tables import Columns
@@ -115,6 +116,31 @@ class Validated:
                 found.loc[found["half"] == half, ["m", "m_nothing"]] = np.stack([scale.everything, scale.nothing], 1)
         return found
 
+    def joint(self) -> pandas.DataFrame:
+        """What changes most where the whole circuit is ablated over the run's sample, at all its positions at once.
+
+        A row each position, the largest change first. Columns: `seq`, `pos`: behind which the token would stand;
+        `text`: the tokens up to there; `token`, `token_id`: whose probability changes most there; `follows`: whether it
+        is the one that really follows; `base`, `altered`: its probability with the circuit and without; `change`.
+        """
+        import pandas
+
+        rows = [
+            {
+                "seq": one.context.seq,
+                "pos": one.context.pos,
+                "text": "".join(one.context.tokens[: one.context.firing + 1]),
+                "token": one.token,
+                "token_id": one.token_id,
+                "follows": one.follows,
+                "base": one.base,
+                "altered": one.altered,
+                "change": one.altered - one.base,
+            }
+            for one in joint.changed(self._reader)
+        ]
+        return pandas.DataFrame(rows)
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What the stage reported."""
@@ -176,7 +202,7 @@ class Validated:
 
     @cached_property
     def features(self) -> list[FeatureId]:
-        """C, the highest rank first."""
+        """The circuit, the highest rank first."""
         table, (curve, n) = self._nodes, self.measured.subject
         here = np.flatnonzero(table["curve"] == curve)
         return [self._feature(i) for i in here[np.argsort(table["rank"][here], kind="stable")][:n].tolist()]

@@ -528,6 +528,11 @@ class Validate:
             late=True,
         ),
     ] = ()
+    nodes: Annotated[
+        int,
+        Range(ge=1),
+        Flag("--nodes", "Features of the circuit that measuring finds, where none is given.", late=True),
+    ] = 30
     sizes: Annotated[
         tuple[Annotated[int, Range(ge=1)], ...],
         Flag(

@@ -62,7 +62,7 @@ class Baselines:
         """The tokens of a prompt."""
         if other is not None:
             return tokens(clean[BOTTOM], counts, other[BOTTOM])
-        mean = self._means[BOTTOM].expand_as(clean[BOTTOM]) if self.kind == "mean" else None
+        mean = self.means[BOTTOM].expand_as(clean[BOTTOM]) if self.kind == "mean" else None
         return tokens(clean[BOTTOM], counts, mean)
 
     def part(self, dictionary: Dictionary, clean: Activations, counts: Tensor, other: Activations | None) -> Part:
@@ -71,7 +71,7 @@ class Baselines:
             return part(dictionary, clean, counts, other=other)
         site = dictionary.reads
         table = torch.as_tensor(self.inputs.statistics[site]["mean_activation"], device=counts.device)
-        mean = self._means[site].expand_as(clean[dictionary.writes])
+        mean = self.means[site].expand_as(clean[dictionary.writes])
         return part(dictionary, clean, counts, replace=lambda pos, feature, value: table[feature], error=mean)
 
     def _read(self, ids: Int[Tensor, "1 t"]) -> Activations:
@@ -109,7 +109,7 @@ class Baselines:
         return found
 
     @cached_property
-    def _means(self) -> dict[Site, Float[Tensor, " d"]]:
+    def means(self) -> dict[Site, Float[Tensor, " d"]]:
         """Over the text: of the error at each dictionary's site, and of what the first block reads."""
         passes = self.inputs.passes
         count = int(passes.sample.counted.sum())
@@ -127,6 +127,19 @@ class Baselines:
                 bottom += sum(sites[BOTTOM][place].sum(0) for _, sites, place in read)
                 done(len(blocks))
         return {BOTTOM: bottom / count} | {site: total / count for site, total in found.items()}
+
+    @cached_property
+    def mean_values(self) -> dict[Site, Float[Tensor, " d"]]:
+        """The mean over the text of what is at each site."""
+        passes, found = self.inputs.passes, dict[Site, Tensor]()
+        with self.inputs.job.report.track("Averaging activations", len(passes.blocks), "blocks") as done:
+            for block in passes.blocks:
+                sites, place = self._block(block)
+                for site, x in sites.items():
+                    total = x[place].sum(0)
+                    found[site] = found[site] + total if site in found else total
+                done(1)
+        return {site: total / int(passes.sample.counted.sum()) for site, total in found.items()}
 
     def _block(self, sequences: Int[np.ndarray, " b"]) -> tuple[dict[Site, Tensor], Int[Tensor, " p"]]:
         """Activations of some sequences, one after the other, and which rows of them count."""

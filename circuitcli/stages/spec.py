@@ -243,6 +243,7 @@ STAGES = Stages(
                 "validate.split",
                 "validate.circuit",
                 "validate.pinned",
+                "validate.nodes",
                 "validate.sizes",
                 "validate.draws",
                 "validate.candidates",

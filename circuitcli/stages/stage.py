@@ -147,6 +147,7 @@ class Work:
 
     def planned_batch(self, size: int) -> Runtime:
         """The runtime at the plan's batch size and threads; a plan that has none yet takes this batch size."""
+        self.begin()
         if self.plan.batch_size == 0:
             self.plan = records.Plan(**{**vars(self.plan), "batch_size": size})
             self.job.run.save_plan(self.name, self.plan)

@@ -43,7 +43,7 @@ _TYPES: dict[str, Any] = {
     "cause": _WORDS,
 }
 _INTEGERS = ["feature", "up_feature", "down_feature", "seq", "pos", "down_pos", "rank", "n", "n_active", "token_id"]
-_INTEGERS += ["prompt", "node", "source", "target", "example", "repeats", "survived"]
+_INTEGERS += ["prompt", "node", "source", "target", "example", "repeats", "survived", "next_id"]
 # Columns that are of another kind in one table than in others.
 _OF_ITS_OWN: dict[str, dict[str, Any]] = {
     "stability/stability": {"source": pa.string(), "target": pa.string(), "drawn": pa.int8()}
@@ -69,9 +69,12 @@ _COLUMNS = {
     "attribution/measured": "prompt node exact",
     "attribution/wired": "prompt source target exact",
     "validation/validation": "half example curve draw errors part n node m",
+    "validation/screened": "kind layer site feature atp activation",
+    "validation/measured": "example layer site feature exact",
     "validation/nodes": "node curve rank layer site feature score",
     "stability/stability": "of id source target drawn cause repeats survived survival effect_mean effect_std "
     "rank_min rank_median rank_max",
+    "validation/joint": "seq pos token_id token next_id base altered",
 }
 
 

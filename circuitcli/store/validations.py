@@ -15,6 +15,10 @@
     m         in the unit of the example
 
 `nodes.parquet` has what each curve chooses, the highest rank first.
+
+`joint.parquet` has the positions of the run's sample at which a token's probability changes most where the whole
+circuit is ablated, the largest change first: `base` and `altered` are that probability, `next_id` is the token that
+really follows, −1 where none does.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ STAGE = "validate"
 EXAMPLES = "validation/examples.json"
 MEASURED = "validation/validation.parquet"
 NODES = "validation/nodes.parquet"
+JOINT = "validation/joint.parquet"
 FILES = (EXAMPLES, MEASURED, NODES)
 
 
@@ -71,6 +76,12 @@ def write(
         count = tables.write(run.path(name), name.removesuffix(".parquet"), parts)
         entries[name] = run.entry(run.path(name), count)
     return entries
+
+
+def write_joint(run: Run, columns: tables.Columns) -> FileEntry:
+    """Write what ablating the whole circuit changes most; returns what the stage's record says of the file."""
+    path = run.path(JOINT)
+    return run.entry(path, tables.write(path, JOINT.removesuffix(".parquet"), [columns]))
 
 
 def examples(run: Run) -> list[Example]:

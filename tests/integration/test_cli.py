@@ -30,6 +30,8 @@ FLAGS = {
     "--allow-over-memory --no-allow-over-memory",
     "graph": "--of --min-effect --max-edges --format --extend --load --labels --group",
     "stability": "--seeds --halves --interventions --dry-run",
+    "validate": "--prompts --column --metric --baseline --split --circuit --pin --nodes --size --draws --candidates "
+    "--num-examples",
 }
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009 - typer says no more of it than that it is a command
 
@@ -189,7 +191,8 @@ def test_commands_take_the_flags_of_their_tables():
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
     not_settings = {"--help", "--list", "--feature", "--by-position", "--load"}
-    not_settings |= {"--seeds", "--halves", "--interventions"}  # of a command that it doesn't do
+    not_settings |= {"--seeds", "--halves", "--interventions"}  # of commands that it doesn't do
+    not_settings |= {"--metric", "--split", "--circuit", "--size", "--draws", "--num-examples"}
     assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE, "--attribute"]).split()} - not_settings
     assert {row.flag.name for row in table() if row.flag.name and not row.key.startswith(APART)} < flags_of("run-all")
 

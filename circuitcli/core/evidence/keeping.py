@@ -79,7 +79,7 @@ def keeping(
 
 
 def keeping_values(
-    counts: Bool[Tensor, " t"], keep: Bool[Tensor, "b d"], instead: Float[Tensor, "#p d"], site: Site
+    counts: Bool[Tensor, " t"], keep: Bool[Tensor, "b d"], instead: Float[Tensor, "#p #d"], site: Site
 ) -> Edits:
     """The edit that keeps some values of a site, a row each: neurons, or dimensions of the stream.
 

@@ -150,7 +150,7 @@ def shares(found: Measured) -> Iterator[Shares]:
 
 
 def budgets(found: Measured) -> tuple[Budget, ...]:
-    """C on each half with each variant of the errors, and other sets of as many components."""
+    """The circuit on each half with each variant of the errors, and other sets of as many components."""
     curve, n = found.subject
     told = []
     for half, errors in found.variants:
