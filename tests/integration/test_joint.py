@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from support.commands import tsv
 from support.plain import NAMES, Place, PlainModel, PlainSae
-from support.validated import validate
+from support.validated import validate, with_joint
 from torch import Tensor
 
 from circuitcli.cli.console import Terminal
@@ -27,7 +26,6 @@ from circuitcli.stages import cache_acts, fetch_saes
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.joint import joint
 from circuitcli.stages.stage import Job
-from circuitcli.store import validations
 
 PLACES: list[Place] = [(0, "z"), (0, "resid_mid"), (1, "attn_out"), (1, "mlp_out"), (2, "resid_post")]
 CIRCUIT = {place: [1 + i, 7, 20, 33] for i, place in enumerate(PLACES)}
@@ -173,10 +171,7 @@ def shown(cached: Job, inputs: Inputs) -> Job:
     job = validate(cached)
     circuit = {Site(*place): torch.tensor(features) for place, features in CIRCUIT.items()}
     dictionaries = [cached.subject.sae(entry) for entry in inputs.passes.entries]
-    entry = validations.write_joint(job.run, joint(inputs, dictionaries, circuit))
-    record = job.run.require(validations.STAGE)
-    job.run.save_record(validations.STAGE, replace(record, files={**record.files, validations.JOINT: entry}))
-    return job
+    return with_joint(job, joint(inputs, dictionaries, circuit))
 
 
 def test_what_is_shown_and_read(shown: Job, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.text import Text
 from support.circuits import node
 from support.commands import Result, tsv
-from support.validated import Made, validate
+from support.validated import Made, validate, with_joint
 
-from circuitcli.cli import cards, evidence
+from circuitcli.cli import cards, evidence, evidence_joint
 from circuitcli.cli.console import Terminal, printable
 from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
@@ -153,6 +154,10 @@ def tables(
     cards._explained(Terminal(as_json=False, quiet=False), node("0.resid_post.1"), explained)
     checked = validate(Job(resolve({}), Silent(), Run(run, STAGES.folders)), Made(sizes=(1, 3, 6, 12, 30, 60)))
     evidence.show(checked.results(), Terminal(as_json=False, quiet=False))
+    place = {"seq": np.zeros(2, np.int32), "pos": np.array([1, 2], np.int32), "next_id": np.array([7, -1], np.int32)}
+    said = {"token_id": np.array([7, 8], np.int32), "token": [" heavens", "\x1b[31m"]}
+    with_joint(checked, {**place, **said, "base": np.array([0.9, 0.1]), "altered": np.array([0.2, 0.3])})
+    evidence_joint.show_joint(checked.results(), Terminal(as_json=False, quiet=False))
     return found
 
 

@@ -19,6 +19,7 @@ from circuitcli.stages.stage import Job
 from circuitcli.store import records, validations
 from circuitcli.store.records import Record
 from circuitcli.store.run import Run
+from circuitcli.store.tables import Columns
 from circuitcli.store.validations import Example
 
 HALVES = ("discovery", "evaluation")
@@ -163,3 +164,11 @@ def validate(job: Job, made: Made = Made()) -> Job:
     record = Record(records.fingerprint({"made": f"{made!r}"}), {}, {}, files, facts, {}, "cpu", 0.0)
     run.save_record("validate", replace(record, finished="2026-11-26T09:00:00+00:00"))
     return replace(job, run=run)
+
+
+def with_joint(job: Job, columns: Columns) -> Job:
+    """The validation of a run with what ablating its circuit over text changes most."""
+    entry = validations.write_joint(job.run, columns)
+    record = job.run.require(validations.STAGE)
+    job.run.save_record(validations.STAGE, replace(record, files={**record.files, validations.JOINT: entry}))
+    return job
