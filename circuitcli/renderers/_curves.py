@@ -89,10 +89,11 @@ def _plain(matplotlib: Any) -> Iterator[None]:
 def _figure(record: Validation, points: Sequence[Point]) -> Figure:
     """Variants of the errors side by side; faithfulness above, completeness below."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     variants = [errors for errors in ERRORS if any(point.errors == errors for point in points)]
     rows = [what for what in _ROWS if any(getattr(point, what).value is not None for point in points)] or list(_ROWS)
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE, layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12))
     axes = figure.subplots(len(rows), len(variants), sharex=True, sharey="row", squeeze=False)
     curves = sorted({point.curve for point in points}, key=_place)
     for row, what in zip(axes, rows, strict=True):
@@ -106,7 +107,6 @@ def _figure(record: Validation, points: Sequence[Point]) -> Figure:
     for ax in axes[-1]:
         ax.set_xlabel("number of nodes")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
     figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)), frameon=False)
     title, facts = _said(record, points[0])
     figure.suptitle(f"{title}\n{facts}", fontsize=12)
@@ -146,11 +146,12 @@ def _panel(ax: Axes, lines: Sequence[tuple[str, list[tuple[int, Measure]]]], rec
         sizes, values = [n for n, _ in line], [measure.value or 0.0 for _, measure in line]
         ends = [(n, m.low, m.high) for n, m in line if m.low is not None and m.high is not None]
         if ends:
-            ax.fill_between(*zip(*ends, strict=True), color=color, alpha=0.15, linewidth=0)
+            at, low, high = zip(*ends, strict=True)
+            ax.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
         width = 2.4 if curve == record.curve else 1.4
         label = words(curve)
-        looks = {"color": color, "linestyle": style, "marker": marker, "markersize": 4, "linewidth": width}
-        ax.plot(sizes, values, **looks, label=label, zorder=3 + len(lines) - order)
+        looks: dict[str, Any] = {"color": color, "linestyle": style, "marker": marker, "markersize": 4}
+        ax.plot(sizes, values, **looks, linewidth=width, label=label, zorder=3 + len(lines) - order)
         beyond += sum(not LOWEST <= value <= HIGHEST for value in values)
     ax.set_xscale("log")
     most = max([record.n, *(n for _, line in lines for n, _ in line)])

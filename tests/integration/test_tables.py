@@ -147,6 +147,10 @@ def tables(
         ["bench", "--estimates", "--profile", profile, "--num-prompts", "2", "--tokens", "6"],
     ):
         screen(circuit, args)
+    repeated = ["stability", "--run", run, "--seeds", "2", "--halves", "0", "--interventions", "none"]
+    for typed in ([*repeated, "--dry-run"], repeated):
+        done = circuit(*typed)
+        assert done.code == 0, done.err
     circuit("doctor", "--profile", profile)
     circuit("effects", "--run", other, "--by-position")  # in a pipe it is one table
     contexts = (Context(("the", " light", " of"), (0.5, 7.0, 0.0), 1, -1, -1),)
