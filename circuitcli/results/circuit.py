@@ -11,7 +11,7 @@ from circuitcli.core import rows
 from circuitcli.core.circuit import Circuit, Edge, share_drawn
 from circuitcli.core.metadata import Metadata
 from circuitcli.core.sites import parse_feature
-from circuitcli.results import answer, edges, extend, labels, metadata, nodes, validation
+from circuitcli.results import answer, carried, edges, extend, labels, metadata, nodes
 from circuitcli.results.drawn import drawn_of
 from circuitcli.results.reader import Reader
 from circuitcli.store import reduced
@@ -45,7 +45,7 @@ def of_run(reader: Reader) -> Circuit:
         found = answer.build(reader)
     else:
         found = build(reader, extend.earlier(reader))
-    found = validation.carried(reader, found)
+    found = carried.carried(reader, found)
     return labels.saved(reader.run).put_on(labels.applied(found, labels.kept_annotations(reader.run)))
 
 

@@ -31,17 +31,6 @@ if TYPE_CHECKING:
     from circuitcli.results.reader import Reader
 
 
-def done(reader: Reader) -> str | None:
-    """What identifies the run's validation; None if it hasn't one."""
-    record = reader.run.record(validations.STAGE)
-    return None if record is None else record.result
-
-
-def carried(reader: Reader, circuit: Circuit) -> Circuit:
-    """A circuit with the run's validation, if the run has one of just its features; else as it is."""
-    return circuit if done(reader) is None else Validated(reader).put_on(circuit)
-
-
 class Validated:
     """The validation of a run's circuit, from the files of its validate stage; each is read once.
 

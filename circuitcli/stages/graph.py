@@ -8,7 +8,7 @@ from typing import Any
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.errors import InputError
-from circuitcli.results import answer, extend, validation
+from circuitcli.results import answer, carried, extend
 from circuitcli.results.circuit import build
 from circuitcli.results.labels import SAVED, applied
 from circuitcli.stages import annotations as annotating
@@ -40,7 +40,7 @@ def run(job: Job, edited: Path | None = None) -> Outcome:
     }
     if edited is None:
         _keep_edited(job)
-    validated = validation.done(job.results())
+    validated = carried.done(job.results())
     if validated is not None:
         inputs["validation"] = validated
     formats, relabel = formatting.of_run(job), labelling.again(job)
@@ -50,7 +50,7 @@ def run(job: Job, edited: Path | None = None) -> Outcome:
         if kept and labelling.intact(todo):
             _add(job, todo, formats, kept)
         else:
-            circuit = validation.carried(job.results(), made())
+            circuit = carried.carried(job.results(), made())
             _draw(job, todo, applied(circuit, annotations), source, formats)
         annotating.keep(job, annotations)
 

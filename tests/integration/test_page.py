@@ -445,6 +445,7 @@ def test_hostile_text_is_shown_and_inert(opened: Open) -> None:
     there = opened(circuit)
     name = circuit.nodes[1].id
     there.click(name)
+    there.rest()
     there.page.mouse.move(5, 895)
     there.page.mouse.move(*there.place(name))
     there.page.locator("#card").wait_for(state="visible")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -77,7 +78,10 @@ class _Answer:
     neg_values: list[_Number] | None = None
 
 
-_CHECK = TypeAdapter(_Answer)
+@cache
+def _checks() -> Any:
+    """Made when an answer is first read: it takes milliseconds, and most commands read none."""
+    return TypeAdapter(_Answer)
 
 
 def parse(body: bytes, index: int, today: str) -> Explained | None:
@@ -90,7 +94,7 @@ def parse(body: bytes, index: int, today: str) -> Explained | None:
         tree = _whole(json.loads(body))
         if not tree:
             return None
-        found = _CHECK.validate_python(tree)
+        found = _checks().validate_python(tree)
     except (ValueError, RecursionError):  # no UTF-8, no JSON, a number of too many digits, other fields (pydantic's)
         raise NoFeature from None
     described = any(name in tree for name in ("explanations", "activations", "pos_str"))
@@ -133,7 +137,10 @@ def _weights(tokens: list[str] | None, values: list[float] | None) -> tuple[Weig
     return tuple(Weight(token[:TOKEN], value) for token, value in pairs)[:WEIGHTS]
 
 
-_KEPT: TypeAdapter[Explained] = TypeAdapter(Explained)
+@cache
+def _kept() -> Any:
+    """Likewise."""
+    return TypeAdapter(Explained)
 
 
 def restore(tree: Any) -> Explained:
@@ -143,6 +150,7 @@ def restore(tree: Any) -> Explained:
         NoFeature: It isn't that.
     """
     try:
-        return _KEPT.validate_python(tree)
+        found: Explained = _kept().validate_python(tree)
+        return found
     except ValidationError:
         raise NoFeature from None
