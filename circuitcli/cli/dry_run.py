@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MORE: dict[str, tuple[Any, Any]] = {
     "dry_run": (
-        Annotated[bool, typer.Option("--dry-run", help="Say what it would take (ablations, time, memory), and stop.")],
+        Annotated[bool, typer.Option("--dry-run", help="Say what it would take (passes, time, memory), and stop.")],
         False,
     )
 }

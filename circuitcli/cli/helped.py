@@ -21,6 +21,7 @@ OFTEN = {
     "attribute": "--run --target --against --counterfactual --prompts --baseline --method --nodes",
     "graph": "--run --of --format --labels --max-edges --min-effect --extend --load",
     "stability": "--run --seeds --halves --interventions --dry-run --force --json",
+    "validate": "--run --prompts --circuit --pin --nodes --baseline --metric --dry-run",
     "doctor": "--model --release --layers --site --text --json",
     "bench": "--model --release --layers --shape --device --json",
     "show": "--profile --run --json",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from circuitcli.cli import session
+from circuitcli.cli import dry_run, session
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
+from circuitcli.core.words import duration, quantity
 
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
@@ -16,11 +18,14 @@ EXAMPLES = """\
 circuit validate --run my-run --prompts questions.jsonl
 circuit validate --run my-run --circuit none --nodes 30 --baseline mean
 circuit validate --run my-run --pin 2:17 --pin 3:4 --prompts text.txt"""
-MORE: dict[str, tuple[Any, Any]] = {}
+MORE: dict[str, tuple[Any, Any]] = dict(dry_run.MORE)
 
 
 def command(request: Request) -> None:
-    """The stage; the run's graph is drawn again if it is what was judged."""
+    """The stage and what came of it; or what it would take."""
+    if request.more["dry_run"]:
+        session.work(request, _expect, writes=False)
+        return
 
     def body(job: Job, terminal: Terminal) -> None:
         from circuitcli.cli import evidence, evidence_joint
@@ -44,3 +49,21 @@ def show(job: Job, terminal: Terminal) -> None:
     results = job.results()
     evidence.show(results, terminal)
     evidence_joint.show_joint(results, terminal)
+
+
+def _expect(job: Job, terminal: Terminal) -> None:
+    from circuitcli.stages import validate
+
+    found = validate.dry_run(job)
+    if found is None:
+        terminal.say("Nothing is to be done.")
+        terminal.document({"run": str(job.run.root), "dry_run": True, "validate": None})
+        return
+    rows = [(part.what, f"{part.count:,}", duration(part.seconds)) for part in found.parts]
+    terminal.table("What it would take, by a few passes", ("work", "count", "time"), rows)
+    terminal.say(
+        f"validate: about {duration(found.seconds)} in all, and {quantity(found.memory_bytes)} of memory "
+        f"({quantity(found.free_memory_bytes)} free)."
+    )
+    told = {**asdict(found), "seconds": found.seconds}
+    terminal.document({"run": str(job.run.root), "dry_run": True, "validate": told})

@@ -33,6 +33,7 @@ def joint(
     circuit: Mapping[Site, Int[Tensor, " n"]],
     instead: Replacing = zero,
     most: int = MOST,
+    sequences: Sequence[int] | None = None,
 ) -> Columns:
     """The columns of validation/joint.parquet: positions of the sample at which a token's probability changes most.
 
@@ -42,11 +43,14 @@ def joint(
         circuit: Features, by the site that their dictionary writes.
         instead: What features become in a sequence of the sample, by the same; its number is given, and its tokens.
         most: How many positions are kept, the largest change first.
+        sequences: Of the sample; None: all.
     """
     sample, model = inputs.passes.sample, inputs.passes.model
     found: Changes | None = None
-    with inputs.job.report.track("Ablating the circuit over text", len(sample.lengths), "sequences") as done:
-        for seq, length in enumerate(sample.lengths.tolist()):
+    numbers = range(len(sample.lengths)) if sequences is None else sequences
+    with inputs.job.report.track("Ablating the circuit over text", len(numbers), "sequences") as done:
+        for seq in numbers:
+            length = int(sample.lengths[seq])
             tokens = torch.as_tensor(sample.tokens[seq, :length], device=model.device).long()
             counts = torch.as_tensor(sample.counted[seq, :length], device=model.device)
             if counts.any():

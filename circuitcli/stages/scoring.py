@@ -1,0 +1,132 @@
+"""What one half of the examples says of single components: estimates of all, and measured effects of the strongest.
+
+Both are means over the half's examples. By these, circuits of growing size are made (`lines`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from circuitcli.core.evidence.examples import Example
+from circuitcli.core.evidence.lineup import ranked
+from circuitcli.core.sites import Site
+from circuitcli.stages.judging import Components, Judge
+from circuitcli.stages.lines import Scores
+from circuitcli.stages.portions import Done, Portions
+from circuitcli.stages.screening import Batches, measure, screen
+from circuitcli.store import tables
+
+BySite = dict[Site, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """Scores components on some examples.
+
+    Attributes:
+        judge: Opens examples, and measures.
+        examples: All of them.
+        batches: Work over rows of so many positions.
+        candidates: So many features are measured.
+    """
+
+    judge: Judge
+    examples: Sequence[Example]
+    batches: Batches
+    candidates: int
+
+    def scores(self, numbers: Sequence[int], portions: Portions) -> Scores:
+        """Of the examples of these numbers."""
+        atp: dict[Components, BySite] = {
+            kind: {site: np.zeros(width) for site, width in self.judge.widths(kind).items()}
+            for kind in ("features", "neurons", "dimensions")
+        }
+        activation = {site: np.zeros_like(values) for site, values in atp["features"].items()}
+        for table in portions.kept("screened", "Estimating effects", numbers, {}, self._screen):
+            for kind, sites in atp.items():
+                _scatter(sites, table, "atp", table["kind"] == kind, len(numbers))
+            _scatter(activation, table, "activation", table["kind"] == "features", len(numbers))
+        chosen = self.strongest(atp["features"])
+        exact = {site: np.full(len(values), np.nan) for site, values in activation.items()}
+        for site, features in chosen.items():
+            exact[site][features] = 0.0
+        what = {"candidates": {str(site): features.tolist() for site, features in chosen.items()}}
+
+        def measured(some: Sequence[int], done: Done) -> list[tables.Columns]:
+            return self._measure(some, chosen, done)
+
+        for table in portions.kept("measured", "Measuring effects", numbers, what, measured):
+            _scatter(exact, table, "exact", np.ones(len(table["exact"]), np.bool_), len(numbers))
+        return Scores(atp, activation, exact)
+
+    def strongest(self, atp: Mapping[Site, np.ndarray]) -> BySite:
+        """The features whose effects are measured: those of the largest estimates."""
+        size = {site: np.abs(values) for site, values in atp.items()}
+        some = ranked(size, {site: values > 0 for site, values in size.items()})
+        index, site = some.index[: self.candidates], some.site
+        return {of: np.sort(index[site[: len(index)] == place]) for place, of in enumerate(some.sites)}
+
+    def _screen(self, numbers: Sequence[int], done: Done) -> list[tables.Columns]:
+        totals: dict[tuple[Components, Site], np.ndarray] = {}
+        activation: BySite = {}
+        for number in numbers:
+            found = screen(self.judge, self.examples[number], number)
+            for kind, sites in found.atp.items():
+                for site, values in sites.items():
+                    totals[kind, site] = totals.get((kind, site), 0.0) + values.double().cpu().numpy()
+            for site, values in found.activation.items():
+                activation[site] = activation.get(site, 0.0) + values.double().cpu().numpy()
+            done(1)
+        return [
+            _screened(kind, site, values, activation[site] if kind == "features" else np.zeros_like(values))
+            for (kind, site), values in totals.items()
+        ]
+
+    def _measure(self, numbers: Sequence[int], chosen: Mapping[Site, np.ndarray], done: Done) -> list[tables.Columns]:
+        parts = []
+        for number in numbers:
+            for site, effect in self.effects(number, chosen).items():
+                there = np.flatnonzero(effect)
+                parts.append(
+                    {
+                        "example": np.full(len(there), number, np.int32),
+                        "layer": site.layer,
+                        "site": site.name,
+                        "feature": chosen[site][there],
+                        "exact": effect[there],
+                    }
+                )
+            done(1)
+        return parts
+
+    def effects(self, number: int, chosen: Mapping[Site, np.ndarray]) -> BySite:
+        """The measured effects of some features of each site on an example."""
+        judge = self.judge
+        sites = {base for one in judge.dictionaries for base in (one.reads, *judge.model.bases(one.writes))}
+        opened = judge.open(self.examples[number], number, read=sorted(sites, key=lambda site: site.order))
+        return {
+            site: measure(
+                judge, opened, site, torch.as_tensor(features, device=judge.model.device), self.batches
+            ).numpy()
+            for site, features in chosen.items()
+        }
+
+
+def _screened(kind: str, site: Site, atp: np.ndarray, activation: np.ndarray) -> tables.Columns:
+    """What isn't 0."""
+    there = np.flatnonzero((atp != 0) | (activation != 0))
+    return {
+        "kind": kind, "layer": site.layer, "site": site.name, "feature": there.astype(np.int32),
+        "atp": atp[there], "activation": activation[there],
+    }  # fmt: skip
+
+
+def _scatter(into: BySite, table: tables.Columns, column: str, rows: np.ndarray, count: int) -> None:
+    """Add a column's share of so many examples to the components that its rows are of."""
+    for site, values in into.items():
+        here = np.flatnonzero(rows & (table["layer"] == site.layer) & (table["site"] == site.name))
+        np.add.at(values, table["feature"][here], table[column][here].astype(np.float64) / count)
