@@ -178,6 +178,7 @@ def test_false_discoveries_by_hand():
     )
     assert not len(faithfulness.false_discovery(np.empty(0)))
     assert not len(faithfulness.sign_flip(np.empty((0, 4)), seed=0))
+    assert faithfulness.sign_flip(np.array([[0.3], [-2.0]]), seed=0).tolist() == [1, 1]
 
 
 def rows(*groups: tuple[str, str, str, int, str, int, int, list[float]]) -> dict[str, np.ndarray]:
