@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from circuitcli import __version__
-from circuitcli.cli import bench, diff, doctor, profile, run_all, streams
+from circuitcli.cli import bench, diff, doctor, profile, run_all, streams, test
 from circuitcli.cli.commands import COMMANDS
 from circuitcli.cli.console import show_error
 from circuitcli.cli.helped import Command, Group
@@ -40,6 +40,9 @@ app = typer.Typer(
 settings_command(app, "run-all", run_all.HELP, run_all.EXAMPLES, more=run_all.MORE)(run_all.command)
 for name, of_stage in COMMANDS.items():
     settings_command(app, name, of_stage.HELP, of_stage.EXAMPLES, more=of_stage.MORE)(of_stage.command)
+settings_command(app, "test", test.HELP, test.EXAMPLES, without=("profile", "force", "verify"), more=test.MORE)(
+    test.command
+)
 settings_command(app, "doctor", doctor.HELP, doctor.EXAMPLES, without=("force", "verify"))(doctor.command)
 settings_command(app, "bench", bench.HELP, bench.EXAMPLES, without=("force", "verify"), more=bench.MORE)(bench.command)
 app.command("diff", cls=Command, help=diff.HELP, epilog=diff.EXAMPLES)(diff.command)

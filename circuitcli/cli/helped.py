@@ -22,6 +22,7 @@ OFTEN = {
     "graph": "--run --of --format --labels --max-edges --min-effect --extend --load",
     "stability": "--run --seeds --halves --interventions --dry-run --force --json",
     "validate": "--run --prompts --circuit --pin --nodes --baseline --metric --dry-run",
+    "test": "--run --write --edges --junit --device --json",
     "doctor": "--model --release --layers --site --text --json",
     "bench": "--model --release --layers --shape --device --json",
     "show": "--profile --run --json",

@@ -22,6 +22,7 @@ _STUDY = ("model", "saes.", "texts.", "seed", "runtime.dtype")
 _FLAGS = {
     "doctor": _STUDY,
     "bench": (*_STUDY, "attribute.baseline", "attribute.freeze"),
+    "test": ("model", "saes.release", "saes.revision", "runtime.dtype"),
     "run-all": ("",),
 }
 _EVERYWHERE = ("runtime.device", "runtime.batch_size")
@@ -119,7 +120,7 @@ def settings_command(
         help_text: What it does.
         examples: Commands to copy, one a line.
         flags_of: The command whose settings it takes; its own if not given.
-        without: Parameters of every command that this one has no use for; they stay False.
+        without: Parameters of every command that this one has no use for; they stay as they are untyped.
         more: Parameters of this command alone.
     """
     rows = rows_of(flags_of or name)
@@ -128,7 +129,7 @@ def settings_command(
 
     def register(body: Callable[[Request], None]) -> None:
         def command(**typed: Any) -> None:
-            shared = dict.fromkeys(without, False) | {key: typed.pop(key) for key in common}
+            shared = {key: _COMMON[key][1] for key in without} | {key: typed.pop(key) for key in common}
             mine = {key: typed.pop(key) for key in own}
             shared |= {key: Path(shared[key]) for key in ("profile", "run") if isinstance(shared[key], str)}
             of = {row.parameter: row for row in rows}

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from circuitcli.core.attributed import Attribution, Calibration, Method
+from circuitcli.core.evidence.thresholds import CircuitTest
 from circuitcli.core.evidence.validated import Validation
 from circuitcli.core.metadata import Metadata
 from circuitcli.core.untrusted import Flag, Number, Share, Text, Whole
@@ -146,6 +147,7 @@ class Circuit:
 
     `calibration` says of a circuit of a prompt how good its estimates are; empty where nothing was measured.
     `validation` says how much of the model's answer these features carry; None where that wasn't measured.
+    `test` is what the circuit is held to; None where it is held to nothing.
     """
 
     metadata: Metadata
@@ -153,11 +155,12 @@ class Circuit:
     edges: tuple[Edge, ...]
     calibration: tuple[Calibration, ...] = ()
     validation: Validation | None = None
+    test: CircuitTest | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The document of circuit.json: {metadata, nodes, edges}, and `calibration` of a circuit of a prompt.
 
-        `validation` is there if the circuit was validated.
+        `validation` is there if the circuit was validated, `test` if it is held to something.
         """
         found: dict[str, Any] = {
             "metadata": self.metadata.to_dict(),
@@ -168,6 +171,8 @@ class Circuit:
             found["calibration"] = [asdict(row) for row in self.calibration]
         if self.validation is not None:
             found["validation"] = asdict(self.validation)
+        if self.test is not None:
+            found["test"] = self.test.document()
         return found
 
 

@@ -14,6 +14,7 @@ from pydantic import FailFast
 
 from circuitcli.core.attributed import KINDS, Calibration
 from circuitcli.core.circuit import Circuit, Edge, Node
+from circuitcli.core.evidence.thresholds import CircuitTest
 from circuitcli.core.evidence.validated import Validation
 from circuitcli.core.metadata import SCHEMA_VERSION, Metadata
 from circuitcli.core.untrusted import Mismatch, read
@@ -30,6 +31,7 @@ class _Document:
     edges: Annotated[tuple[Edge, ...], FailFast()]
     calibration: Annotated[tuple[Calibration, ...], FailFast()] = ()
     validation: Validation | None = None
+    test: CircuitTest | None = None
 
 
 def parse(tree: Any, name: str) -> Circuit:
@@ -47,7 +49,7 @@ def parse(tree: Any, name: str) -> Circuit:
         found = read(_Document, tree, "circuit")
     except Mismatch as error:
         raise damaged(name, f"{error.place.removeprefix('circuit.')} {error.wanted}") from None
-    circuit = Circuit(found.metadata, found.nodes, found.edges, found.calibration, found.validation)
+    circuit = Circuit(found.metadata, found.nodes, found.edges, found.calibration, found.validation, found.test)
     _check_joints(circuit, name)
     _check_attribution(circuit, name)
     return circuit

@@ -36,6 +36,7 @@ _SHOULD_BE = {
     "float_type": "should be a finite number",
     "tuple_type": "should be a list",
     "dataclass_type": "should be an object",
+    "dict_type": "should be an object",
     "missing": "is missing",
     "unexpected_keyword_argument": "isn't known",
     "string_unicode": "has a key with half a character",

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from circuitcli.stages import examples as reading
+from circuitcli.stages.example_data import Data
 from circuitcli.stages.given import Given
 from circuitcli.stages.halves import halves
 from circuitcli.stages.stage import Job
@@ -30,15 +31,17 @@ class Evaluation:
     Attributes:
         job: The run and its settings.
         circuit: The one that is judged; None where measuring is to find it.
+        data: What it is judged on; None: what the settings name.
     """
 
     job: Job
     circuit: Given | None
+    data: Data | None = None
 
     @cached_property
     def examples(self) -> list[Example]:
         """What the circuit is judged on."""
-        return reading.examples(self.job)
+        return reading.examples(self.job, found=self.data)
 
     @cached_property
     def halves(self) -> list[Half]:
@@ -58,7 +61,7 @@ class Evaluation:
         from circuitcli.stages.inputs import Inputs
         from circuitcli.stages.judging import Judge
 
-        return Judge(Inputs(self.job), reading.baseline(self.job))
+        return Judge(Inputs(self.job), reading.baseline(self.job, self.data))
 
     @cached_property
     def batch_size(self) -> int:

@@ -28,12 +28,14 @@ class Data:
         prompts: Questions of prompts.
         choices: Multiple-choice questions.
         file: Of text; empty: the run's own source.
+        texts: Texts themselves, in the place of both.
     """
 
     kind: Kind
     prompts: tuple[Written, ...] = ()
     choices: tuple[Choices, ...] = ()
     file: str = ""
+    texts: tuple[str, ...] = ()
 
     @property
     def rows(self) -> tuple[Written, ...] | tuple[Choices, ...]:
@@ -60,17 +62,17 @@ def _of_file(path: str) -> Data:
     raw = content(path, "--prompts takes the path of a .jsonl file of questions, or of a file of text.")
     first = next((line for line in raw.split(b"\n") if line.strip()), b"")
     row = parsed(first.removeprefix(b"\xef\xbb\xbf"))
-    kind = None if row is None else _kind(row)
+    kind = None if row is None else kind_of(row)
     if kind is None and path.endswith(".jsonl"):
         next(objects(path, raw, _LIKE), None)  # which says what is wrong with it
     if kind is None or kind == "text":
         return Data("text", file=path)
     rows = list(objects(path, raw, _LIKE))
     for where, one in rows:
-        if _kind(one) not in (kind, None):
+        if kind_of(one) not in (kind, None):
             raise InputError(
-                f"{where}: it is {_NAMES[_kind(one) or kind]}, but {rows[0][0].rpartition(', ')[2]} is {_NAMES[kind]}: "
-                "one can't be averaged with the other.",
+                f"{where}: it is {_NAMES[kind_of(one) or kind]}, but {rows[0][0].rpartition(', ')[2]} is "
+                f"{_NAMES[kind]}: one can't be averaged with the other.",
                 hint="Put each kind in a file of its own.",
             )
     if kind == "choices":
@@ -78,7 +80,7 @@ def _of_file(path: str) -> Data:
     return Data(kind, prompts=tuple(averaged([question(*row) for row in rows])))
 
 
-def _kind(row: Mapping[str, Any]) -> Kind | None:
+def kind_of(row: Mapping[str, Any]) -> Kind | None:
     """What an object is, by its keys; None if none of them says."""
     if row.keys() & {"question", "choices", "answer"}:
         return "choices"

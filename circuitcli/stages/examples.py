@@ -28,7 +28,7 @@ from circuitcli.stages.questions import Baseline, Reader, check_patch, replaced_
 from circuitcli.stages.sequences import Say, bos_of
 from circuitcli.stages.stage import Job
 from circuitcli.stages.subject import Subject
-from circuitcli.stages.unseen import file_of_texts, unseen
+from circuitcli.stages.unseen import file_of_texts, sequences_of, unseen
 
 Row = TypeVar("Row", Written, Choices)
 
@@ -72,34 +72,39 @@ def baseline(job: Job, found: Data | None = None) -> Baseline:
     return wanted
 
 
-def examples(job: Job, subject: Subject | None = None, say: Say | None = None) -> list[Example]:
+def examples(
+    job: Job, subject: Subject | None = None, say: Say | None = None, found: Data | None = None
+) -> list[Example]:
     """The examples, at most as many as the settings say, at random, in their order.
 
     Args:
         job: The run and its settings.
         subject: The model; the one that the run recorded if not given.
         say: What is told what was made of the data; the job's report if not given.
+        found: The data; what the settings name if not given.
 
     Raises:
         UsageError: A token that the run was asked about is none.
         InputError: The data isn't as it should be; see `data` and `baseline`. Its line is named.
     """
-    found, kl = data(job), job.settings.validate.metric == "kl"
+    found, kl = found or data(job), job.settings.validate.metric == "kl"
     subject, say = subject or job.subject, say or job.report.say
     patch = baseline(job, found) == "patch"
+    if found.texts:
+        return _texts([_whole(subject, one, job.settings.validate.prompts) for one in found.texts], subject, kl=kl)
     if found.kind == "text":
         return _texts(unseen(job, subject, found.file, job.settings.validate.num_examples, say), subject, kl=kl)
     reader = Reader(subject, say, {})
     if found.kind == "choices":
-        read = [choice_examples.read(reader, one, patch=patch) for one in _some(job, found.choices, say)]
+        read = [choice_examples.read(reader, one, patch=patch) for one in chosen(job, found.choices, say)]
         return [_diverging(one.question.text, one.asked) for one in read] if kl else choice_examples.likelier(read, say)
     if kl and any(one.target is not None for one in found.prompts):
         say("--metric kl compares whole distributions of the next token: no target counts.")
-    return [_prompt(reader, one, patch=patch, kl=kl) for one in _some(job, found.prompts, say)]
+    return [_prompt(reader, one, patch=patch, kl=kl) for one in chosen(job, found.prompts, say)]
 
 
-def _some(job: Job, rows: Many[Row], say: Say) -> list[Row]:
-    """Not more than wanted, at random."""
+def chosen(job: Job, rows: Many[Row], say: Say) -> list[Row]:
+    """Of rows that were written not more than wanted, at random; an example each."""
     most = job.settings.validate.num_examples
     if len(rows) > most:
         say(f"{most:,} of {amount(len(rows), 'example')} are taken, at random: give --num-examples {len(rows)}.")
@@ -119,6 +124,14 @@ def _diverging(name: str, sequence: Sequence) -> Example:
     """How far the next token is from the model's, behind the last position."""
     reading = Divergence((len(sequence.ids) - 1,))
     return Example(name, (replace(sequence, reading=reading),), reading.unit)
+
+
+def _whole(subject: Subject, text: str, where: str) -> list[int]:
+    """A text that is an example by itself."""
+    found = sequences_of(subject, [text])
+    if not found or len(found[0]) < 3:
+        raise InputError(f"{where}: the text {text!r:.80} has fewer than three tokens.", hint="Give a longer one.")
+    return found[0]
 
 
 def _texts(pieces: Many[Many[int]], subject: Subject, *, kl: bool) -> list[Example]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,9 +28,11 @@ class Prompts:
 
     Attributes:
         todo: The stage's work, whose plan has the batch size.
+        given: The questions; empty: those of the settings.
     """
 
     todo: Work
+    given: Sequence[Asked] = ()
     _open: dict[int, Study] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -48,7 +50,7 @@ class Prompts:
         Raises:
             UsageError, InputError: One isn't as it should be.
         """
-        return questions.asked(self.todo.job)
+        return list(self.given) or questions.asked(self.todo.job)
 
     @cached_property
     def baselines(self) -> Baselines:

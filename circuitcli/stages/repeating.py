@@ -9,7 +9,7 @@ from typing import Literal, cast
 from circuitcli.errors import InputError
 from circuitcli.settings import to_dict
 from circuitcli.stages.repeats import Cause, Repeat
-from circuitcli.stages.report import Report
+from circuitcli.stages.report import Within
 from circuitcli.stages.spec import STABILITY, STAGES, StageSpec
 from circuitcli.stages.stage import Job
 from circuitcli.store.run import Run
@@ -20,21 +20,11 @@ _READ = (("cache-acts", "text", "text"), ("attribute", "questions", "questions")
 _WITHOUT: dict[Cause, str] = {"seed": "--seeds 0", "half": "--halves 0", "intervention": "--interventions none"}
 
 
-class _Within:
-    """A report of one repeat within many: its bars, and none of what it says, which the run itself said."""
-
-    def __init__(self, report: Report) -> None:
-        self.track = report.track
-
-    def say(self, line: str) -> None:
-        """Nothing."""
-
-
 def of(job: Job, repeat: Repeat) -> Job:
     """The job of a repeat, on its own run; of the run itself with the settings that the others have."""
     run = job.run if repeat.own else Run(job.run.path(f"{STABILITY}/{repeat.name}"), STAGES.folders)
     drawn = cast(Literal["effects", "attribution"], repeat.settings.graph.of)
-    return Job(repeat.settings, _Within(job.report), run, stages=STAGES.drawing(drawn))
+    return Job(repeat.settings, Within(job.report), run, stages=STAGES.drawing(drawn))
 
 
 def is_done(job: Job, repeat: Repeat) -> bool:

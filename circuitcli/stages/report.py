@@ -30,3 +30,14 @@ class Silent:
     def track(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         """Nothing."""
         yield lambda done: None
+
+
+class Within:
+    """A report of one piece of work within a larger one: its bars, and none of what it says, which the larger says."""
+
+    def __init__(self, report: Report) -> None:
+        """The report of the larger one."""
+        self.track = report.track
+
+    def say(self, line: str) -> None:
+        """Nothing."""

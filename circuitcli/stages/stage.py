@@ -197,7 +197,7 @@ def stage(
         choice=job.chosen(job.stages[name].chooses),
         files=todo.files,
         facts=todo.facts,
-        versions=_versions(),
+        versions=versions(),
         device=device,
         seconds=round(time.monotonic() - started, 3),
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -307,7 +307,7 @@ def _amiss(job: Job, name: str, record: Record) -> list[str]:
     return found
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Of this package, and of the libraries that compute."""
     from importlib import metadata
 

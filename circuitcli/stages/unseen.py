@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from circuitcli import plugins
 from circuitcli.core.sampling import sample_documents, to_sequences
@@ -41,7 +42,7 @@ def unseen(job: Job, subject: Subject, file: str, count: int, say: Say) -> list[
     Raises:
         InputError: The source isn't what it was, or there is no such document.
     """
-    settings, bos, longest = job.settings, bos_of(subject), sequence_limit(subject)
+    settings = job.settings
     if file:
         skipped, (source, request) = 0, file_of_texts(file, settings.validate.column)
     else:
@@ -51,8 +52,7 @@ def unseen(job: Job, subject: Subject, file: str, count: int, say: Say) -> list[
     texts = documents(subject, source.documents(request), special)
     _, drawn = sample_documents(texts, skipped, count, settings.seed)
     say_what_ends(special, say)
-    ids = [subject.tokenizer.encode(text) for text in drawn]
-    found = [piece for one in ids for piece in to_sequences([one], bos=bos, max_tokens=longest, count=1)]
+    found = sequences_of(subject, drawn)
     known = _sample(job)
     fresh = [piece for piece in found if tuple(piece) not in known and len(piece) > 2]
     seen = sum(tuple(piece) in known for piece in found)
@@ -62,6 +62,13 @@ def unseen(job: Job, subject: Subject, file: str, count: int, say: Say) -> list[
         where = file or "The run's text"
         raise InputError(f"{where} has no document of three tokens that isn't in the run's sample.", hint=_GIVE)
     return fresh
+
+
+def sequences_of(subject: Subject, texts: Iterable[str]) -> list[list[int]]:
+    """The beginnings of texts, with BOS if sequences have it; of those that are long enough for one."""
+    bos, longest = bos_of(subject), sequence_limit(subject)
+    ids = (subject.tokenizer.encode(text) for text in texts)
+    return [piece for one in ids for piece in to_sequences([one], bos=bos, max_tokens=longest, count=1)]
 
 
 def _sample(job: Job) -> set[tuple[int, ...]]:

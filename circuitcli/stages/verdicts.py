@@ -38,13 +38,14 @@ class Verdicts:
     def all(self, found: Sequence[Line], portions: Portions) -> list[tables.Columns]:
         """Of the circuits of all lines, each on the examples of the halves that it is measured on."""
 
-        def judged(some: Sequence[int], done: Done) -> list[tables.Columns]:
-            return self._judge(some, found, done)
+        def work(some: Sequence[int], done: Done) -> list[tables.Columns]:
+            return self.judged(some, found, done)
 
         numbers, what = range(len(self.examples)), {"lines": _digest(found)}
-        return portions.kept("validation", "Judging circuits", numbers, what, judged)
+        return portions.kept("validation", "Judging circuits", numbers, what, work)
 
-    def _judge(self, numbers: Sequence[int], found: Sequence[Line], done: Done) -> list[tables.Columns]:
+    def judged(self, numbers: Sequence[int], found: Sequence[Line], done: Done) -> list[tables.Columns]:
+        """Of some examples, as rows of validation.parquet."""
         parts = []
         for number in numbers:
             half = self.halves[number]

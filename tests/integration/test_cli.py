@@ -186,8 +186,13 @@ def test_doctor_takes_the_flags_of_saes_and_text_and_none_that_write():
     assert flags_of("doctor") == others - not_its
 
 
+def test_test_takes_flags_that_say_where_things_are_and_none_that_change_what_is_measured():
+    places = {"--model", "--model-revision", "--release", "--revision", "--dtype", "--device", "--batch-size"}
+    assert flags_of("test") == places | {"--run", "--json", "--quiet", "--junit", "--write", "--edges", "--force"}
+
+
 def test_commands_take_the_flags_of_their_tables():
-    assert set(COMMANDS) == {*FLAGS, "run-all", "profile", "doctor", "bench", "diff"}
+    assert set(COMMANDS) == {*FLAGS, "run-all", "profile", "doctor", "bench", "diff", "test"}
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
     not_settings = {"--help", "--list", "--feature", "--by-position", "--load"}

@@ -27,7 +27,7 @@ def test_what_most_people_use_comes_first(name: str, circuit: Circuit):
     assert len(set(wanted)) == len(wanted) <= 8
     sections = re.split(r"^(\S.*):\n", circuit(*name.split(), "--help").out, flags=re.MULTILINE)[1:]
     titles = sections[::2]
-    assert titles[0] == "Most used"
+    assert next(title for title in titles if title != "Arguments") == "Most used"
     assert titles[-2:] == ["Options", "Examples"]
     flags = {
         title: re.findall(r"^  (?:-h, )?(--[a-z-]+)", text, re.MULTILINE)
@@ -36,7 +36,8 @@ def test_what_most_people_use_comes_first(name: str, circuit: Circuit):
     assert flags["Most used"] == wanted
     everything = [flag for found in flags.values() for flag in found]
     assert sorted(everything) == sorted({*everything}), "a flag stands twice"
-    assert {parameter.opts[0] for parameter in COMMANDS[name].params} <= {*everything}
+    options = [parameter for parameter in COMMANDS[name].params if parameter.param_type_name == "option"]
+    assert {parameter.opts[0] for parameter in options} <= {*everything}
 
 
 def test_eight_of_run_all():

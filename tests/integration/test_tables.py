@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 from rich.text import Text
-from support.circuits import node
+from support.circuits import TEST, node
 from support.commands import Result, tsv
 from support.validated import Made, validate, with_joint
 
-from circuitcli.cli import cards, evidence, evidence_joint
+from circuitcli.cli import cards, evidence, evidence_joint, test
 from circuitcli.cli.console import Terminal, printable
 from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
+from circuitcli.core.attributed import Measure
 from circuitcli.core.circuit import Context
 from circuitcli.runtime import shapes
 from circuitcli.runtime.neuronpedia import Explained, Weight
@@ -26,6 +27,7 @@ from circuitcli.settings import resolve
 from circuitcli.stages.report import Silent
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
+from circuitcli.stages.test import Judged
 from circuitcli.store.run import Run
 
 Circuit = Callable[..., Result]
@@ -158,6 +160,9 @@ def tables(
     cards._explained(Terminal(as_json=False, quiet=False), node("0.resid_post.1"), explained)
     checked = validate(Job(resolve({}), Silent(), Run(run, STAGES.folders)), Made(sizes=(1, 3, 6, 12, 30, 60)))
     evidence.show(checked.results(), Terminal(as_json=False, quiet=False))
+    judged = tuple(t.judged(Measure(0.5, 0.2, 0.7)) for t in (*TEST.faithfulness, *TEST.edges))
+    told = Judged(Path("held.json"), "gpt2", "c" * 40, judged, 1.0, {}, "cpu")
+    test._show(told, Terminal(as_json=False, quiet=False))
     place = {"seq": np.zeros(2, np.int32), "pos": np.array([1, 2], np.int32), "next_id": np.array([7, -1], np.int32)}
     said = {"token_id": np.array([7, 8], np.int32), "token": [" heavens", "\x1b[31m"]}
     with_joint(checked, {**place, **said, "base": np.array([0.9, 0.1]), "altered": np.array([0.2, 0.3])})

@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from circuitcli.core.attributed import Attribution, Calibration, Measure, Question
 from circuitcli.core.circuit import Circuit, Context, Edge, Measurement, Node, TokenEffect
+from circuitcli.core.evidence.thresholds import Asked, CircuitTest, Dictionary, EdgeSize, Faithful, Place
 from circuitcli.core.evidence.validated import Budget, Rival, Validation
 from circuitcli.core.metadata import Metadata, RunFacts, SaeFacts
 
@@ -140,6 +141,21 @@ VALIDATION = Validation(
         dataclasses.replace(KEPT, errors="removed", nothing=-9.0, faithfulness=Measure(-0.02, -0.1, 0.04), rivals=()),
         dataclasses.replace(KEPT, half="discovery", examples=104, faithfulness=Measure(0.91, 0.87, 0.95)),
     ),
+)
+
+TEST = CircuitTest(
+    model_identity="c" * 40,
+    dictionaries=tuple(Dictionary(layer, site, f"{layer}{site}") for layer, site in PLACES),
+    text=None,
+    settings={"model": "gpt2", "saes": {"release": "res-jb"}},
+    examples=(
+        Asked(prompt="the light", target=" of", against=" and", counterfactual="the night"),
+        Asked(question="the light", choices=(" of", " and"), answer=1),
+        Asked(text="the light of the earth"),
+    ),
+    faithfulness=(Faithful(errors="kept", at_least=0.78, at_most=1.5),),
+    questions=(Asked(prompt="the light"),),
+    edges=(EdgeSize(source="a", target="b", sign="-", at_least=0.1, at_most=2.0, places=(Place(0, 1, 2),)),),
 )
 
 TOKENS = ("<|endoftext|>", "In", " the", " beginning", ",", " God", " created", " the")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.circuits import ASKED, METADATA, NAMES, NASTY, PLAIN, VALIDATION, circuits, hostile, validator
+from support.circuits import ASKED, METADATA, NAMES, NASTY, PLAIN, TEST, VALIDATION, circuits, hostile, validator
 
 from circuitcli import plugins
 from circuitcli.core import document
@@ -27,6 +27,7 @@ FULL = replace(
     nodes=(replace(PLAIN.nodes[0], label="l", group="g", pos=3, neuronpedia="n", change="gained"), *PLAIN.nodes[1:]),
     edges=(OLDER, *PLAIN.edges[1:]),
     validation=VALIDATION,
+    test=TEST,
 )
 
 
@@ -53,7 +54,7 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
 def test_the_schema_is_one_and_closed() -> None:
     validator().check_schema(validator().schema)
     found = list(objects(validator().schema))
-    assert len(found) == 18
+    assert len(found) == 24
     for one in found:
         assert one["additionalProperties"] is False
         assert set(one["required"]) <= set(one["properties"])
