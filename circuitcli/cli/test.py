@@ -96,9 +96,9 @@ def _test(request: Request, files: Sequence[Path], junit: Path | None) -> None:
     from circuitcli.stages import test, thresholds
 
     terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
-    held = [thresholds.read(path, request.flags) for path in files]
     if junit is not None:
-        _check_junit(junit, [one.path for one in held])
+        _check_junit(junit, files)
+    held = [thresholds.read(path, request.flags) for path in files]
     tested = []
     for one in held:
         tested.append(test.run(one, terminal))
@@ -122,10 +122,13 @@ def _put(path: Path, data: bytes, terminal: Terminal) -> None:
 
 
 def _check_junit(junit: Path, files: Sequence[Path]) -> None:
-    """Refuse what can't be written to, before any work; what is there is of an earlier test, and goes."""
+    """Refuse what can't be written to, before any work; what is there is of an earlier test, and goes.
+
+    So nothing tells of a test that couldn't be made, or was interrupted, that it passed.
+    """
     if junit.exists() and not junit.is_file():
         raise UsageError(f"{junit} is no file.", hint="Name a file with --junit.")
-    if junit.resolve() in [path.resolve() for path in files]:
+    if junit.resolve() in [path.resolve() / name for path in files for name in ("", "graph/circuit.json")]:
         raise UsageError(f"{junit} is one of the circuits that are tested.", hint="Name another file with --junit.")
     junit.unlink(missing_ok=True)
 
@@ -162,7 +165,7 @@ def _tell(tested: Sequence[Judged], terminal: Terminal, junit: Path | None) -> N
             document=document,
         )
     if not terminal.as_json:
-        terminal.say(f"All of {amount(count, 'threshold')} hold.")
+        terminal.say(f"{amount(count, 'threshold')} {'holds' if count == 1 else 'hold'}.")
     terminal.document(document)
 
 

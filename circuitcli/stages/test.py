@@ -6,6 +6,8 @@ What it is held to is measured anew, in a run of its own that goes again when it
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +18,7 @@ from circuitcli.stages.report import Report, Within
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job, versions
 from circuitcli.stages.text_identity import text_identity
-from circuitcli.stages.thresholds import Held, amiss
+from circuitcli.stages.thresholds import Held
 from circuitcli.store.run import Run
 
 _FETCH, _CACHE = "fetch-saes", "cache-acts"
@@ -57,7 +59,7 @@ def run(held: Held, report: Report) -> Judged:
             be.
     """
     started = time.monotonic()
-    with TemporaryDirectory(prefix="circuit-test-") as folder:
+    with TemporaryDirectory(prefix="circuit-test-") as folder, _of_file(held):
         job = Job(held.settings, Within(report), Run(Path(folder) / "run", STAGES.folders))
         STAGES[_FETCH].work()(job)
         _refuse_other(held, job)
@@ -72,6 +74,17 @@ def run(held: Held, report: Report) -> Judged:
             versions=versions(),
             device=str(job.runtime.device),
         )
+
+
+@contextmanager
+def _of_file(held: Held) -> Iterator[None]:
+    """What is wrong with what a file says is no usage; unless a place was typed, which may be wrong itself."""
+    try:
+        yield
+    except UsageError as error:
+        if {"model", "model_revision", "saes"} & held.typed.keys():
+            raise
+        raise InputError(f"The test in {held.path} can't be made: {error.message}", hint=error.hint) from None
 
 
 def _refuse_other(held: Held, job: Job) -> None:
@@ -102,13 +115,10 @@ def _verdicts(held: Held, job: Job) -> tuple[Verdict, ...]:
     from circuitcli.stages import remeasuring  # only now: nothing computes before all files were read
 
     verdicts: list[Verdict] = []
-    try:
-        if held.test.faithfulness:
-            f = remeasuring.faithfulness(job, held)
-            verdicts += [one.judged(*f[one.errors]) for one in held.test.faithfulness]
-        if held.test.edges:
-            effects = (remeasuring.edges_of_prompts if held.prompted else remeasuring.mean_effects)(job, held)
-            verdicts += [one.judged(*effects[one.name]) for one in held.test.edges]
-    except UsageError as error:  # of what the file says, and so no usage
-        raise amiss(held.path, error.message.removesuffix(".")) from None
+    if held.test.faithfulness:
+        f = remeasuring.faithfulness(job, held)
+        verdicts += [one.judged(*f[one.errors]) for one in held.test.faithfulness]
+    if held.test.edges:
+        effects = (remeasuring.edges_of_prompts if held.prompted else remeasuring.mean_effects)(job, held)
+        verdicts += [one.judged(*effects[one.name]) for one in held.test.edges]
     return tuple(verdicts)

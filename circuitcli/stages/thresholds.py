@@ -9,7 +9,7 @@ from typing import Any
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.evidence.thresholds import Asked, CircuitTest
-from circuitcli.errors import CircuitError, InputError
+from circuitcli.errors import InputError, UsageError
 from circuitcli.settings import Layers, Settings, resolve
 from circuitcli.stages.checks import check
 from circuitcli.stages.choice_file import choices
@@ -44,6 +44,7 @@ class Held:
         settings: The test's, with what was typed over them.
         examples: What faithfulness is measured on; None where it isn't.
         questions: What an attribution's edges answer.
+        typed: What was typed.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Held:
     settings: Settings
     examples: Data | None
     questions: tuple[Written, ...]
+    typed: Layers
 
     @property
     def prompted(self) -> bool:
@@ -84,7 +86,7 @@ def read(path: Path, typed: Layers) -> Held:
     settings = _settings(path, circuit, test, typed)
     examples = _examples(path, test.examples) if test.faithfulness else None
     questions = tuple(_questions(path, circuit, test)) if test.edges else ()
-    return Held(path, circuit, test, settings, examples, questions)
+    return Held(path, circuit, test, settings, examples, questions, typed)
 
 
 def amiss(path: Path, what: str) -> InputError:
@@ -110,11 +112,13 @@ def _other(circuit: Circuit, test: CircuitTest) -> str:
 
 def _settings(path: Path, circuit: Circuit, test: CircuitTest, typed: Layers) -> Settings:
     """The test's, those that were typed, and what follows from its being a test."""
-    strange = next((key for key in _keys(test.settings) if not key.startswith(DECIDE)), None)
+    implied = _implied(path, circuit, test)
     try:
         resolve(test.settings)
-    except CircuitError as error:
+        check(resolve(test.settings, implied))
+    except UsageError as error:  # of a file, and so no usage
         raise InputError(f"The test in {path} can't be made: {error.message}", hint=error.hint) from None
+    strange = next((key for key in _keys(test.settings) if not key.startswith(DECIDE)), None)
     if strange is not None:
         raise amiss(path, f"settings has {strange:.80}, which decides nothing that it measures")
     elsewhere: Layers = {}  # a revision is one of the place that the file names
@@ -122,7 +126,7 @@ def _settings(path: Path, circuit: Circuit, test: CircuitTest, typed: Layers) ->
         elsewhere["model_revision"] = "main"
     if "release" in typed.get("saes", {}):
         elsewhere["saes"] = {"revision": "main"}
-    settings = resolve(test.settings, elsewhere, typed, _implied(path, circuit, test))
+    settings = resolve(test.settings, elsewhere, typed, implied)
     check(settings)
     return settings
 

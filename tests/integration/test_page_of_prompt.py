@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support import prompted
 from support.browser import Open, Opened
-from support.circuits import ASKED, NASTY, PLAIN, QUESTION, TOKENS, VALIDATION
+from support.circuits import ASKED, NASTY, PLAIN, QUESTION, TEST, TOKENS, VALIDATION
 
 from circuitcli.core import compare
 from circuitcli.core.attributed import Measure
@@ -374,10 +374,11 @@ def test_the_headline_is_the_question_with_its_answer(opened: Open) -> None:
 
 @pytest.mark.parametrize("circuit", [ASKED, PLAIN], ids=["prompt", "means"])
 def test_what_was_validated_is_told_and_saved(opened: Open, circuit: Circuit) -> None:
-    circuit = dataclasses.replace(circuit, validation=VALIDATION)
+    circuit = dataclasses.replace(circuit, validation=VALIDATION, test=TEST)
     there = opened(circuit)
     assert there.page.inner_text("#validation") == _validated.sentence(circuit)
-    assert there.saved()["validation"] == json.loads(json.dumps(circuit.to_dict()))["validation"]
+    for what in ("validation", "test"):
+        assert there.saved()[what] == json.loads(json.dumps(circuit.to_dict()))[what]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -29,6 +29,7 @@ STOPPED = {  # what is typed, where it is stopped, and what is said then
     "ablate --dry-run": (["ablate", "--run", "RUN", "--dry-run"], "stages.ablate.preview", KEEPS_NOTHING),
     "effects": (["effects", "--run", "RUN"], "stages.effects.run", GOES_ON),
     "graph": (["graph", "--run", "RUN"], "stages.graph.run", GOES_ON),
+    "test": (["test", "RUN/graph/circuit.json"], "stages.thresholds.read", KEEPS_NOTHING),
     "doctor": (["doctor"], "stages.doctor.run", KEEPS_NOTHING),
     "bench": (["bench"], "stages.subject.chosen", KEEPS_NOTHING),
     "diff": (["diff", "RUN", "RUN"], "stages.diff.run", ANEW),
@@ -45,7 +46,7 @@ def test_it_says_so_and_what_comes_next(case: str, end: Any, circuit: Circuit, r
         raise end()
 
     monkeypatch.setattr(importlib.import_module(module), name, stop)
-    typed = [str(run) if arg == "RUN" else arg for arg in args]
+    typed = [arg.replace("RUN", str(run)) for arg in args]
     result = circuit(*typed)
     code, word = (130, "Interrupted.") if end is KeyboardInterrupt else (143, "Terminated.")
     assert (result.code, result.err.splitlines()[-2:]) == (code, [word, f"Hint: {hint}"])

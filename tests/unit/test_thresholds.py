@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.circuits import TEST
+from support.circuits import PLAIN, TEST
 
+from circuitcli.core import compare
 from circuitcli.core.attributed import Measure
 from circuitcli.core.evidence.thresholds import EdgeSize, Faithful
+from circuitcli.core.merge import merge
 
 # at_least, at_most, what was measured, words of why it fails; None: it passes.
 BOUNDS: list[tuple[float | None, float | None, float, str | None]] = [
@@ -48,6 +50,13 @@ def test_sign_and_size_of_an_edge(sign: Any, least: Any, most: Any, value: float
     assert (words in found.failure) if words else not found.failure
 
 
+def test_an_effect_is_told_with_its_sign_and_interval() -> None:
+    edge = EdgeSize(source="a", target="b", sign="-", at_least=0.1, at_most=0.25)
+    assert str(edge) == "negative, at least 0.1 and at most 0.25"
+    assert edge.judged(Measure(-0.2, -0.4, 0.1)).measured == "-0.2 [-0.4, +0.1]"
+    assert edge.judged(Measure(-0.2)).measured == "-0.2"
+
+
 def test_what_is_not_defined_is_within_no_bounds() -> None:
     for threshold in (Faithful(errors="kept", at_most=9.0), EdgeSize(source="a", target="b", sign="+")):
         verdict = threshold.judged(Measure(None), "m(M) = m(∅)")
@@ -73,6 +82,13 @@ def test_what_makes_no_sense(what: str) -> None:
     changes, words = AMISS[what]
     assert TEST.amiss({("a", "b"): None}) == ""
     assert words in replace(TEST, **changes).amiss({("a", "b"): None})
+
+
+def test_a_circuit_of_two_is_held_to_nothing() -> None:
+    """Thresholds are of one circuit: neither a difference nor an extended graph has those of its parts."""
+    held = replace(PLAIN, test=TEST)
+    assert compare.drawn(held, held, ("monday", "tuesday")).test is None
+    assert merge(held, held).test is None
 
 
 def test_what_is_none_is_left_out() -> None:

@@ -211,9 +211,9 @@ def _number(value: float) -> str:
 
 
 def _with_sign(found: Measure) -> str:
-    """An effect and its interval: +0.31 (+0.22–+0.4)."""
+    """An effect and its interval: +0.31 [+0.22, +0.4]."""
     known = [_number(one) for one in (found.value, found.low, found.high) if one is not None]
-    return f"{known[0]} ({known[1]}–{known[2]})" if len(known) == 3 else "".join(known) or UNKNOWN
+    return f"{known[0]} [{known[1]}, {known[2]}]" if len(known) == 3 else "".join(known) or UNKNOWN
 
 
 def _amiss(one: Faithful | EdgeSize) -> str:
