@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from circuitcli.core.attributed import Measure
+from circuitcli.core.evidence.faithfulness import SIGNIFICANT
 from circuitcli.core.evidence.validated import REPLACED, Budget, Rival
 from circuitcli.core.words import amount, with_interval
 
 if TYPE_CHECKING:
     from circuitcli.results.validation import Validated
 
-SIGNIFICANT = 0.05  # of q
 MUCH = 0.5  # a share below which something does the lesser part
 _CALLED = {
     "random": "random features that fire",

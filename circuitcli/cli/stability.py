@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from circuitcli.cli import dry_run, session
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
-from circuitcli.core.words import duration, quantity, with_interval
+from circuitcli.core.words import duration, quantity, spread, with_interval
 
 if TYPE_CHECKING:
     from circuitcli.results.stability import Stability, Survival
@@ -80,15 +80,10 @@ def _row(found: Stability, node: Survival, causes: list[str]) -> tuple[str, ...]
         node.id,
         f"{node.survival:.0%}",
         *(f"{one.survived}/{one.repeats}" for one in each),
-        "–" if node.ranks is None else _range(*node.ranks),
+        "–" if node.ranks is None else spread(*node.ranks),
         _number(node.mean),
         _number(node.std, sign=""),
     )
-
-
-def _range(best: int, middle: float, worst: int) -> str:
-    """`1`, or `2 (1–7)`: the median, and the best and worst."""
-    return str(best) if best == worst else f"{middle:g} ({best}–{worst})"
 
 
 def _number(value: float | None, sign: str = "+") -> str:

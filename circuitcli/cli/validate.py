@@ -17,7 +17,8 @@ HELP = "Judge a circuit on examples. How much of what the model does it does alo
 EXAMPLES = """\
 circuit validate --run my-run --prompts questions.jsonl
 circuit validate --run my-run --circuit none --nodes 30 --baseline mean
-circuit validate --run my-run --pin 2:17 --pin 3:4 --prompts text.txt"""
+circuit validate --run my-run --pin 2:17 --pin 3:4 --prompts text.txt
+circuit validate --run my-run --audit 2:17 --prompts questions.jsonl"""
 MORE: dict[str, tuple[Any, Any]] = dict(dry_run.MORE)
 
 
@@ -28,7 +29,7 @@ def command(request: Request) -> None:
         return
 
     def body(job: Job, terminal: Terminal) -> None:
-        from circuitcli.cli import evidence, evidence_joint
+        from circuitcli.cli import evidence, evidence_audit, evidence_joint
         from circuitcli.stages import validate
 
         outcomes = [validate.run(job)]
@@ -36,19 +37,20 @@ def command(request: Request) -> None:
         evidence.plot(job, terminal)
         if request.as_json:
             results = job.results()
-            told = {**evidence.document(results), "joint": evidence_joint.document_joint(results)}
-            terminal.document({**session.document(job, outcomes), **told})
+            told = {"joint": evidence_joint.document_joint(results), "audit": evidence_audit.document_audit(results)}
+            terminal.document({**session.document(job, outcomes), **evidence.document(results), **told})
 
     session.work(request, body)
 
 
 def show(job: Job, terminal: Terminal) -> None:
-    """How much the circuit does, beside others, and what each of its features adds."""
-    from circuitcli.cli import evidence, evidence_joint
+    """How much the circuit does, beside others, what each of its features adds, and what was audited."""
+    from circuitcli.cli import evidence, evidence_audit, evidence_joint
 
     results = job.results()
     evidence.show(results, terminal)
     evidence_joint.show_joint(results, terminal)
+    evidence_audit.show_audit(results, terminal)
 
 
 def _expect(job: Job, terminal: Terminal) -> None:

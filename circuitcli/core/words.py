@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from circuitcli.core.attributed import Measure
 
 UNKNOWN = "–"
@@ -30,16 +32,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def with_interval(measure: Measure) -> str:
-    """A number and its interval: .93 (.90–.95), or – where it isn't defined."""
-    if measure.value is None:
-        return UNKNOWN
-    if measure.low is None or measure.high is None:
-        return short(measure.value)
-    return f"{short(measure.value)} ({short(measure.low)}–{short(measure.high)})"
-
-
 def short(value: float) -> str:
     """Two decimals without the 0 before them."""
     text = f"{value:.2f}".replace("-0.00", "0.00")
     return text.replace("0.", ".", 1) if abs(value) < 0.995 else text
+
+
+def with_interval(measure: Measure, said: Callable[[float], str] = short) -> str:
+    """A number and its interval, as `said` writes them: .93 (.90–.95), or – where it isn't defined."""
+    if measure.value is None:
+        return UNKNOWN
+    if measure.low is None or measure.high is None:
+        return said(measure.value)
+    return f"{said(measure.value)} ({said(measure.low)}–{said(measure.high)})"
+
+
+def spread(best: int, median: float, worst: int) -> str:
+    """Ranks: `1`, or `2 (1–7)`, the median, and the best and worst."""
+    return str(best) if best == worst else f"{median:g} ({best}–{worst})"

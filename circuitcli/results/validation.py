@@ -21,6 +21,7 @@ from circuitcli.core.sites import FeatureId, Site
 from circuitcli.errors import InputError
 from circuitcli.results import joint
 from circuitcli.results.attribution import flat
+from circuitcli.results.audit import Audit, audits, columns
 from circuitcli.store import validations
 from circuitcli.store.tables import Columns
 from circuitcli.store.validations import Example
@@ -129,6 +130,35 @@ class Validated:
             for one in joint.changed(self._reader)
         ]
         return pandas.DataFrame(rows)
+
+    def audit(self) -> pandas.DataFrame:
+        """The audited features: whether the model needs them, and where they rank among others.
+
+        A row for each feature and half, the evaluation first; none where nothing was audited. Columns: `half`;
+        `feature`: as `4.resid_post.112`; `layer`, `site`, `index`; `verdict`: needed, against (m is higher without
+        it), not needed (all of the interval of `share` is within ±.05), unclear, or silent (it fires on none of the
+        examples); `examples`, `fires`: how many there are, and on how many it fires; `activation`: its mean where it
+        does; `drop`: mean m(M) − m(M without it), in the metric's unit, with its 95% interval, as `drop_low`; `share`:
+        that as a share of m(M) − m(∅); `p`, `q`: of its being 0, by flips of signs over examples, and for all audited
+        features together; `alone`: f of this feature alone; `in_circuit`: its marginal share in the circuit, on the
+        evaluation half, NaN of one that the circuit hasn't.
+
+        The same on both halves, as all examples are ranked on: `rank_halves`: random halves of them; `rank_among`:
+        features whose effect was measured; `rank_min`, `rank_median`, `rank_max`: its ranks by |mean effect|;
+        `rank_first`, `rank_top`: in how many halves it is first, and among the ten strongest; `rank_atp`: its rank by
+        |estimate| on the discovery half, among `firing` features that fire there, NaN of one that doesn't;
+        `seeds_min`, `seeds_median`, `seeds_max`: its ranks over the seeds of `circuit stability`, NaN where that has
+        none of it.
+        """
+        import pandas
+
+        return pandas.DataFrame(columns(self.audits))
+
+    @cached_property
+    def audits(self) -> list[Audit]:
+        """The audited features."""
+        here = [row for row in self.node_rows if row["half"] == "evaluation"]
+        return audits(self._reader, self.measured, {row["feature"]: Measure(**row["share"]) for row in here})
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -550,6 +550,16 @@ class Validate:
     num_examples: Annotated[
         int, Range(ge=2), Flag("--num-examples", "Most examples; of more a random choice.", late=True)
     ] = 200
+    audit: Annotated[
+        tuple[str, ...],
+        Flag(
+            "--audit",
+            "A feature of which to say whether the model needs it, in the circuit or not: `4:112` or "
+            "`4.resid_post.112` (repeat); none drops them.",
+            "FEATURE|none",
+            late=True,
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ def check(settings: Settings) -> None:
     _check_question(settings.attribute)
     if settings.graph.of == "attribution":
         refuse_to_extend(settings)
-    for pin in (*settings.features.pinned, *settings.validate.pinned):
+    for pin in (*settings.features.pinned, *settings.validate.pinned, *settings.validate.audit):
         parse_pin(pin)
     if settings.ablate.horizon and settings.ablate.positions != "onward":
         raise UsageError(

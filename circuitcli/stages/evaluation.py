@@ -15,7 +15,9 @@ from circuitcli.stages.stage import Job
 
 if TYPE_CHECKING:
     from circuitcli.core.evidence.examples import Example, Half
+    from circuitcli.core.sites import FeatureId
     from circuitcli.runtime.device import Runtime
+    from circuitcli.stages.auditing import Auditing
     from circuitcli.stages.judging import Judge
     from circuitcli.stages.lines import Line, Scores
     from circuitcli.stages.scoring import Scoring
@@ -32,11 +34,13 @@ class Evaluation:
         job: The run and its settings.
         circuit: The one that is judged; None where measuring is to find it.
         data: What it is judged on; None: what the settings name.
+        audited: Features, in it or not, of which it is asked whether the model needs them; in the model's order.
     """
 
     job: Job
     circuit: Given | None
     data: Data | None = None
+    audited: Sequence[FeatureId] = ()
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -54,6 +58,11 @@ class Evaluation:
     def discovery(self) -> list[int]:
         """The examples by which components are ranked."""
         return [i for i, half in enumerate(self.halves) if half == "discovery"]
+
+    @cached_property
+    def evaluation(self) -> list[int]:
+        """The others, which have no part in any choice."""
+        return [i for i, half in enumerate(self.halves) if half == "evaluation"]
 
     @cached_property
     def judge(self) -> Judge:
@@ -89,6 +98,12 @@ class Evaluation:
         from circuitcli.stages.scoring import Scoring
 
         return Scoring(self.judge, self.examples, batches, self.job.settings.validate.candidates)
+
+    def auditing(self, batches: Batches) -> Auditing:
+        """What measures the features that are audited."""
+        from circuitcli.stages.auditing import Auditing
+
+        return Auditing(self.judge, self.scoring(batches), self.audited, self.halves)
 
     def lines(self, scores: Scores) -> list[Line]:
         """The circuits that are judged; the first line is of the one that is asked about."""

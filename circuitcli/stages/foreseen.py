@@ -4,6 +4,8 @@
     measuring     what a feature that is at work took, times as many as are at work of the candidates
     judging       what a circuit took, of features or of neurons, times all circuits on the tokens of all examples
     over text     what one sequence took, times the tokens of the sample
+    auditing      what the audited features took on one example, times the tokens of all; and measuring once more, of
+                  the evaluation half
 
 Time is taken to be linear in tokens: prompts are short, and a pass over them is made of products over tokens.
 """
@@ -66,10 +68,15 @@ class Foreseen:
         return sum(part.seconds for part in self.parts)
 
 
-def foreseen(of: Evaluation) -> Foreseen:
-    """What judging takes; some examples are estimated, and on one of them features and circuits are measured."""
+def foreseen(of: Evaluation, *, judged: bool = False) -> Foreseen:
+    """What judging takes; some examples are estimated, and on one of them features and circuits are measured.
+
+    Args:
+        of: What is judged, and with what.
+        judged: Whether all of that is done, and only features are to be audited.
+    """
     with of.job.report.track("Trying a few", 0, ""):
-        return _Trial(of, *_spread(of)).foreseen()
+        return _Trial(of, *_spread(of)).foreseen(judged=judged)
 
 
 def _spread(of: Evaluation) -> tuple[list[int], np.ndarray]:
@@ -101,24 +108,29 @@ class _Trial:
         runtime = self.of.job.runtime
         return self.of.batches(runtime.with_plan(batch_size=self.of.batch_size, threads=runtime.threads))
 
-    def foreseen(self) -> Foreseen:
-        """All parts."""
+    def foreseen(self, *, judged: bool) -> Foreseen:
+        """All parts; those of judging circuits where that isn't done."""
         of = self.of
         of.judge.open(of.examples[self.tried[0]], self.tried[0])  # whatever is slow the first time only
         screened, seconds = _timed(lambda: [screen(of.judge, of.examples[one], one) for one in self.tried])
-        discovery = int(self.tokens[of.discovery].sum())
+        share = int(self.tokens[of.discovery].sum()) / int(self.tokens[self.tried].sum())
         scores = self._scores(screened)
         lines = of.lines(scores)
-        parts = (
-            Part("estimating components", len(of.discovery), seconds * discovery / int(self.tokens[self.tried].sum())),
-            self._measuring(screened, scores, discovery),
-            self._judging(lines),
-            self._over_text(lines[0]),
-        )
+        parts: list[Part] = []
+        if not judged:
+            parts += [
+                Part("estimating components", len(of.discovery), seconds * share),
+                self._measuring("measuring features", screened, scores, of.discovery),
+                self._judging(lines),
+                self._over_text(lines[0]),
+            ]
+        if of.audited:
+            compared = self._measuring("measuring features to compare", screened, scores, of.evaluation)
+            parts += [self._auditing(), compared]
         device = of.job.runtime.device
         rows = min(of.batch_size, max(len(line.rows) for line in lines))
         held = held_memory(device)
-        return Foreseen(parts, held + rows * of.row_bytes, held + free_memory(device))
+        return Foreseen(tuple(parts), held + rows * of.row_bytes, held + free_memory(device))
 
     def _scores(self, screened: Sequence[Screened]) -> Scores:
         """What the examples that were tried say of components; none of them is measured."""
@@ -127,7 +139,7 @@ class _Trial:
         activation = {site: _sum([one.activation[site] for one in screened]) for site in screened[0].activation}
         return Scores(atp, activation, {site: np.full(len(values), np.nan) for site, values in activation.items()})
 
-    def _measuring(self, screened: Sequence[Screened], scores: Scores, discovery: int) -> Part:
+    def _measuring(self, what: str, screened: Sequence[Screened], scores: Scores, numbers: Sequence[int]) -> Part:
         """Of the candidates, those that are at work: all of them on the first example that was tried."""
         scoring = self.of.scoring(self.batches)
         chosen = scoring.strongest(scores.atp["features"])
@@ -135,11 +147,18 @@ class _Trial:
             sum(int(one.atp["features"][site][features].count_nonzero()) for site, features in chosen.items())
             for one in screened
         ]
-        _, seconds = _timed(lambda: scoring.effects(self.tried[0], chosen))
-        share = discovery / self.tokens[self.tried[0]]
+        _, seconds = _timed(lambda: scoring.effects(scoring.opened(self.tried[0]), chosen))
+        share = int(self.tokens[list(numbers)].sum()) / int(self.tokens[self.tried[0]])
         scale = sum(at_work) / len(at_work) / max(1, at_work[0])
-        count = round(sum(at_work) / len(at_work) * len(self.of.discovery))
-        return Part("measuring features", count, seconds * scale * share)
+        count = round(sum(at_work) / len(at_work) * len(numbers))
+        return Part(what, count, seconds * scale * share)
+
+    def _auditing(self) -> Part:
+        """Of every audited feature on every example: a pass without it, and one of it alone."""
+        auditing, number = self.of.auditing(self.batches), self.tried[0]
+        _, seconds = _timed(lambda: auditing.on(auditing.scoring.opened(number)))
+        share = int(self.tokens.sum()) / int(self.tokens[number])
+        return Part("auditing features", len(self.of.audited) * len(self.tokens), seconds * share)
 
     def _judging(self, lines: Sequence[Line]) -> Part:
         """All circuits, by what some of features and some of neurons or dimensions took."""

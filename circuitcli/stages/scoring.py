@@ -14,7 +14,7 @@ import torch
 from circuitcli.core.evidence.examples import Example
 from circuitcli.core.evidence.lineup import ranked
 from circuitcli.core.sites import Site
-from circuitcli.stages.judging import Components, Judge
+from circuitcli.stages.judging import Components, Judge, Opened
 from circuitcli.stages.lines import Scores
 from circuitcli.stages.portions import Done, Portions
 from circuitcli.stages.screening import Batches, measure, screen
@@ -54,14 +54,28 @@ class Scoring:
         exact = {site: np.full(len(values), np.nan) for site, values in activation.items()}
         for site, features in chosen.items():
             exact[site][features] = 0.0
+        for table in self.measured(numbers, chosen, portions):
+            _scatter(exact, table, "exact", np.ones(len(table["exact"]), np.bool_), len(numbers))
+        return Scores(atp, activation, exact)
+
+    def measured(
+        self, numbers: Sequence[int], chosen: BySite, portions: Portions, *, apart: bool = False
+    ) -> list[tables.Columns]:
+        """The measured effects of some features of each site on examples: those that aren't 0.
+
+        Args:
+            numbers: The examples.
+            chosen: The features.
+            portions: Where they are kept.
+            apart: Whether in a table of their own, which has no part in what is chosen.
+        """
         what = {"candidates": {str(site): features.tolist() for site, features in chosen.items()}}
+        table, words = ("compared", "Measuring effects to compare") if apart else ("measured", "Measuring effects")
 
         def measured(some: Sequence[int], done: Done) -> list[tables.Columns]:
             return self._measure(some, chosen, done)
 
-        for table in portions.kept("measured", "Measuring effects", numbers, what, measured):
-            _scatter(exact, table, "exact", np.ones(len(table["exact"]), np.bool_), len(numbers))
-        return Scores(atp, activation, exact)
+        return portions.kept(table, words, numbers, what, measured)
 
     def strongest(self, atp: Mapping[Site, np.ndarray]) -> BySite:
         """The features whose effects are measured: those of the largest estimates."""
@@ -89,7 +103,7 @@ class Scoring:
     def _measure(self, numbers: Sequence[int], chosen: Mapping[Site, np.ndarray], done: Done) -> list[tables.Columns]:
         parts = []
         for number in numbers:
-            for site, effect in self.effects(number, chosen).items():
+            for site, effect in self.effects(self.opened(number), chosen).items():
                 there = np.flatnonzero(effect)
                 parts.append(
                     {
@@ -103,15 +117,17 @@ class Scoring:
             done(1)
         return parts
 
-    def effects(self, number: int, chosen: Mapping[Site, np.ndarray]) -> BySite:
-        """The measured effects of some features of each site on an example."""
+    def opened(self, number: int) -> list[Opened]:
+        """An example, with all that features are measured by."""
         judge = self.judge
         sites = {base for one in judge.dictionaries for base in (one.reads, *judge.model.bases(one.writes))}
-        opened = judge.open(self.examples[number], number, read=sorted(sites, key=lambda site: site.order))
+        return judge.open(self.examples[number], number, read=sorted(sites, key=lambda site: site.order))
+
+    def effects(self, opened: Sequence[Opened], chosen: Mapping[Site, np.ndarray]) -> BySite:
+        """The measured effects of some features of each site on an example that was opened here."""
+        judge, device = self.judge, self.judge.model.device
         return {
-            site: measure(
-                judge, opened, site, torch.as_tensor(features, device=judge.model.device), self.batches
-            ).numpy()
+            site: measure(judge, opened, site, torch.as_tensor(features, device=device), self.batches).numpy()
             for site, features in chosen.items()
         }
 

@@ -249,6 +249,7 @@ STAGES = Stages(
                 "validate.candidates",
                 "validate.num_examples",
             ),
+            chooses=("validate.audit",),
             needs_model=True,
             in_run_all=False,
         ),

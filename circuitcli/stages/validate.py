@@ -5,6 +5,7 @@
     (`scoring`): by these, circuits of growing size are made (`lines`).
 3.  On the evaluation half m is measured of each (`verdicts`), and of the given or found circuit without each feature.
 4.  With the whole circuit ablated, the text of the run is read again (`joint`).
+5.  Features that are audited are taken away, and kept alone, on all examples (`auditing`), and ranked (`standing`).
 
 What was measured is kept example by example, some in a file, so that whatever is interrupted goes on from there.
 """
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitcli.stages import examples as reading
+from circuitcli.stages.auditing import named
 from circuitcli.stages.evaluation import Evaluation
 from circuitcli.stages.given import Given, given
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
@@ -25,7 +27,9 @@ from circuitcli.store import tables, validations
 
 if TYPE_CHECKING:
     from circuitcli.stages.foreseen import Foreseen
-    from circuitcli.stages.lines import Line
+    from circuitcli.stages.lines import Line, Scores
+    from circuitcli.stages.screening import Batches
+    from circuitcli.store.records import FileEntry
 
 NAME = validations.STAGE
 
@@ -36,8 +40,8 @@ def run(job: Job) -> Outcome:
     Raises:
         UsageError, InputError: The circuit or the examples aren't as they should be; see `given` and `examples`.
     """
-    circuit, inputs = _asked(job)
-    return stage(job, NAME, inputs, lambda todo: _work(Evaluation(job, circuit), todo))
+    of, inputs = _asked(job)
+    return stage(job, NAME, inputs, lambda todo: _work(of, todo))
 
 
 def dry_run(job: Job) -> Foreseen | None:
@@ -48,15 +52,16 @@ def dry_run(job: Job) -> Foreseen | None:
     """
     from circuitcli.stages.foreseen import foreseen
 
-    circuit, inputs = _asked(job)
-    return None if unstarted(job, NAME, inputs) is None else foreseen(Evaluation(job, circuit))
+    of, inputs = _asked(job)
+    todo = unstarted(job, NAME, inputs)
+    return None if todo is None else foreseen(of, judged=bool(todo.known))
 
 
-def _asked(job: Job) -> tuple[Given | None, dict[str, str]]:
-    """The circuit that is judged, and what decides the numbers beside the settings."""
+def _asked(job: Job) -> tuple[Evaluation, dict[str, str]]:
+    """What is judged, and what decides its numbers beside the settings."""
     job.parents(NAME)
-    circuit = given(job)
-    return circuit, {"examples": reading.identity(job), "features": _identity(circuit)}
+    of = Evaluation(job, given(job), audited=named(job))
+    return of, {"examples": reading.identity(job), "features": _identity(of.circuit)}
 
 
 def _identity(circuit: Given | None) -> str:
@@ -76,9 +81,11 @@ def _work(of: Evaluation, todo: Work) -> None:
     scores = of.scoring(batches).scores(of.discovery, portions)
     found = of.lines(scores)
     judged = of.verdicts(batches).all(found, portions)
-    todo.expect(dict.fromkeys((*validations.FILES, validations.JOINT)))
+    todo.expect(dict.fromkeys(validations.FILES))
     todo.files |= validations.write(run, _told(of), judged, _nodes(found))
-    todo.files[validations.JOINT] = validations.write_joint(run, of.over_text(found[0]))
+    todo.files[validations.JOINT] = _joint(of, todo, found[0])
+    if of.audited:
+        _audit(of, todo, scores, found, batches)
     todo.facts.update(
         baseline=of.judge.kind,
         circuit=of.circuit.what if of.circuit else "",
@@ -86,6 +93,32 @@ def _work(of: Evaluation, todo: Work) -> None:
         scored={line.curve: len(line.ranking) for line in found if line.kind == "features" and line.curve},
         measured=int(sum(np.isfinite(values).sum() for values in scores.exact.values())),
     )
+
+
+def _joint(of: Evaluation, todo: Work, line: Line) -> FileEntry:
+    """What the circuit ablated over text changes; not measured again where it is there."""
+    run, name = todo.job.run, validations.JOINT
+    if todo.found(name):
+        return run.entry(run.path(name), tables.rows(run.path(name)))
+    todo.expect({name: None})
+    return validations.write_joint(run, of.over_text(line))
+
+
+def _audit(of: Evaluation, todo: Work, scores: Scores, found: Sequence[Line], batches: Batches) -> None:
+    """Whether the model needs some features, and where they rank."""
+    from circuitcli.stages.portions import Portions
+    from circuitcli.stages.standing import Standing
+
+    portions, scoring = Portions(todo), of.scoring(batches)
+    audit = of.auditing(batches).measured(portions)
+    ranks = Standing(of, scoring, scoring.strongest(scores.atp["features"])).ranks(of.audited, audit, portions)
+    todo.expect(dict.fromkeys((validations.AUDIT, validations.RANKS)))
+    todo.files |= validations.write_audit(todo.job.run, audit, ranks)
+    [estimated] = (line for line in found if line.curve == "atp")
+    rank = {one: int(estimated.ranks[one.site][one.index]) + 1 for one in of.audited}
+    todo.facts["ranks_by_atp"] = {
+        str(one): place if place <= len(estimated.ranking) else None for one, place in rank.items()
+    }
 
 
 def _told(of: Evaluation) -> list[validations.Example]:

@@ -46,7 +46,8 @@ _INTEGERS = ["feature", "up_feature", "down_feature", "seq", "pos", "down_pos", 
 _INTEGERS += ["prompt", "node", "source", "target", "example", "repeats", "survived", "next_id"]
 # Columns that are of another kind in one table than in others.
 _OF_ITS_OWN: dict[str, dict[str, Any]] = {
-    "stability/stability": {"source": pa.string(), "target": pa.string(), "drawn": pa.int8()}
+    "stability/stability": {"source": pa.string(), "target": pa.string(), "drawn": pa.int8()},
+    "validation/audit": {"without": pa.float64(), "alone": pa.float64(), "fires": pa.int32()},
 }
 _COLUMNS = {
     "acts/texts": "seq pos text",
@@ -74,6 +75,9 @@ _COLUMNS = {
     "validation/nodes": "node curve rank layer site feature score",
     "stability/stability": "of id source target drawn cause repeats survived survival effect_mean effect_std "
     "rank_min rank_median rank_max",
+    "validation/compared": "example layer site feature exact",
+    "validation/audit": "half example layer site feature m without alone fires activation",
+    "validation/ranks": "layer site feature draw rank n exact",
     "validation/joint": "seq pos token_id token next_id base altered",
 }
 

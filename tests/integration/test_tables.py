@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.text import Text
 from support.circuits import TEST, node
 from support.commands import Result, tsv
-from support.validated import Made, validate, with_joint
+from support.validated import Made, MadeAudit, feature, validate, with_audit, with_joint
 
-from circuitcli.cli import cards, evidence, evidence_joint, test
+from circuitcli.cli import cards, evidence, evidence_audit, evidence_joint, test
 from circuitcli.cli.console import Terminal, printable
 from circuitcli.cli.cut import Focused
 from circuitcli.cli.layout import Column
@@ -167,6 +167,8 @@ def tables(
     said = {"token_id": np.array([7, 8], np.int32), "token": [" heavens", "\x1b[31m"]}
     with_joint(checked, {**place, **said, "base": np.array([0.9, 0.1]), "altered": np.array([0.2, 0.3])})
     evidence_joint.show_joint(checked.results(), Terminal(as_json=False, quiet=False))
+    audited = (MadeAudit(feature=feature(3)), MadeAudit(feature=feature(7), silent=("discovery",), by_atp=None))
+    evidence_audit.show_audit(with_audit(checked, *audited).results(), Terminal(as_json=False, quiet=False))
     return found
 
 

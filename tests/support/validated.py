@@ -16,7 +16,7 @@ import numpy as np
 from circuitcli.core.sites import FeatureId, Site, parse_feature
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
-from circuitcli.store import records, validations
+from circuitcli.store import records, tables, validations
 from circuitcli.store.records import Record
 from circuitcli.store.run import Run
 from circuitcli.store.tables import Columns
@@ -171,4 +171,55 @@ def with_joint(job: Job, columns: Columns) -> Job:
     entry = validations.write_joint(job.run, columns)
     record = job.run.require(validations.STAGE)
     job.run.save_record(validations.STAGE, replace(record, files={**record.files, validations.JOINT: entry}))
+    return job
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeAudit:
+    """An audited feature's numbers.
+
+    Attributes:
+        feature: Which.
+        loses: Of m on each example without it, on average, and how much that varies.
+        silent: The halves on which it doesn't fire.
+        ranks: On halves, among 41.
+        by_atp: Its rank.
+    """
+
+    feature: FeatureId
+    loses: tuple[float, float] = (1.0, 0.1)
+    silent: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = (1, 2, 3, 12)
+    by_atp: int | None = 7
+
+
+def with_audit(job: Job, *made: MadeAudit) -> Job:
+    """The validation of a run with features that were audited: each alone does a quarter of what the model does."""
+    table = tables.read(job.run.root / validations.MEASURED)
+    m = {}
+    for part in ("everything", "nothing"):
+        here = (table["part"] == part) & (table["errors"] == "kept") & (table["curve"] == "")
+        m[part] = table["m"][here][np.argsort(table["example"][here])]
+    told, draw = validations.examples(job.run), np.random.default_rng(4)
+    half, number = np.asarray([one.half for one in told], dtype=object), np.arange(len(told))
+    audit, ranks = [], []
+    for one in made:
+        about = {"layer": one.feature.site.layer, "site": one.feature.site.name, "feature": one.feature.index}
+        fires = np.where(np.isin(half, one.silent), 0, 1 + number % 2).astype(np.int32)
+        lost = (one.loses[0] + one.loses[1] * draw.normal(size=len(told))) * (fires > 0)
+        alone = m["nothing"] + 0.25 * (m["everything"] - m["nothing"])
+        columns = {
+            "m": m["everything"],
+            "without": m["everything"] - lost,
+            "alone": alone,
+            "fires": fires,
+            "activation": 2.5 * fires,
+        }
+        audit.append({"half": half, "example": number, **about, **columns})
+        drawn = np.arange(1, len(one.ranks) + 1)
+        ranks.append({**about, "draw": drawn, "rank": np.asarray(one.ranks), "n": 41, "exact": -lost.mean()})
+    entries = validations.write_audit(job.run, audit, ranks)
+    record = job.run.require(validations.STAGE)
+    facts = {**record.facts, "ranks_by_atp": {str(one.feature): one.by_atp for one in made}}
+    job.run.save_record(validations.STAGE, replace(record, files={**record.files, **entries}, facts=facts))
     return job

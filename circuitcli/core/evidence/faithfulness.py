@@ -37,6 +37,7 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which
 RESAMPLES = 1000
 LEAST_RESAMPLES = 200  # of very many examples, whose intervals are narrow
 _DRAWN = 20_000_000  # examples drawn in all resamples, where that isn't fewer
+SIGNIFICANT = 0.05  # of q
 SIGNS = 9_999  # patterns of signs; all 2^n of them where these are no more
 _CONSTANT = 1e-12  # a difference below this share of what it is taken of is 0 but for rounding
 _VALUES = 2**22  # numbers held at once by a test
