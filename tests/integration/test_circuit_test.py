@@ -3,21 +3,27 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from huggingface_hub import constants
+from support.circuits import METADATA, PLAIN, RUN, VALIDATION
 from support.commands import Result, tsv
+from support.hub import LoopbackHub
 
 from circuitcli import plugins
+from circuitcli.core.attributed import Measure
 from circuitcli.settings import resolve, to_dict
 from circuitcli.stages import run_all, thresholds_of_run, validate
 from circuitcli.stages.judging import Judge
 from circuitcli.stages.report import Silent
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
+from circuitcli.store import circuits
 from circuitcli.store.run import Run
 
 Circuit = Callable[..., Result]
@@ -488,3 +494,87 @@ def test_a_circuit_without_a_run_of_its_own_has_no_edges_tested(circuit: Circuit
     if done.code == 0:
         assert json.loads((tmp_path / "new.json").read_text())["test"]["edges"] == []
     assert "Edges aren't tested" in done.err
+
+
+def test_from_a_hub_the_commits_of_the_file_are_tested_and_from_the_cache_without_a_network(
+    circuit: Circuit, tiny_model: Path, tiny_saes: Path, tiny_text: Path, tmp_path: Path, monkeypatch: Any
+):
+    model = {path.name: path for path in tiny_model.iterdir()}
+    saes = {str(p.relative_to(tiny_saes)): p for p in tiny_saes.rglob("*") if "resid_post" in str(p) and p.is_file()}
+    asked = lines(tmp_path / "asked.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
+    run = tmp_path / "run"
+    with LoopbackHub() as hub:
+        old = hub.add("owner/tiny", model), hub.add("owner/saes", saes)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        place = ["--model", "owner/tiny", "--release", "hf://owner/saes", "--allow-misfit", "--text", tiny_text]
+        small = [
+            "--num-sequences",
+            "12",
+            "--max-tokens",
+            "12",
+            "--seq-cap",
+            "5",
+            "--branching",
+            "1",
+            "--format",
+            "json",
+        ]
+        done = circuit("run-all", "--run", run, *place, *small, "--quiet")
+        assert done.code == 0, done.err
+        assert circuit("validate", "--run", run, "--prompts", asked, *FEW, "--quiet").code == 0
+        test = written(circuit, run, tmp_path / "held.json", "--edges", "2")["test"]
+        assert (test["settings"]["model_revision"], test["settings"]["saes"]["revision"]) == old
+        assert test["model_identity"] == old[0]
+        hub.add("owner/tiny", model | {"README.md": b"another commit"})
+        hub.add("owner/saes", saes | {"README.md": b"another commit"})
+        done = circuit("test", tmp_path / "held.json", "--model-revision", "main", "--quiet")
+        assert done.code == 3
+        assert old[0] in done.err
+        assert circuit("test", tmp_path / "held.json", "--quiet").code == 0
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        before = len(hub.requests)
+        assert circuit("test", tmp_path / "held.json", "--quiet").code == 0
+        assert len(hub.requests) == before
+
+
+def test_bounds_are_the_lower_ends_of_intervals_above_0() -> None:
+    bounds, said = thresholds_of_run._faithful(replace(PLAIN, validation=VALIDATION))
+    assert [(one.errors, one.at_least) for one in bounds] == [("kept", 0.78)]
+    assert "must be at least .78: its interval's lower end" in said[0]
+    assert "errors removed" in said[1]
+    assert "isn't tested" in said[1]
+    few = tuple(replace(one, faithfulness=Measure(0.8)) for one in VALIDATION.budgets)
+    bounds, said = thresholds_of_run._faithful(replace(PLAIN, validation=replace(VALIDATION, budgets=few)))
+    assert [one.at_least for one in bounds] == [0.72, 0.72]
+    assert "no interval" in said[0]
+
+
+# Which edges, of what the circuit is of, and why none of them is tested.
+UNTESTED: dict[str, tuple[Any, int, str]] = {
+    "none wanted": (PLAIN, 0, "No edges are tested"),
+    "of several runs": (replace(PLAIN, metadata=replace(METADATA, runs=(RUN, RUN))), 5, "those of several runs"),
+}
+
+
+@pytest.mark.parametrize("what", UNTESTED)
+def test_edges_that_are_not_tested(attributed: Path, what: str) -> None:
+    drawn, count, words = UNTESTED[what]
+    run = Run(attributed, STAGES.folders)
+    job = Job(resolve(run.settings()), Silent(), run, stages=STAGES.drawing("attribution"))
+    found = thresholds_of_run._edges(job, drawn, attributed / "graph/circuit.json", count)
+    assert not found.sizes
+    assert words in found.said
+
+
+def test_estimates_are_not_tested(attributed: Path) -> None:
+    run = Run(attributed, STAGES.folders)
+    job = Job(resolve(run.settings()), Silent(), run, stages=STAGES.drawing("attribution"))
+    drawn = circuits.read(attributed / "graph/circuit.json")
+    guessed = replace(drawn, edges=tuple(replace(one, method="atp") for one in drawn.edges))
+    found = thresholds_of_run._edges(job, guessed, attributed / "graph/circuit.json", 5)
+    assert not found.sizes
+    assert "none of those drawn was measured" in found.said
