@@ -150,7 +150,10 @@ def tables(
     ):
         screen(circuit, args)
     repeated = ["stability", "--run", run, "--seeds", "2", "--halves", "0", "--interventions", "none"]
-    for typed in ([*repeated, "--dry-run"], repeated):
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text('{"prompt": "the light of the earth"}\n{"prompt": "and the deep was void"}\n')
+    foreseen = ["validate", "--run", run, "--prompts", judged, "--draws", "1", "--candidates", "9", "--dry-run"]
+    for typed in ([*repeated, "--dry-run"], repeated, foreseen):
         done = circuit(*typed)
         assert done.code == 0, done.err
     circuit("doctor", "--profile", profile)
@@ -160,8 +163,8 @@ def tables(
     cards._explained(Terminal(as_json=False, quiet=False), node("0.resid_post.1"), explained)
     checked = validate(Job(resolve({}), Silent(), Run(run, STAGES.folders)), Made(sizes=(1, 3, 6, 12, 30, 60)))
     evidence.show(checked.results(), Terminal(as_json=False, quiet=False))
-    judged = tuple(t.judged(Measure(0.5, 0.2, 0.7)) for t in (*TEST.faithfulness, *TEST.edges))
-    told = Judged(Path("held.json"), "gpt2", "c" * 40, judged, 1.0, {}, "cpu")
+    held = tuple(t.judged(Measure(0.5, 0.2, 0.7)) for t in (*TEST.faithfulness, *TEST.edges))
+    told = Judged(Path("held.json"), "gpt2", "c" * 40, held, 1.0, {}, "cpu")
     test._show(told, Terminal(as_json=False, quiet=False))
     place = {"seq": np.zeros(2, np.int32), "pos": np.array([1, 2], np.int32), "next_id": np.array([7, -1], np.int32)}
     said = {"token_id": np.array([7, 8], np.int32), "token": [" heavens", "\x1b[31m"]}
