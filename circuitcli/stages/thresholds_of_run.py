@@ -16,6 +16,7 @@ from circuitcli.core.circuit import Circuit, Edge
 from circuitcli.core.evidence.thresholds import Asked, CircuitTest, Dictionary, EdgeSize, Faithful, Place
 from circuitcli.core.words import amount, short, with_interval
 from circuitcli.errors import InputError
+from circuitcli.results import found
 from circuitcli.results.dictionaries import entries_of
 from circuitcli.settings import nest
 from circuitcli.stages import examples as reading
@@ -68,7 +69,8 @@ def made(job: Job, count: int) -> tuple[Circuit, list[str]]:
     edges = _edges(job, circuit, path, count)
     if not bounds and not edges.sizes:
         raise InputError(
-            f"There is nothing to hold {path} to. {' '.join([*said, edges.said])}", hint="Validate another circuit."
+            f"There is nothing to hold this circuit to. {' '.join([*said, edges.said])}",
+            hint="Validate another circuit.",
         )
     record, cached = job.run.require(validations.STAGE), job.run.require(_CACHE)
     baseline = str(record.facts["baseline"])
@@ -87,22 +89,19 @@ def made(job: Job, count: int) -> tuple[Circuit, list[str]]:
     return replace(circuit, test=test), [*said, edges.said]
 
 
-def _circuit(job: Job) -> tuple[Circuit, Path]:
-    """The circuit that was judged, with its validation, and its file."""
+def _circuit(job: Job) -> tuple[Circuit, Path | None]:
+    """The circuit that was judged, with its validation, and its file; without one its features alone."""
     record = job.parent(validations.STAGE)
     job.parents(validations.STAGE)
     if record.inputs["examples"] != reading.identity(job):
         raise InputError(f"The examples changed since {job.run.root} was validated.", hint=_AGAIN)
     asked = job.settings.validate
     if asked.pinned or asked.circuit == "none" or not record.inputs["features"]:
-        raise InputError(
-            f"What {job.run.root} validated is no circuit of a file: there is nothing to write thresholds into.",
-            hint="Judge the run's own graph, or a file: `circuit validate --circuit FILE --force` on this run.",
-        )
+        return found.build(job.results()), None
     path = job.run.root / circuits.CIRCUIT if asked.circuit == "auto" else circuits.locate(Path(asked.circuit))
-    found = job.results().validation
-    circuit = found.put_on(circuits.read(path))
-    if circuit.validation != found.record:
+    validated = job.results().validation
+    circuit = validated.put_on(circuits.read(path))
+    if circuit.validation != validated.record:
         raise InputError(f"{path} has other features than those that were validated.", hint=_AGAIN)
     return circuit, path
 
@@ -125,8 +124,10 @@ def _faithful(circuit: Circuit) -> tuple[tuple[Faithful, ...], list[str]]:
     return tuple(bounds), said
 
 
-def _edges(job: Job, circuit: Circuit, path: Path, count: int) -> Edges:
+def _edges(job: Job, circuit: Circuit, path: Path | None, count: int) -> Edges:
     """The strongest edges that can be measured again."""
+    if path is None:
+        return Edges(said="It has no edges: what was judged is features, and no graph.")
     if count == 0:
         return Edges(said="No edges are tested.")
     if path != job.run.root / circuits.CIRCUIT:
@@ -217,12 +218,12 @@ def _settings(job: Job, *, of_text: bool) -> dict[str, Any]:
 
 def _examples(job: Job) -> Iterator[Asked]:
     """Those of the evaluation half, as they were written."""
-    told, found = validations.examples(job.run), data(job)
+    told, written = validations.examples(job.run), data(job)
     rows: Sequence[Asked] = [
-        *map(_asked, reading.chosen(job, found.prompts, hushed)),
-        *map(_asked, reading.chosen(job, found.choices, hushed)),
+        *map(_asked, reading.chosen(job, written.prompts, hushed)),
+        *map(_asked, reading.chosen(job, written.choices, hushed)),
     ]
-    if found.kind == "text":
+    if written.kind == "text":
         rows = [Asked(text=one.name) for one in told]
     for one, row in zip(told, rows, strict=True):
         if one.half == _EVALUATION:

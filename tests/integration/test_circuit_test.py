@@ -17,13 +17,14 @@ from support.hub import LoopbackHub
 
 from circuitcli import plugins
 from circuitcli.core.attributed import Measure
+from circuitcli.core.evidence.thresholds import Faithful
 from circuitcli.settings import resolve, to_dict
 from circuitcli.stages import run_all, thresholds_of_run, validate
 from circuitcli.stages.judging import Judge
 from circuitcli.stages.report import Silent
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
-from circuitcli.store import circuits
+from circuitcli.store import circuits, validations
 from circuitcli.store.run import Run
 
 Circuit = Callable[..., Result]
@@ -477,13 +478,29 @@ def test_what_can_not_be_written(circuit: Circuit, attributed: Path, whole: Path
     assert "The examples changed" in done.err
 
 
-def test_what_was_found_by_measuring_or_named_is_no_circuit_of_a_file(
-    circuit: Circuit, attributed: Path, tmp_path: Path
+FOUND: dict[str, list[str]] = {
+    "by measuring": ["--circuit", "none", "--nodes", "3"],
+    "by name": ["--pin", "0:3", "--pin", "1:5"],
+}
+
+
+@pytest.mark.parametrize("how", FOUND)
+def test_features_that_are_no_graph_are_a_circuit_of_nodes(
+    circuit: Circuit, attributed: Path, tmp_path: Path, monkeypatch: Any, how: str
 ):
-    run = validated(circuit, attributed, tmp_path, None, "--circuit", "none", "--nodes", "3")
-    done = circuit("test", "--run", run, "--write", tmp_path / "new.json")
-    assert done.code == 3
-    assert "is no circuit of a file" in done.err
+    """Held to f alone; and another run may judge the file, on examples that had no part in finding it."""
+    rows = [{"prompt": one} for one in OTHERS]
+    run = validated(circuit, attributed, tmp_path, rows, *FOUND[how], "--metric", "kl")
+    monkeypatch.setattr(thresholds_of_run, "_faithful", lambda drawn: ((Faithful(errors="kept", at_least=-99.0),), []))
+    tree = written(circuit, run, tmp_path / "held.json")
+    assert len(tree["nodes"]) == {"by measuring": 3, "by name": 2}[how]
+    assert tree["edges"] == tree["test"]["edges"] == []
+    found = measured(circuit, changed(tmp_path / "held.json", every_variant))
+    for errors, one in budgets(tree).items():
+        assert found[f"faithfulness, errors {errors}"]["value"] == pytest.approx(one["faithfulness"]["value"], abs=1e-4)
+    names = [one.name for one in validations.examples(Run(run, STAGES.folders)) if one.half == "discovery"]
+    assert tree["metadata"]["prompts"] == names
+    assert not {row["prompt"] for row in tree["test"]["examples"]} & set(names)
 
 
 def test_a_circuit_without_a_run_of_its_own_has_no_edges_tested(circuit: Circuit, attributed: Path, tmp_path: Path):
