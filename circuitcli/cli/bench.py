@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuitcli.cli import bench_attribution, bench_estimates
+from circuitcli.cli import bench_attribution, bench_estimates, bench_truth
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.cli.session import unwritten
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 HELP = (
     "Time ablations here. They are compared with plain passes of the model, and with the machine's matrix products. Or "
-    "time the attribution of a prompt, or find out how good estimates of effects are."
+    "time the attribution of a prompt, or find out how good estimates of effects are, or how much of circuits that are "
+    "known is recovered."
 )
 EXAMPLES = """\
 circuit bench
 circuit bench --shape gpt2 --budget 120
 circuit bench --attribution
-circuit bench --estimates"""
+circuit bench --estimates
+circuit bench --truth"""
 D_SAE, TOKENS, BUDGET = 24_576, 50, 60
 _PROMPT, _LONGER = bench_estimates.TOKENS, bench_attribution.BUDGET
 MORE: dict[str, tuple[Any, Any]] = (
@@ -68,6 +70,7 @@ MORE: dict[str, tuple[Any, Any]] = (
     }
     | bench_estimates.MORE
     | bench_attribution.MORE
+    | bench_truth.MORE
 )
 
 
@@ -82,8 +85,14 @@ def command(request: Request) -> None:
     hush()
     terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
     options = request.more
-    if options["estimates"] and options["attribution"]:
-        raise UsageError("--estimates and --attribution are two benches.", hint="Give one of them.")
+    benches = [f"--{name}" for name in ("estimates", "attribution", "truth") if options[name]]
+    if len(benches) > 1:
+        raise UsageError(
+            f"{' and '.join(benches)} are {'two' if len(benches) == 2 else 'three'} benches.", hint="Give one of them."
+        )
+    if options["truth"]:
+        bench_truth.command(request, terminal)
+        return
     if options["estimates"]:
         bench_estimates.command(request, terminal)
         return

@@ -62,8 +62,9 @@ def reference(model: Any, shape: ModelShape) -> Reference:
     """
     first = next(model.parameters())
     device, within = first.device, TOLERANCE[first.dtype]
-    tokens = (torch.arange(sum(_LENGTHS), device=device) * 7919 + 13) % shape.d_vocab
-    rows = list(tokens.split([min(length, shape.n_ctx) for length in _LENGTHS], 0)) if shape.n_ctx > 1 else [tokens[:1]]
+    lengths = [min(length, shape.n_ctx) for length in _LENGTHS] if shape.n_ctx > 1 else [1]
+    tokens = (torch.arange(sum(lengths), device=device) * 7919 + 13) % shape.d_vocab
+    rows = list(tokens.split(lengths, 0))
     found = [_alone(model, shape, row) for row in rows]
     _steady(model, shape, rows[0], within)
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -59,7 +59,7 @@ class _Attribution:
 
     def work(self) -> None:
         """All of it."""
-        from circuitcli.stages import measuring
+        from circuitcli.stages import measuring, wiring
 
         with self.job.report.track("Reading prompts", len(self.prompts), "prompts") as done:
             nodes = []
@@ -75,6 +75,7 @@ class _Attribution:
         edges, rows = self._timed("edges", lambda: self._edges(nodes, rule))
         how = self.job.settings.attribute.edges
         self._timed("edges measured", lambda: measuring.measure_edges(self.prompts, edges, self._most, how))
+        edges = [wiring.settled(part, fed) for part, fed in zip(edges, rows, strict=True)]
         asked = [self._question(number) for number in range(len(self.prompts))]
         self.todo.expect(dict.fromkeys(attributions.FILES))
         self.todo.files |= attributions.write(self.job.run, asked, nodes, edges, rows)
@@ -157,10 +158,11 @@ class _Attribution:
         from circuitcli.stages import wiring
 
         chosen = wiring.candidates(nodes, self._most)
+        everything = wiring.all_of(self.prompts.study, chosen, self.job.settings.attribute.edges)
         edges, rows = [], []
         with self.job.report.track("Computing edges", sum(int(part.sum()) for part in chosen), "nodes") as done:
             for number, part in enumerate(chosen):
-                found = wiring.wire(self.prompts.study(number), rule, part, number, done)
+                found = wiring.wire(self.prompts.study(number), rule, part, number, done, everything=everything)
                 edges.append(found.edges)
                 rows.append(found.rows)
         return edges, rows

@@ -2,6 +2,10 @@
 
 Of every strongest node, and the target, all edges into it are computed; those from other strongest nodes and from
 tokens are kept, and what all of them are together is noted, so that what isn't kept can be told.
+
+An estimate may be 0 where the edge isn't: where attention has settled on one position, or paths cancel. Where all edges
+are to be measured, so is every one that there may be, whatever is estimated of it; those that turn out to be next to
+nothing are left out again.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from circuitcli.core.attribution.parts import Part
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.strata import StratifiedSample, sample
 from circuitcli.stages.extent import operations
+from circuitcli.stages.reachable import Reachable
 from circuitcli.stages.study import Batches, Rule, Study
 from circuitcli.store import tables
 
@@ -60,10 +65,44 @@ def _keys(table: tables.Columns) -> list[tuple[object, ...]]:
     return list(zip(*(np.asarray(table[name]).tolist() for name in columns), strict=True))
 
 
-def wire(study: Study, rule: Rule, chosen: Bool[np.ndarray, " n"], number: int, done: Callable[[int], None]) -> Wired:
-    """The edges of a prompt into its chosen nodes and the target, from its chosen nodes and tokens."""
+def all_of(
+    studies: Callable[[int], Study], chosen: Sequence[Bool[np.ndarray, " _"]], how: Literal["auto", "estimate", "exact"]
+) -> bool:
+    """Whether every edge that there may be between chosen nodes is to be measured; see `to_measure`."""
+    if how != "auto":
+        return how == "exact"
+    count = 0
+    for number, part in enumerate(chosen):
+        study = studies(number)
+        kept, reachable = _Kept(study, part), Reachable(study)
+        for target in (*np.flatnonzero(part[: study.nodes]), study.nodes):
+            count += int(reachable(kept.sources, np.asarray([target])).sum())
+            if count > _MOST:
+                return False
+    return True
+
+
+def wire(
+    study: Study,
+    rule: Rule,
+    chosen: Bool[np.ndarray, " n"],
+    number: int,
+    done: Callable[[int], None],
+    *,
+    everything: bool = False,
+) -> Wired:
+    """The edges of a prompt into its chosen nodes and the target, from its chosen nodes and tokens.
+
+    Args:
+        study: The prompt.
+        rule: Of the estimates.
+        chosen: The nodes.
+        number: The prompt's.
+        done: Told how many nodes more have theirs.
+        everything: Whether edges that are estimated as next to nothing are kept as well, if there may be such.
+    """
     gradient, last = study.gradients(rule)
-    kept = _Kept(study, chosen)
+    kept = _Kept(study, chosen, everything=everything)
     with study.held(rule):
         into = Jacobians(study.model, study.prompt.tokens, study.counts, study.sources, _rows(study, chosen))
         for place, part in study.parts:
@@ -91,23 +130,27 @@ def _rows(study: Study, chosen: Bool[np.ndarray, " n"]) -> int:
 class _Kept:
     """What is kept of rows of edges."""
 
-    def __init__(self, study: Study, chosen: Bool[np.ndarray, " n"]) -> None:
+    def __init__(self, study: Study, chosen: Bool[np.ndarray, " n"], *, everything: bool = False) -> None:
         self._device = study.counts.device
         tokens = np.arange(study.nodes) < study.starts[1]
-        self._from = np.flatnonzero(chosen[: study.nodes] | tokens)
+        self.sources = np.flatnonzero(chosen[: study.nodes] | tokens)
+        self._reachable = Reachable(study) if everything else None
         self._edges: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._rows: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, targets: Int[np.ndarray, " n"], blocks: Iterator[Float[Tensor, "r u"]]) -> None:
         """Edges into some nodes, some rows at a time."""
-        at, start = torch.as_tensor(self._from, device=self._device), 0
+        at, start = torch.as_tensor(self.sources, device=self._device), 0
         for block in blocks if len(targets) else ():
             own = targets[start : start + len(block)]
             total = block.abs().sum(1)
             some = block[:, at]
-            row, column = (some.abs() > _LEAST * total.unsqueeze(1)).nonzero(as_tuple=True)
+            enough = some.abs() > _LEAST * total.unsqueeze(1)
+            if self._reachable is not None:
+                enough |= torch.as_tensor(self._reachable(self.sources, own), device=self._device)
+            row, column = enough.nonzero(as_tuple=True)
             weight = some[row, column].cpu().numpy()
-            self._edges.append((self._from[column.cpu().numpy()], own[row.cpu().numpy()], weight))
+            self._edges.append((self.sources[column.cpu().numpy()], own[row.cpu().numpy()], weight))
             self._rows.append((own, total.cpu().numpy()))
             start += len(block)
 
@@ -128,6 +171,17 @@ class _Kept:
         }
         rows = {"prompt": number, "target": own[by_row].astype(np.int32), "abs_in": total[by_row]}
         return Wired(edges, rows)
+
+
+def settled(wired: tables.Columns, rows: tables.Columns) -> tables.Columns:
+    """The edges of a prompt that are more than next to nothing, by estimate or as they were measured."""
+    size, estimate = np.abs(wired["weight"]), np.abs(wired["estimate"])
+    count = int(rows["target"].max()) + 1 if len(rows["target"]) else 0
+    fed = np.zeros(count)
+    fed[rows["target"]] = rows["abs_in"]
+    measured = np.bincount(wired["target"], size, count)
+    kept = (estimate > _LEAST * fed[wired["target"]]) | (size > _LEAST * np.maximum(fed, measured)[wired["target"]])
+    return {name: column if np.ndim(column) == 0 else column[kept] for name, column in wired.items()}
 
 
 def to_measure(

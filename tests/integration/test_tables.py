@@ -147,6 +147,7 @@ def tables(
         ["bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--budget", "1"],
         ["bench", "--attribution", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--budget", "2"],
         ["bench", "--estimates", "--profile", profile, "--num-prompts", "2", "--tokens", "6"],
+        ["bench", "--truth"],
     ):
         screen(circuit, args)
     repeated = ["stability", "--run", run, "--seeds", "2", "--halves", "0", "--interventions", "none"]
