@@ -72,7 +72,7 @@ def test_the_whole_prompt_is_the_axis(opened: Open) -> None:
     there.page.evaluate(
         "window.written = []; const before = write;"
         "write = (pen, value, x, y, ...rest) => { written.push([value, x, y]); before(pen, value, x, y, ...rest); };"
-        "drawOverlay();"
+        "drawOverlay(); write = before; null"
     )
     bottom = there.page.evaluate("cy.height()")
     low = [(value, x) for value, x, y in there.page.evaluate("written") if y > bottom - 40]
