@@ -31,7 +31,7 @@ FLAGS = {
     "graph": "--of --min-effect --max-edges --format --extend --load --labels --group",
     "stability": "--seeds --halves --interventions --dry-run",
     "validate": "--prompts --column --metric --baseline --split --circuit --pin --nodes --size --draws --candidates "
-    "--num-examples --dry-run",
+    "--num-examples --audit --dry-run",
 }
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009 - typer says no more of it than that it is a command
 
