@@ -197,7 +197,7 @@ def test_commands_take_the_flags_of_their_tables():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
     not_settings = {"--help", "--list", "--feature", "--by-position", "--load"}
     not_settings |= {"--seeds", "--halves", "--interventions"}  # of commands that it doesn't do
-    not_settings |= {"--metric", "--split", "--circuit", "--size", "--draws", "--num-examples"}
+    not_settings |= {"--metric", "--split", "--circuit", "--size", "--draws", "--num-examples", "--audit"}
     assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE, "--attribute"]).split()} - not_settings
     assert {row.flag.name for row in table() if row.flag.name and not row.key.startswith(APART)} < flags_of("run-all")
 
