@@ -4,7 +4,7 @@ where it fires. They may be in the circuit or not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -51,7 +51,7 @@ class Auditing:
     features: Sequence[FeatureId]
     halves: Sequence[Half]
 
-    def measured(self, portions: Portions) -> list[tables.Columns]:
+    def measured(self, portions: Portions) -> Iterator[tables.Columns]:
         """Parts of audit.parquet."""
         numbers, what = range(len(self.halves)), {"features": list(map(str, self.features))}
         return portions.kept("audit", "Auditing features", numbers, what, self._measured)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,8 @@ class Portions:
         numbers: Sequence[int],
         what: dict[str, Any],
         work: Callable[[Sequence[int], Done], list[tables.Columns]],
-    ) -> list[tables.Columns]:
-        """What work says of examples, a table for each portion; one that is there already is only read.
+    ) -> Iterator[tables.Columns]:
+        """Measure what isn't there yet; then what work says of examples, a table for each portion, read one by one.
 
         Args:
             table: Which of the folder validation.
@@ -51,7 +51,7 @@ class Portions:
                 tables.write(job.run.path(name), f"validation/{table}", work(shards[name]["examples"], done))
         for name in shards:
             self.todo.files[name] = job.run.entry(job.run.path(name), tables.rows(job.run.path(name)))
-        return [tables.read(job.run.path(name)) for name in shards]
+        return (tables.read(job.run.path(name)) for name in shards)
 
     def _shards(self, table: str, numbers: Sequence[int], what: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The file of each portion, and what is in it."""

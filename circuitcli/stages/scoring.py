@@ -5,7 +5,7 @@ Both are means over the half's examples. By these, circuits of growing size are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,7 +60,7 @@ class Scoring:
 
     def measured(
         self, numbers: Sequence[int], chosen: BySite, portions: Portions, *, apart: bool = False
-    ) -> list[tables.Columns]:
+    ) -> Iterator[tables.Columns]:
         """The measured effects of some features of each site on examples: those that aren't 0.
 
         Args:

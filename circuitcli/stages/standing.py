@@ -6,6 +6,7 @@ these only ranks are made, and no circuit is chosen by them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,10 +84,10 @@ class Standing:
 
     def _effects(self, portions: Portions) -> np.ndarray:
         """The mean effect of each measured feature on each half."""
-        measured = [
-            *self.scoring.measured(self.of.discovery, self.among, portions),
-            *self.scoring.measured(self.of.evaluation, self.among, portions, apart=True),
-        ]
+        measured = itertools.chain(
+            self.scoring.measured(self.of.discovery, self.among, portions),
+            self.scoring.measured(self.of.evaluation, self.among, portions, apart=True),
+        )
         totals = np.zeros((len(self._sides), len(self._others)))
         for table in measured:
             place = np.searchsorted(self._others, keys(table))

@@ -110,7 +110,7 @@ def _audit(of: Evaluation, todo: Work, scores: Scores, found: Sequence[Line], ba
     from circuitcli.stages.standing import Standing
 
     portions, scoring = Portions(todo), of.scoring(batches)
-    audit = of.auditing(batches).measured(portions)
+    audit = list(of.auditing(batches).measured(portions))
     ranks = Standing(of, scoring, scoring.strongest(scores.atp["features"])).ranks(of.audited, audit, portions)
     todo.expect(dict.fromkeys((validations.AUDIT, validations.RANKS)))
     todo.files |= validations.write_audit(todo.job.run, audit, ranks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ class Verdicts:
     halves: Sequence[Half]
     batches: Batches
 
-    def all(self, found: Sequence[Line], portions: Portions) -> list[tables.Columns]:
+    def all(self, found: Sequence[Line], portions: Portions) -> Iterator[tables.Columns]:
         """Of the circuits of all lines, each on the examples of the halves that it is measured on."""
 
         def work(some: Sequence[int], done: Done) -> list[tables.Columns]:

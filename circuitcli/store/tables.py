@@ -6,7 +6,7 @@ Files are opened here and not by pyarrow, which takes no name that isn't UTF-8, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def schema(table: str) -> pa.Schema:
     return pa.schema([(name, kinds.get(name, pa.float32())) for name in _COLUMNS[table].split()])
 
 
-def write(path: Path, table: str, parts: list[Columns]) -> int:
+def write(path: Path, table: str, parts: Iterable[Columns]) -> int:
     """Write the parts, one after another, as one table; returns its rows. NaN becomes null."""
     whole = _whole(table, parts)
     with files.complete(path) as part, part.open("wb") as file:
@@ -103,10 +103,9 @@ def size(table: str, parts: list[Columns]) -> tuple[int, int]:
     return int(whole.num_rows), int(written.getvalue().size)
 
 
-def _whole(table: str, parts: list[Columns]) -> pa.Table:
+def _whole(table: str, parts: Iterable[Columns]) -> pa.Table:
     fields = schema(table)
-    whole = pa.concat_tables([_table(part, fields) for part in parts]) if parts else fields.empty_table()
-    return whole.combine_chunks()
+    return pa.concat_tables([fields.empty_table(), *(_table(part, fields) for part in parts)]).combine_chunks()
 
 
 def _table(part: Mapping[str, Any], fields: pa.Schema) -> pa.Table:

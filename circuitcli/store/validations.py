@@ -30,7 +30,7 @@ halves of one cut, 3 and 4 of the next, and so on.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from circuitcli.core.untrusted import Mismatch, Text, read
@@ -67,7 +67,7 @@ class Example:
 
 
 def write(
-    run: Run, told: Sequence[Example], measured: list[tables.Columns], nodes: list[tables.Columns]
+    run: Run, told: Sequence[Example], measured: Iterable[tables.Columns], nodes: list[tables.Columns]
 ) -> dict[str, FileEntry]:
     """Write the files of a validation; of each table its parts, one after another.
 
@@ -87,7 +87,7 @@ def write_joint(run: Run, columns: tables.Columns) -> FileEntry:
     return _written(run, {JOINT: [columns]})[JOINT]
 
 
-def write_audit(run: Run, audit: list[tables.Columns], ranks: list[tables.Columns]) -> dict[str, FileEntry]:
+def write_audit(run: Run, audit: Iterable[tables.Columns], ranks: list[tables.Columns]) -> dict[str, FileEntry]:
     """Write what was measured of audited features, and their ranks.
 
     Returns:
@@ -96,7 +96,7 @@ def write_audit(run: Run, audit: list[tables.Columns], ranks: list[tables.Column
     return _written(run, {AUDIT: audit, RANKS: ranks})
 
 
-def _written(run: Run, found: Mapping[str, list[tables.Columns]]) -> dict[str, FileEntry]:
+def _written(run: Run, found: Mapping[str, Iterable[tables.Columns]]) -> dict[str, FileEntry]:
     """Tables by name, each of its parts."""
     entries = {}
     for name, parts in found.items():
