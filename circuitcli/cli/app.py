@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+from copy import copy
 from typing import Annotated, Any
 
 import typer
@@ -85,7 +86,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        code = app(standalone_mode=False, prog_name="circuit")
+        code = _typed()(standalone_mode=False, prog_name="circuit")
         sys.stdout.flush()
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer makes an exit of it
@@ -105,6 +106,16 @@ def _run() -> int:
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
         return _told(Stopped(INTERRUPTED))
     return code if isinstance(code, int) else 0
+
+
+def _typed() -> typer.Typer:
+    """The app with the one command that was typed: making the flags of all others is a twentieth of a short command."""
+    one = [info for info in app.registered_commands if [info.name] == sys.argv[1:2]]
+    if not one:
+        return app
+    alone = copy(app)
+    alone.registered_commands, alone.registered_groups = one, []
+    return alone
 
 
 def _told(error: CircuitError) -> int:

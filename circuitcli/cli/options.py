@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,6 +163,7 @@ def _meant(row: Setting, value: Any) -> Any:
     return "auto" if value == ["auto"] else value
 
 
+@cache
 def _annotation(row: Setting) -> Any:
     kind: Any = list[row.kind] if row.repeats else row.kind  # type: ignore[name-defined]
     flag = f"{row.flag.name}/--no-{row.flag.name[2:]}" if row.kind is bool and row.flag.name else row.flag.name

@@ -9,6 +9,7 @@ from circuitcli.cli import dry_run, session
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.core.words import duration, quantity
+from circuitcli.errors import quoted
 
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
@@ -35,6 +36,7 @@ def command(request: Request) -> None:
         outcomes = [validate.run(job)]
         show(job, terminal)
         evidence.plot(job, terminal)
+        _say_how_to_draw(job, terminal)
         if request.as_json:
             results = job.results()
             told = {"joint": evidence_joint.document_joint(results), "audit": evidence_audit.document_audit(results)}
@@ -51,6 +53,21 @@ def show(job: Job, terminal: Terminal) -> None:
     evidence.show(results, terminal)
     evidence_joint.show_joint(results, terminal)
     evidence_audit.show_audit(results, terminal)
+
+
+def _say_how_to_draw(job: Job, terminal: Terminal) -> None:
+    """Where the run's own graph is what was judged, and its pictures don't say so yet."""
+    from circuitcli.results import carried
+    from circuitcli.store import circuits
+
+    asked = job.settings.validate
+    if asked.circuit != "auto" or asked.pinned or not job.run.path(circuits.CIRCUIT).is_file():
+        return
+    drawn = circuits.read(job.run.path(circuits.CIRCUIT))
+    if carried.carried(job.results(), drawn) != drawn:
+        terminal.say(
+            f"`circuit graph --run {quoted(job.run.root)}` puts these numbers into circuit.json and its pictures."
+        )
 
 
 def _expect(job: Job, terminal: Terminal) -> None:

@@ -34,7 +34,7 @@ _MEASURES = {"ρ": "spearman", "signs": "sign", "slope": "slope", "recall": "rec
 def show(results: Results, terminal: Terminal) -> None:
     """What a run's attribution says, strongest first."""
     asked = results.attribution
-    circuit = answer.build(results, asked)
+    circuit = answer.build(results, asked, described=False)  # sentences say nothing of single features
     sentences = (said.question, said.shown, said.calibration, said.warning)
     terminal.notes([line for sentence in sentences if (line := sentence(circuit))])
     _strongest(results, terminal)

@@ -27,15 +27,20 @@ AUTO = "auto"
 _TOKEN = 40
 
 
-def build(reader: Reader, asked: Attributed | None = None) -> Circuit:
-    """The circuit of a run's prompts; `asked` is what was read of them already.
+def build(reader: Reader, asked: Attributed | None = None, *, described: bool = True) -> Circuit:
+    """The circuit of a run's prompts.
+
+    Args:
+        reader: Of the run.
+        asked: What was read of the prompts already.
+        described: Whether nodes have what is known of their features: contexts, and tokens that they promote.
 
     Raises:
         InputError: The attribute stage isn't done.
     """
     asked = asked or Attributed(reader)
     run, created = reader.run.title, reader.run.require(STAGE).finished
-    nodes = tuple(replace(node, run=run, created=created) for node in _nodes(reader, asked))
+    nodes = tuple(replace(node, run=run, created=created) for node in _nodes(reader if described else None, asked))
     if reader.settings.graph.group == AUTO:
         nodes = _grouped(nodes, asked)
     edges = tuple(replace(edge, run=run, created=created) for edge in _edges(asked))
@@ -100,8 +105,8 @@ def _metadata(reader: Reader, asked: Attributed) -> Metadata:
     )
 
 
-def _nodes(reader: Reader, asked: Attributed) -> Iterator[Node]:
-    """Those that are kept, in topological order."""
+def _nodes(reader: Reader | None, asked: Attributed) -> Iterator[Node]:
+    """Those that are kept, in topological order; features are described where a reader can be asked."""
     table, kept = asked.pooled.nodes, np.flatnonzero(asked.selection.nodes)
     features = {
         i: FeatureId(Site(int(table["layer"][i]), str(table["site"][i])), int(table["feature"][i]))
@@ -109,21 +114,21 @@ def _nodes(reader: Reader, asked: Attributed) -> Iterator[Node]:
         if table["kind"][i] == "feature"
     }
     wanted = sorted(set(features.values()), key=lambda feature: feature.order)
-    known = dict(zip(wanted, described(reader, wanted), strict=True))
+    known = {} if reader is None else dict(zip(wanted, described(reader, wanted), strict=True))
     for i in kept.tolist():
-        plain = known[features[i]] if i in features else _bare(table, i)
+        plain = known[features[i]] if features.get(i) in known else _bare(table, i)
         pos = int(table["pos"][i])
         yield replace(plain, id=str(table["id"][i]), pos=None if pos < 0 else pos, attribution=_attribution(asked, i))
 
 
 def _bare(table: Columns, i: int) -> Node:
-    """What is no feature."""
+    """A node of which nothing else is known."""
     return Node(
         id="",
         kind=str(table["kind"][i]),
         layer=int(table["layer"][i]),
         site=str(table["site"][i]),
-        feature=0,
+        feature=int(table["feature"][i]) if table["kind"][i] == "feature" else 0,
         density=0.0,
         max_activation=0.0,
         kl_mean=None,

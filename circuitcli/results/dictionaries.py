@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -14,9 +15,13 @@ SAES = "saes/saes.json"
 
 _STAGE = "fetch-saes"
 _ENTRY = Annotated[SaeEntry, BeforeValidator(lambda tree: nested(tree) if isinstance(tree, dict) else tree)]
-RECORDED = TypeAdapter(
-    dict[Literal["saes"], Annotated[list[_ENTRY], Field(min_length=1)]], config=ConfigDict(extra="forbid")
-)
+_RECORDED = dict[Literal["saes"], Annotated[list[_ENTRY], Field(min_length=1)]]
+
+
+@cache
+def _recorded() -> Any:
+    """Made when SAEs are first read: it takes milliseconds, and most that reads a finished run reads none."""
+    return TypeAdapter(_RECORDED, config=ConfigDict(extra="forbid"))
 
 
 def entries_of(run: Run) -> list[SaeEntry]:
@@ -27,7 +32,8 @@ def entries_of(run: Run) -> list[SaeEntry]:
     """
     path = run.verified(_STAGE, SAES)
     try:
-        return RECORDED.validate_json(path.read_bytes())["saes"]
+        entries: list[SaeEntry] = _recorded().validate_json(path.read_bytes())["saes"]
+        return entries
     except ValidationError:
         raise InputError(
             f"{path} isn't as this version of circuit writes it.", hint=f"Run `circuit {_STAGE} --force` on this run."

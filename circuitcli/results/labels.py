@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -63,14 +65,18 @@ def saved(run: Run) -> Labels:
         return Labels(NONE)
     path = run.verified("graph", SAVED)
     try:
-        return _SAVED.validate_json(path.read_bytes())
+        labels: Labels = _saved().validate_json(path.read_bytes())
+        return labels
     except ValidationError:
         raise InputError(
             f"{path} isn't as this version of circuit writes it.", hint="Run `circuit graph` on this run."
         ) from None
 
 
-_SAVED = TypeAdapter(Labels)
+@cache
+def _saved() -> Any:
+    """Made when labels are first read: it takes milliseconds, and most runs have none."""
+    return TypeAdapter(Labels)
 
 
 @dataclass(frozen=True)

@@ -274,11 +274,12 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize("baseline", ["zero", "mean"])
+@pytest.mark.parametrize("baseline", ["zero", "mean", "resample", "patch"])
 def test_choices(circuit: Circuit, cached: Path, tmp_path: Path, baseline: str):
     """All sequences of a question count where it fires, and m is the right choice's less the best wrong one's."""
     run, path = Path(shutil.copytree(cached, tmp_path / "run")), tmp_path / "q.jsonl"
-    path.write_text("\n".join(map(json.dumps, QUESTIONS)))
+    other = {"counterfactual": "the waters of the"} if baseline == "patch" else {}
+    path.write_text("\n".join(json.dumps(one | other) for one in QUESTIONS))
     features = firing(run)["often"]
     audit(circuit, run, path, *features, more=("--baseline", baseline))
     found, judged = table(run, "audit"), table(run, "validation")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -62,20 +61,12 @@ def ablated(
     edits: list[tuple[Place, Tensor]] = []
     doubtful = False
 
-    def run() -> tuple[dict[Place, Tensor], Tensor]:
-        seen: dict[Place, Tensor] = {}
-        with ExitStack() as stack, torch.no_grad():
-            for edit in edits:
-                stack.enter_context(plain._edited(edit))
-            stack.enter_context(plain._reading(seen))
-            return seen, plain.lm(tokens.unsqueeze(0), use_cache=False).logits[0].log_softmax(-1)
-
     for place in sorted(circuit, key=lambda place: (place[0], NAMES.index(place[1]))):
-        x, sae = run()[0][place], saes[place]
+        x, sae = plain.run(tokens, *edits)[0][place], saes[place]
         delta = sum(sae.edit(x, j, float(become[place][j])) for j in circuit[place])
         edits.append((place, delta * counts.unsqueeze(1)))
         doubtful |= bool(sae.doubtful(x)[counts][:, circuit[place]].any())
-    return run()[1], doubtful
+    return plain.run(tokens, *edits)[1], doubtful
 
 
 def means(job: Job) -> dict[Place, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.commands import Result
+from test_resume import run_killed
 
 from circuitcli import api
 from circuitcli.stages import cache_acts, fetch_saes
@@ -145,6 +147,27 @@ def test_stopped_and_resumed(circuit: Circuit, judged: Path, asked: Path, monkey
     assert "already done" in circuit(*line).err
 
 
+def test_killed_at_any_moment(circuit: Circuit, cached: Path, asked: Path, tmp_path: Path):
+    """Between any two changes to the disk, with a feature that is audited: what goes on ends with the same bytes."""
+    names = (*validations.FILES, validations.JOINT, validations.AUDIT, validations.RANKS)
+
+    def line(run: Path) -> list[str | Path]:
+        return ["validate", "--run", run, "--circuit", "none", "--prompts", asked, *TYPED, "--audit", "0:3"]
+
+    def copied(name: str) -> Path:
+        return Path(shutil.copytree(cached, tmp_path / name))
+
+    whole = copied("whole")
+    everything = run_killed(circuit, -1, *line(whole))
+    assert len(everything) > 10
+    for moment in [0, *random.Random(7).sample(range(1, len(everything) - 1), 4), len(everything) - 1]:
+        run = copied(str(moment))
+        assert len(run_killed(circuit, moment, *line(run))) == moment
+        assert circuit(*line(run)).code == 0
+        for name in names:
+            assert (run / name).read_bytes() == (whole / name).read_bytes(), (everything[moment], name)
+
+
 def test_pinned(circuit: Circuit, prompted: Path, asked: Path):
     found = circuit(
         "validate", "--run", prompted, "--pin", "0:3", "--pin", "1:5", "--prompts", asked, "--draws", "1", "--json"
@@ -195,3 +218,16 @@ def test_a_circuit_of_another_model(circuit: Circuit, prompted: Path, finished: 
     found = circuit("validate", "--run", prompted, "--circuit", other, "--prompts", asked)
     assert found.code == 3
     assert "at other weights than this run's" in found.err
+
+
+def test_a_graph_that_was_judged_is_drawn_again_to_say_so(
+    circuit: Circuit, finished: Path, asked: Path, tmp_path: Path
+):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    line = ("validate", "--run", run, "--prompts", asked, "--draws", "1", "--candidates", "10")
+    said = f"`circuit graph --run {run}` puts these numbers into circuit.json and its pictures."
+    found = circuit(*line)
+    assert (found.code, said in found.err) == (0, True), found.err
+    assert circuit("graph", "--run", run).code == 0
+    assert json.loads((run / "graph/circuit.json").read_text())["validation"]["curve"] == "circuit"
+    assert said not in circuit(*line).err

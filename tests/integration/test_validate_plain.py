@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -64,16 +63,8 @@ def m_of(
     edits: list[tuple[Place, Tensor]] = []
     doubtful = False
 
-    def run() -> tuple[dict[Place, Tensor], Tensor]:
-        seen: dict[Place, Tensor] = {}
-        with ExitStack() as stack, torch.no_grad():
-            for edit in edits:
-                stack.enter_context(model._edited(edit))
-            stack.enter_context(model._reading(seen))
-            return seen, model.lm(tokens.unsqueeze(0), use_cache=False).logits[0, -1]
-
     for place in [] if kept is None else sorted(kept, key=lambda place: (place[0], NAMES.index(place[1]))):
-        x, sae = run()[0][place], saes[place]
+        x, sae = model.run(tokens, *edits)[0][place], saes[place]
         a = sae.encode(x)
         keeps_error = errors == "kept" or (errors == "sites" and bool(kept[place].any()))
         before = decoded(sae, x, a) if keeps_error else x
@@ -81,9 +72,9 @@ def m_of(
         delta[0] = 0
         edits.append((place, delta))
         doubtful |= bool(sae.doubtful(x)[1:].any())
-    logits = run()[1]
+    said = model.run(tokens, *edits)[1][-1]
     first, second = (BACKEND.encode(token, add_special_tokens=False).ids[0] for token in TARGETS)
-    return float(logits[first] - logits[second]), doubtful
+    return float(said[first] - said[second]), doubtful  # of log p as of logits
 
 
 @pytest.fixture(scope="module")

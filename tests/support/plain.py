@@ -10,7 +10,7 @@ folder, and its formulas are those of docs/architecture.md §2, written out agai
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +35,13 @@ class PlainModel:
         self.lm = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager", dtype=torch.float64).eval()
 
     @torch.no_grad()
-    def run(self, tokens: Tensor, edit: tuple[Place, Tensor] | None = None) -> tuple[dict[Place, Tensor], Tensor]:
-        """Activations [t, d] of every site, and log-probabilities [t, v], of one sequence, edited or not."""
+    def run(self, tokens: Tensor, *edits: tuple[Place, Tensor] | None) -> tuple[dict[Place, Tensor], Tensor]:
+        """Activations [t, d] of every site behind all edits, and log-probabilities [t, v], of one sequence."""
         seen: dict[Place, Tensor] = {}
-        with self._edited(edit), self._reading(seen):
+        with ExitStack() as stack:
+            for edit in edits:
+                stack.enter_context(self._edited(edit))
+            stack.enter_context(self._reading(seen))
             logits = self.lm(tokens.unsqueeze(0), use_cache=False).logits[0]
         return seen, logits.log_softmax(-1)
 
