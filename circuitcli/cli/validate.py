@@ -58,13 +58,9 @@ def show(job: Job, terminal: Terminal) -> None:
 def _say_how_to_draw(job: Job, terminal: Terminal) -> None:
     """Where the run's own graph is what was judged, and its pictures don't say so yet."""
     from circuitcli.results import carried
-    from circuitcli.store import circuits
 
     asked = job.settings.validate
-    if asked.circuit != "auto" or asked.pinned or not job.run.path(circuits.CIRCUIT).is_file():
-        return
-    drawn = circuits.read(job.run.path(circuits.CIRCUIT))
-    if carried.carried(job.results(), drawn) != drawn:
+    if asked.circuit == "auto" and not asked.pinned and carried.undrawn(job.results()):
         terminal.say(
             f"`circuit graph --run {quoted(job.run.root)}` puts these numbers into circuit.json and its pictures."
         )

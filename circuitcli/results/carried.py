@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.results.reader import Reader
+from circuitcli.store import circuits
 from circuitcli.store.records import Record
 
 STAGE = "validate"
@@ -22,3 +23,16 @@ def carried(reader: Reader, circuit: Circuit) -> Circuit:
     from circuitcli.results.validation import Validated  # most runs have none
 
     return Validated(reader).put_on(circuit)
+
+
+def undrawn(reader: Reader) -> bool:
+    """Whether the run's circuit.json has just the features that were validated, and not yet what was found of them.
+
+    Raises:
+        InputError: It can't be read.
+    """
+    path = reader.run.path(circuits.CIRCUIT)
+    if not path.is_file():
+        return False
+    drawn = circuits.read(path)
+    return carried(reader, drawn) != drawn
