@@ -19,8 +19,8 @@ _RECORDED = dict[Literal["saes"], Annotated[list[_ENTRY], Field(min_length=1)]]
 
 
 @cache
-def _recorded() -> Any:
-    """Made when SAEs are first read: it takes milliseconds, and most that reads a finished run reads none."""
+def recorded() -> Any:
+    """What saes.json may hold. Made when one is first read: it takes milliseconds, and few commands read any."""
     return TypeAdapter(_RECORDED, config=ConfigDict(extra="forbid"))
 
 
@@ -32,7 +32,7 @@ def entries_of(run: Run) -> list[SaeEntry]:
     """
     path = run.verified(_STAGE, SAES)
     try:
-        entries: list[SaeEntry] = _recorded().validate_json(path.read_bytes())["saes"]
+        entries: list[SaeEntry] = recorded().validate_json(path.read_bytes())["saes"]
         return entries
     except ValidationError:
         raise InputError(

@@ -207,7 +207,7 @@ def test_saes_json_has_facts_and_origin_side_by_side(tmp_path: Path) -> None:
         "architecture", "normalisation", "prepend_bos", "context_size", "centre", "centre_stated", "fold_value_biases",
         "neuronpedia",
     ]  # fmt: skip
-    read = dictionaries.RECORDED.validate_json(json.dumps({"saes": [tree]}))["saes"]
+    read = dictionaries.recorded().validate_json(json.dumps({"saes": [tree]}))["saes"]
     assert read == [recorded]
     assert read[0].at == recorded.at
     assert isinstance(read[0].at, Site)
@@ -218,7 +218,7 @@ def test_saes_json_has_facts_and_origin_side_by_side(tmp_path: Path) -> None:
     ]
     for other in [*spoiled, [], None]:
         with pytest.raises(ValidationError):
-            dictionaries.RECORDED.validate_json(json.dumps({"saes": [other]}))
+            dictionaries.recorded().validate_json(json.dumps({"saes": [other]}))
 
 
 def test_a_site_that_only_the_release_knows(tmp_path: Path) -> None:
