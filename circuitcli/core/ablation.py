@@ -235,7 +235,7 @@ def _deltas(sae: Dictionary, site: Site, rows: Rows, clean: Clean, grid: Grid) -
     feature = rows.feature.to(x.device)[grid.row]
     place = grid.seq.unsqueeze(1) * clean.width + grid.pos
     activation = clean.acts[site].lookup(place, feature)
-    delta = sae.edit(x, feature, activation, rows.replacement.to(x.device)[grid.row])
+    delta = sae.edit(x, feature, activation, rows.replacement.to(x.device)[grid.row])[sae.writes]
     return delta if not grid.chained else delta * grid.edited.unsqueeze(-1)
 
 

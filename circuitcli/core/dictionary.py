@@ -2,14 +2,20 @@
 
     h   = (frame(x) − b_dec·[apply_b_dec_to_input]) W_enc      see `core.frame`
     a   = act(h + b_enc)                                       see `core.activations`
-    x̂   = σ·(a W_dec + b_dec) + shift
+    x̂   = σ·(a W_dec + b_dec) + shift                          of one that writes where it reads: an SAE
+    ŷ   = a W_dec + b_dec + x W_skipᵀ                          of one that writes elsewhere: a transcoder
+    ŷ_l = Σ_s a_s W_dec[s→l] + b_dec[l]                        of several that write there: a cross-layer transcoder
 
-Conventions of SAELens. All arithmetic is float32, whatever the model runs in.
+A *transcoder* reads what an MLP reads and writes what it gives (Dunefsky et al. 2024); a *cross-layer transcoder* has a
+dictionary a layer, whose features write what several MLPs give, their own and later ones (Ameisen et al. 2025).
+Conventions of SAELens and circuit-tracer. All arithmetic is float32, whatever the model runs in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,17 +30,48 @@ _DENSE_BYTES = 2**26  # of the encodings that are held at once where only the ac
 _TENSORS = ("w_enc", "b_enc", "b_dec")
 
 
+class Decoder(NamedTuple):
+    """What the features of a dictionary write at one site.
+
+    Attributes:
+        site: Where.
+        w_dec: A row each, of floats of any width: rows are made float32 as they are asked for.
+    """
+
+    site: Site
+    w_dec: Float[Tensor, "d_sae d_out"]
+
+    def rows(self, feature: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_out"]:
+        """W_dec[feature], where `feature` is. No other row is read, so that the rest may stay in a mapped file."""
+        return self.w_dec[feature.to(self.w_dec.device)].to(feature.device, torch.float32)
+
+    def summed(
+        self, place: Int[Tensor, " m"], feature: Int[Tensor, " m"], value: Float[Tensor, " m"], places: int
+    ) -> Float[Tensor, "n d_out"]:
+        """Σ value · W_dec[feature] at each of so many places, by the rows of these features alone."""
+        found = torch.zeros(places, self.w_dec.shape[1], device=value.device)
+        size = max(1, _DENSE_BYTES // (4 * self.w_dec.shape[1]))
+        for part in torch.arange(len(place), device=place.device).split(size):
+            found.index_add_(0, place[part], value[part].unsqueeze(1) * self.rows(feature[part]))
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """One dictionary: an SAE writes where it reads, a transcoder elsewhere.
+    """One dictionary: an SAE writes where it reads, a transcoder elsewhere, one of several layers at several sites.
 
     Attributes:
         reads: The site whose activations it encodes.
-        writes: The site that it reconstructs, and where a feature of it is edited.
+        writes: The first site that it reconstructs, where it has a bias: of a cross-layer transcoder that of its layer.
         activation: What it makes of its pre-activations, with the tensors of its own that this takes.
-        w_enc, b_enc, w_dec, b_dec: Weights, float32. b_enc is 0 where the activation has biases of its own.
+        w_enc, b_enc, w_dec, b_dec: Weights, float32. b_enc is 0 where the activation has biases of its own. W_dec is
+            what features write at `writes`; it may have other floats, see `Decoder`.
         apply_b_dec_to_input: Whether b_dec is subtracted before encoding.
-        frame: How it sees activations.
+        frame: How it sees activations; of one that writes where it reads, also how what it says is put back.
+        w_skip: Of a transcoder: what is added to its reconstruction of what it reads, x W_skipᵀ; None: nothing.
+        centre_out: Of a transcoder: whether it writes a stream whose mean over d_model was removed, while the model
+            keeps it.
+        further: What its features write at later sites, in the model's order.
     """
 
     reads: Site
@@ -42,10 +79,18 @@ class Dictionary:
     activation: Activation
     w_enc: Float[Tensor, "d_in d_sae"]
     b_enc: Float[Tensor, " d_sae"]
-    w_dec: Float[Tensor, "d_sae d_in"]
-    b_dec: Float[Tensor, " d_in"]
+    w_dec: Float[Tensor, "d_sae d_out"]
+    b_dec: Float[Tensor, " d_out"]
     apply_b_dec_to_input: bool = True
     frame: Frame = PLAIN
+    w_skip: Float[Tensor, "d_out d_in"] | None = None
+    centre_out: bool = False
+    further: tuple[Decoder, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        orders = [site.order for site in self.written]
+        assert orders == sorted(set(orders)), "it writes sites in the model's order, each once"
+        assert self.reads.order <= self.writes.order, "it writes nothing before it reads"
 
     @property
     def d_in(self) -> int:
@@ -57,11 +102,42 @@ class Dictionary:
         """Number of its features."""
         return self.w_enc.shape[1]
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it writes where it doesn't read."""
+        return self.writes != self.reads
+
+    @property
+    def decoders(self) -> tuple[Decoder, ...]:
+        """What its features write, site by site."""
+        return (Decoder(self.writes, self.w_dec), *self.further)
+
+    @property
+    def written(self) -> tuple[Site, ...]:
+        """The sites that it writes, in the model's order."""
+        return (self.writes, *(decoder.site for decoder in self.further))
+
+    def decoder(self, site: Site) -> Decoder:
+        """What its features write at one of the sites that it writes."""
+        return next(one for one in self.decoders if one.site == site)
+
+    @property
+    def lands(self) -> Frame:
+        """How what it says is put where it writes."""
+        return Frame(centre=self.centre_out) if self.elsewhere else self.frame
+
     def to(self, device: torch.device, *, decoder: bool = True) -> Dictionary:
-        """The same on another device; without its decoder where only some of its rows will be asked for."""
-        names = (*_TENSORS, *(["w_dec"] if decoder else []))
-        moved = {name: getattr(self, name).to(device) for name in names}
-        return replace(self, activation=self.activation.to(device), frame=self.frame.to(device), **moved)
+        """The same on another device; without its decoders where only some of their rows will be asked for."""
+        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
+        if self.w_skip is not None:
+            moved["w_skip"] = self.w_skip.to(device)
+        further = self.further
+        if decoder:
+            moved["w_dec"] = self.w_dec.to(device)
+            further = tuple(one._replace(w_dec=one.w_dec.to(device)) for one in further)
+        return replace(
+            self, activation=self.activation.to(device), frame=self.frame.to(device), further=further, **moved
+        )
 
     def pre_activations(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
         """The pre-activations h + b_enc, to which the activation is applied."""
@@ -88,9 +164,24 @@ class Dictionary:
         """Features so near to where they begin to fire that rounding may decide."""
         return self.activation.border(self.pre_activations(x)) < within
 
-    def decode(self, a: Float[Tensor, "*n d_sae"], x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
-        """The reconstruction x̂ of x from activations `a`; x gives the frame that is put back."""
-        return self.frame.put_back(a @ self.w_dec + self.b_dec, x)
+    def decode(
+        self,
+        a: Float[Tensor, "*n d_sae"],
+        x: Float[Tensor, "*n d_in"],
+        y: Float[Tensor, "*n d_out"] | None = None,
+    ) -> Float[Tensor, "*n d_out"]:
+        """The reconstruction of what is at `writes` from activations `a` of this dictionary alone.
+
+        Args:
+            a: Activations.
+            x: What it reads.
+            y: What it reconstructs, which gives the frame that is put back; x, if it writes where it reads.
+        """
+        return self.lands.put_back(a @ self.w_dec.float() + self.constant(x), x if y is None else y)
+
+    def constant(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "... d_out"]:
+        """What it says at `writes` beside its features: b_dec + x W_skipᵀ."""
+        return self.b_dec if self.w_skip is None else self.b_dec + x.float() @ self.w_skip.T
 
     def edit(
         self,
@@ -98,17 +189,43 @@ class Dictionary:
         feature: Int[Tensor, "*n"],
         activation: Float[Tensor, "*n"],
         replacement: Float[Tensor, "*n"],
-    ) -> Float[Tensor, "*n d_in"]:
-        """δ = σ·(c − a_j)·W_dec[j]: what replacing one feature's activation adds where it writes; σ is its frame's.
+    ) -> dict[Site, Float[Tensor, "*n d_out"]]:
+        """δ = σ·(c − a_j)·W_dec[j] at each site that it writes: what replacing one feature's activation adds there.
 
-        The error and all other latents stay as they are, so no decoding is needed (error-preserving ablation, Marks
+        The errors and all other latents stay as they are, so no decoding is needed (error-preserving ablation, Marks
         et al. 2024).
 
         Args:
-            x: Clean activations of the site, one a row.
+            x: Clean activations of the site that it reads, one a row; σ is its frame's.
             feature: Index j of the feature replaced in each row.
             activation: Its clean activation a_j.
             replacement: What it becomes, c.
         """
-        rows = self.w_dec[feature.to(self.w_dec.device)].to(x.device)
-        return self.frame.step((replacement - activation).unsqueeze(-1) * rows, x)
+        by = (replacement - activation).unsqueeze(-1)
+        return {one.site: self.lands.step(by * one.rows(feature), x) for one in self.decoders}
+
+
+def reconstructed(
+    site: Site,
+    dictionaries: Mapping[Site, Dictionary],
+    fires: Mapping[Site, Active],
+    x: Mapping[Site, Float[Tensor, "n _"]],
+    y: Float[Tensor, "n d_out"],
+) -> Float[Tensor, "n d_out"]:
+    """What dictionaries say together of what is at a site that they write; the rest, y − ŷ, is its *error*.
+
+    Args:
+        site: The site.
+        dictionaries: By the site that each reads; those that don't write here say nothing.
+        fires: What is active of each, by place: row of x and y.
+        x: What each reads.
+        y: What is there.
+    """
+    here = {reads: one for reads, one in dictionaries.items() if site in one.written}
+    said = torch.zeros(len(y), y.shape[1], device=y.device)
+    for reads, one in here.items():
+        a = fires[reads]
+        said = said + one.decoder(site).summed(a.place, a.feature, a.value, len(y))
+        if one.writes == site:
+            said = said + one.constant(x[reads])
+    return list(here.values())[-1].lands.put_back(said, y)

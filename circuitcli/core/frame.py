@@ -61,8 +61,11 @@ class Frame:
         shift, _, sigma = self.scale(x)
         return y * sigma + shift
 
-    def step(self, y: Float[Tensor, "*n d_in"], x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
-        """σ·y, as of x, without its mean where the stream is seen without: what a change by y changes x by."""
+    def step(self, y: Float[Tensor, "*n d_out"], x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
+        """σ·y, as of x, without its mean where the stream is seen without: what a change by y changes x by.
+
+        Without a normalisation σ is 1, and x may be of another site.
+        """
         delta = y * self.scale(x).sigma
         return delta - delta.mean(-1, keepdim=True) if self.centre else delta
 

@@ -115,7 +115,9 @@ def test_law_1_an_edit_is_decoding_without_the_feature_and_the_error_kept(
     error = x - sae.decode(a, x)
     feature = a.argmax(-1)
     without = a.scatter(1, feature.unsqueeze(1), 0.25)
-    edited = x + sae.edit(x, feature, a.gather(1, feature.unsqueeze(1)).squeeze(1), torch.full((len(x),), 0.25))
+    edited = (
+        x + sae.edit(x, feature, a.gather(1, feature.unsqueeze(1)).squeeze(1), torch.full((len(x),), 0.25))[sae.writes]
+    )
     assert (edited - x).abs().max() > 0.1
     torch.testing.assert_close(edited, sae.decode(without, x) + error, rtol=0, atol=1e-5 * float(x.abs().max()))
 

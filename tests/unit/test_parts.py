@@ -103,7 +103,9 @@ def test_nodes_are_what_fires_and_make_up_the_stream(kind: str, frame: str) -> N
     there = (dense > 0) & counted(4)[:, None]
     assert torch.stack([nodes.pos[:f], nodes.feature]).T.tolist() == there.nonzero().tolist()
     torch.testing.assert_close(nodes.activation, dense[there])
-    torch.testing.assert_close(nodes.delta[:f], one.edit(x[nodes.pos[:f]], nodes.feature, dense[there], torch.zeros(f)))
+    torch.testing.assert_close(
+        nodes.delta[:f], one.edit(x[nodes.pos[:f]], nodes.feature, dense[there], torch.zeros(f))[one.writes]
+    )
     assert nodes.pos[f:].tolist() == counted(4).nonzero().squeeze(1).tolist()
     error = (x - one.decode(dense, x))[nodes.pos[f:]]
     torch.testing.assert_close(nodes.delta[f:], -error, rtol=1e-4, atol=1e-4)
@@ -121,7 +123,9 @@ def test_of_another_prompt_all_that_fires_in_either_is_a_node(kind: str, frame: 
     torch.testing.assert_close(nodes.activation, here[either])
     torch.testing.assert_close(nodes.replacement, there[either])
     pos = nodes.pos[:f]
-    torch.testing.assert_close(nodes.delta[:f], one.edit(x[pos], nodes.feature, here[either], there[either]))
+    torch.testing.assert_close(
+        nodes.delta[:f], one.edit(x[pos], nodes.feature, here[either], there[either])[one.writes]
+    )
     assert not nodes.encoder[here[either] == 0].any(), "which don't fire have no slope"
     assert (here[either] == 0).any()
     assert (there[either] == 0).any()

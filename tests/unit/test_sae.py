@@ -160,7 +160,7 @@ def test_moving_an_sae_moves_all_of_it() -> None:
 
 def edit(sae: Dictionary, feature: int, activation: float, replacement: float, x: Tensor = X) -> Tensor:
     rows = (torch.tensor([value]) for value in (activation, replacement))
-    return sae.edit(x.unsqueeze(0), torch.tensor([feature]), *rows)[0]
+    return sae.edit(x.unsqueeze(0), torch.tensor([feature]), *rows)[sae.writes][0]
 
 
 def test_an_edit_is_the_change_along_the_decoder_row() -> None:
@@ -180,7 +180,7 @@ def test_a_centred_edit_has_no_mean() -> None:
 def test_each_row_has_its_own_feature_and_scale() -> None:
     sae = replace(RELU, frame=Frame("layer_norm"))
     x = torch.tensor([[2.0, 1.0], [8.0, 4.0]])  # deviations √0.5 and √8
-    delta = sae.edit(x, torch.tensor([0, 2]), torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]))
+    delta = sae.edit(x, torch.tensor([0, 2]), torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0]))[sae.writes]
     torch.testing.assert_close(delta, torch.tensor([[-sqrt(0.5), 0.0], [sqrt(8), -3 * sqrt(8)]]))
 
 

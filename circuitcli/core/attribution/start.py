@@ -57,7 +57,7 @@ def estimates(
     found = []
     for part in torch.arange(len(seq), device=tokens.device).split(size):
         at = seq[part], pos[part]
-        delta = sae.edit(x[at], feature[part], activation[part], torch.zeros_like(activation[part]))
+        delta = sae.edit(x[at], feature[part], activation[part], torch.zeros_like(activation[part]))[sae.writes]
         found.append((delta * gradient[at]).sum(-1))
     return torch.cat(found) if found else activation
 
