@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -40,6 +40,13 @@ class Places:
     seq: Int[Tensor, " g"]
     pos: Int[Tensor, "g c"]
     chained: bool = False
+
+
+class NormWeights(NamedTuple):
+    """A norm's gain and bias, float32: gain ⊙ (x − mean) / std + bias; of RMS norm the bias is 0."""
+
+    gain: Float[Tensor, " d"]
+    bias: Float[Tensor, " d"]
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,14 @@ class Model(Protocol):
 
         Attention patterns sum to one, so value biases (and the first norm's bias, which folding puts into them) go
         through attention unchanged; TransformerLens's processing moves them behind W_O. float32.
+        """
+        ...
+
+    def norm_weights(self, layer: int) -> NormWeights:
+        """Gain and bias of the norm before an MLP, as they multiply and are added in fact (Gemma's gain is 1 + w).
+
+        Raises:
+            InputError: There is no norm before the MLP, or it is of no kind that has these.
         """
         ...
 

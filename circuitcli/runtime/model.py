@@ -20,11 +20,11 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
 from circuitcli.core.edits import Edits
-from circuitcli.core.model import Activations, Addition, Fixed, Pass, Places
+from circuitcli.core.model import Activations, Addition, Fixed, NormWeights, Pass, Places
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site, last_block
 from circuitcli.errors import CircuitError, InputError
-from circuitcli.runtime import agreement, constants, fixed, weights
+from circuitcli.runtime import agreement, constants, fixed, norms, weights
 from circuitcli.runtime.agreement import Disagreement
 from circuitcli.runtime.attention import Behind, Kept, native, through_the_door, using
 from circuitcli.runtime.calls import Calls, recorder
@@ -171,6 +171,18 @@ class BridgeModel:
         groups = heads * self._bridge.cfg.d_head // len(values)  # query heads that share a value
         offset: Tensor = values.view(-1, self._bridge.cfg.d_head).repeat_interleave(groups, dim=0).flatten()
         return offset
+
+    def norm_weights(self, layer: int) -> NormWeights:
+        """Gain and bias of the norm before an MLP; see `core.model.Model.norm_weights`."""
+        block = self._bridge.blocks[layer]
+        norm = getattr(block, "ln2", block.ln1 if self._shape.parallel else None)
+        if norm is None:
+            raise InputError(
+                f"The MLP of layer {layer} reads the stream without a norm before it.",
+                hint="Dictionaries that read a norm's output belong to other models: choose others with --release.",
+            )
+        like = torch.zeros(1, 1, self._shape.d_model, device=self.runtime.device, dtype=self.runtime.dtype)
+        return norms.weights(norm, like, f"norm before the MLP of layer {layer}")
 
     def _block(self, layer: int, x: Tensor, calls: Calls, places: Places | None) -> Tensor:
         args, kwargs = calls.at(layer, places)

@@ -13,10 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from circuitcli.core.model import NormWeights
+from circuitcli.errors import InputError
 from circuitcli.runtime import constants
 from circuitcli.runtime.agreement import TOLERANCE
 from circuitcli.runtime.constants import refused
 from circuitcli.runtime.held import Held, centre, wide
+
+# So far from 0 that what a norm adds to the variance, lest it divide by 0, is lost in rounding.
+_FAR = 64.0
 
 
 def through_the_door(bridge: Any) -> None:
@@ -55,6 +60,37 @@ def placed(
     return {norm: held.along(axis(norm, held)) for norm, held in norms.items()}
 
 
+def weights(norm: Callable[[Tensor], Tensor], like: Tensor, name: str) -> NormWeights:
+    """Gain and bias of a norm: what it makes of x beside (x − mean) / std, or x / rms.
+
+    Args:
+        norm: The norm.
+        like: Zeros of the shape that it takes, [1, 1, d].
+        name: What an error calls it.
+
+    Raises:
+        InputError: It is of no kind that this describes.
+    """
+    gain, bias, centred = _affine(norm, torch.full_like(like, _FAR))
+    tried = torch.linspace(-_FAR, _FAR, like.shape[-1], device=like.device).square().to(like.dtype).view_as(like)
+    sign = torch.full_like(like, _FAR)
+    sign[..., ::2] *= -1
+    gain = gain * _rms(centre(wide(sign), centred))
+    seen = centre(wide(tried), centred)
+    made = seen / _rms(seen) * gain + bias
+    given = wide(norm(tried))
+    if not (made - given).abs().max() <= TOLERANCE[like.dtype] * given.abs().max():
+        raise InputError(
+            f"The {name} is no norm whose gain is known.",
+            hint="Dictionaries that read its output without it can't be used: choose others with --release.",
+        )
+    return NormWeights(gain.flatten().float(), bias.flatten().float())
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean(-1, keepdim=True).sqrt()
+
+
 def _door(norm: Any, name: str) -> None:
     """Sites are read and edited on the way in and out, so a held norm keeps the hooks there."""
     before, after = (getattr(norm, hook, lambda x: x) for hook in ("hook_in", "hook_out"))
@@ -84,19 +120,29 @@ def _held(plain: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, name: str) ->
     """
     if x.ndim not in (3, 4) or x.shape != y.shape:
         raise refused(f"The {name} is no norm of each position.")
-    one, sign = torch.ones_like(x), torch.ones_like(x)
-    sign[..., ::2] = -1
-    bias = wide(plain(torch.zeros_like(x)))
-    even, uneven = wide(plain(one)) - bias, wide(plain(sign)) - bias
+    gain, bias, centred = _affine(plain, torch.ones_like(x))
     within = TOLERANCE[x.dtype]
-    centred = bool(even.abs().max() <= within * uneven.abs().max())
-    gain = uneven / centre(wide(sign), centred)
     made, given = centre(wide(x), centred) * gain, wide(y) - bias
     tiny = torch.finfo(made.dtype).tiny
     inverse = (given * made).sum(-1, keepdim=True) / (made * made).sum(-1, keepdim=True).clamp_min(tiny)
     if not (made * inverse - given).abs().max() <= within * wide(y).abs().max():
         raise refused(f"The {name} is no norm whose scale is known.")
     return Held(gain, bias, centred, inverse)
+
+
+def _affine(plain: Callable[[Tensor], Tensor], one: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Gain, up to a factor, and bias of a norm, and whether it subtracts the mean; see the module's docstring.
+
+    Args:
+        plain: The norm.
+        one: The same number everywhere, of the shape that the norm takes.
+    """
+    sign = one.clone()
+    sign[..., ::2] *= -1
+    bias = wide(plain(torch.zeros_like(one)))
+    even, uneven = wide(plain(one)) - bias, wide(plain(sign)) - bias
+    centred = bool(even.abs().max() <= TOLERANCE[one.dtype] * uneven.abs().max())
+    return uneven / centre(wide(sign), centred), bias, centred
 
 
 def _called_norm(module: torch.nn.Module) -> bool:

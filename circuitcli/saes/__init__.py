@@ -215,8 +215,16 @@ def load(recorded: SaeEntry, hub: Hub) -> Dictionary:
 
 
 def fitted(loaded: Dictionary, recorded: SaeEntry, model: Model) -> Dictionary:
-    """An SAE that was loaded, told how this model differs from the one that it was trained on."""
-    frame = replace(loaded.frame, centre=recorded.facts.centre)
-    if recorded.facts.fold_value_biases:
-        return replace(loaded, frame=replace(frame, offset=model.z_offset(recorded.at.layer)))
-    return replace(loaded, frame=frame)
+    """A dictionary that was loaded, told how this model differs from the one that it was trained on.
+
+    Raises:
+        InputError: It reads what a norm makes before its gain, and the model's norm has none that can be divided by.
+    """
+    from circuitcli.saes._fitted import centred_skip, with_norm
+
+    facts = recorded.facts
+    frame = replace(loaded.frame, centre=facts.centre)
+    if facts.fold_value_biases:
+        frame = replace(frame, offset=model.z_offset(recorded.at.layer))
+    made = centred_skip(replace(loaded, frame=frame, centre_out=facts.centre_out))
+    return with_norm(made, model.norm_weights(recorded.at.layer)) if facts.normalized else made

@@ -23,6 +23,8 @@ class Stated:
         fold_value_biases: Whether it was trained on the z of TransformerLens's processed model.
         prepend_bos: Whether it was trained on sequences that start with BOS.
         scaling_factor: By how much activations were multiplied before it saw them (expected_average_only_in).
+        writes: Where it writes, of a transcoder whose files don't say.
+        normalized: Whether it reads what the MLP's norm makes before its gain and bias.
 
     What is stated goes before what the files say.
     """
@@ -32,6 +34,8 @@ class Stated:
     fold_value_biases: bool | None = None
     prepend_bos: bool | None = None
     scaling_factor: float | None = None
+    writes: Site | None = None
+    normalized: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ class Reads:
     site: Site | None
     d_in: int | None
     context_size: int | None
+    hook_out: str | None = None
+    transcodes: bool = False
+    skips: bool = False
 
 
 def refuse(said: Mapping[str, Any], reads: Reads, where: str) -> None:
@@ -60,6 +63,14 @@ def _off(value: Any, reads: Reads) -> bool:
     return value is None or value is False
 
 
+def _transcoder(value: Any, reads: Reads) -> bool:
+    return _off(value, reads) or (value is True and reads.transcodes)
+
+
+def _skip(value: Any, reads: Reads) -> bool:
+    return _off(value, reads) or (value is True and reads.skips)
+
+
 def _unset(value: Any, reads: Reads) -> bool:
     return value is None
 
@@ -69,7 +80,8 @@ def _unscaled(value: Any, reads: Reads) -> bool:
 
 
 def _nowhere_else(value: Any, reads: Reads) -> bool:
-    return value in (None, "", []) or (reads.hook is not None and value in (reads.hook, [reads.hook]))
+    known = [hook for hook in (reads.hook, reads.hook_out) if hook is not None]
+    return value in (None, "", []) or value in known or any(value == [hook] for hook in known)
 
 
 def _same_layer(value: Any, reads: Reads) -> bool:
@@ -90,14 +102,17 @@ def _whole_sequence(value: Any, reads: Reads) -> bool:
     return parts.start in (None, 0) and parts.stop in (None, reads.context_size) and parts.step in (None, 1)
 
 
-_ONE_SITE = "Supported are SAEs, which write to the site that they read."
+_ONE_SITE = "Supported are SAEs, which write to the site that they read, and transcoders of one MLP."
 _SCALED = "Fold the factor into its weights, and leave the key out."
 
 _RULES = tuple(
     _Rule(re.compile(names), what, hint, means_nothing)
     for names, what, hint, means_nothing in (
+        (r"is_transcoder|transcode", "it is no SAE", "A transcoder of SAELens has an architecture of that name.",
+         _transcoder),
         (r"\w*(?:transcod|crosscod|cross_layer)\w*", "it is no SAE", _ONE_SITE, _off),
-        (r"(?:use_|has_)?skip(?:_connection)?", "its input is added to what it writes", _ONE_SITE, _off),
+        (r"(?:use_|has_)?skip(?:_connection)?", "its input is added to what it writes",
+         "A skip transcoder has a tensor W_skip, and an architecture of that name.", _skip),
         (r"\w*layer_out|out_hook\w*_layer", "it writes to another layer", _ONE_SITE, _same_layer),
         (r"(?:hook|hook_point)_head_index(?:_out)?", "it reads a single head", "Supported are SAEs of all heads "
          "together.", _unset),

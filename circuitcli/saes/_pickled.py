@@ -1,4 +1,4 @@
-"""SAEs in `.pt` files, which are pickles: read as tensors and plain values, and never run.
+"""Dictionaries in `.pt` files, which are pickles: read as tensors and plain values, and never run.
 
 Two kinds are on the hub: the state dict alone (hook-z-kk), and the first format of res-jb, {"cfg": …, "state_dict": …},
 where cfg is a dict or an object of a training library that this package neither has nor imports. torch's restricted

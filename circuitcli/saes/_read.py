@@ -18,6 +18,7 @@ from torch import Tensor
 from circuitcli.core.activations import Activation, tensors
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.frame import Frame, Normalisation, centrable
+from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.saes import _pickled, _saelens, _weights
 from circuitcli.saes._facts import Facts
@@ -36,7 +37,8 @@ def facts(files: Files, *, norms_subtract_mean: bool = True) -> Facts:
     Raises:
         InputError: The files are missing, corrupt, don't belong together, or are of a kind that isn't supported.
     """
-    return replace(_read(files, norms_subtract_mean, thorough=True)[0], sha256=digest(files))
+    spec, made, where = _read(files, norms_subtract_mean, thorough=True)
+    return replace(_known(made, spec, files.stated, norms_subtract_mean, where), sha256=digest(files))
 
 
 def sae(files: Files) -> Dictionary:
@@ -53,42 +55,94 @@ def sae(files: Files) -> Dictionary:
 
 def _made(
     spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, norms_subtract_mean: bool, where: str
-) -> tuple[Facts, Dictionary]:
-    """Facts, without sha256, and SAE, of weights that were checked; `where` is their file."""
+) -> Dictionary:
+    """The dictionary of weights that were checked; `where` is their file."""
     site = stated_site(spec, stated, where)
     w = _weights.folded(weights, spec, stated.scaling_factor, where)
-    normalisation = _NORMALISATIONS.get(spec.normalisation, "none")
-    centred = _centring(spec, stated, centrable(site, norms_subtract_mean=norms_subtract_mean))
-    made = Dictionary(
+    centred = bool(_centred(spec, stated, site, norms_subtract_mean))
+    return Dictionary(
         reads=site,
-        writes=site,
+        writes=_written(spec, site, where),
         activation=_activation(spec, w, where),
         w_enc=w["W_enc"],
         b_enc=w["b_enc"] if spec.kind.biased else torch.zeros(w["W_enc"].shape[1]),
         w_dec=w["W_dec"],
         b_dec=w["b_dec"],
         apply_b_dec_to_input=spec.apply_b_dec_to_input,
-        frame=Frame(normalisation, centre=bool(centred)),
+        frame=Frame(
+            _NORMALISATIONS.get(spec.normalisation, "none"),
+            centre=centred and centrable(site, norms_subtract_mean=norms_subtract_mean),
+        ),
+        w_skip=w.get("W_skip"),
+        centre_out=centred and spec.transcodes,
     )
-    known = Facts(
+
+
+def _known(made: Dictionary, spec: _saelens.Spec, stated: Stated, norms_subtract_mean: bool, where: str) -> Facts:
+    """What there is to record of a dictionary, without sha256."""
+    site = made.reads
+    centred = _centred(spec, stated, site, norms_subtract_mean)
+    return Facts(
         site=site,
         sha256="",
         d_in=made.d_in,
         d_sae=made.d_sae,
         architecture=spec.architecture,
-        normalisation=normalisation,
+        normalisation=made.frame.normalisation,
         prepend_bos=bool(_first(stated.prepend_bos, spec.prepend_bos)),
         context_size=spec.context_size,
         centre=made.frame.centre,
-        centre_stated=centred is not None or normalisation == "layer_norm",
+        centre_stated=centred is not None or (made.frame.normalisation == "layer_norm" and not made.elsewhere),
         fold_value_biases=bool(_first(stated.fold_value_biases, spec.fold_value_biases)) and site.name == "z",
         neuronpedia=spec.neuronpedia,
+        writes=made.written,
+        skip=made.w_skip is not None,
+        normalized=_normalized(spec, stated, norms_subtract_mean, where),
+        centre_out=made.centre_out,
     )
-    return known, made
 
 
-def _centring(spec: _saelens.Spec, stated: Stated, matters: bool) -> bool | None:
-    """Whether the mean is taken from what it reads; None where that matters and nobody says."""
+def _written(spec: _saelens.Spec, site: Site, where: str) -> Site:
+    """Where it writes: of a transcoder what the MLP of the layer that it reads gives.
+
+    Raises:
+        InputError: It is a transcoder of something else.
+    """
+    if not spec.transcodes:
+        return site
+    if spec.writes is None:
+        raise InputError(
+            f"{where} is a transcoder whose configuration names no hook that it writes.",
+            hint=f"Its cfg.json needs hook_name_out, such as {Site(site.layer, 'mlp_out').hook}.",
+        )
+    if site.name not in ("resid_mid", "mlp_in") or spec.writes != Site(site.layer, "mlp_out"):
+        raise InputError(
+            f"{where} reads {site} and writes {spec.writes}.",
+            hint="Supported are transcoders of one MLP: they read mlp_in or resid_mid and write mlp_out of that layer.",
+        )
+    return spec.writes
+
+
+def _normalized(spec: _saelens.Spec, stated: Stated, norms_subtract_mean: bool, where: str) -> bool:
+    """Whether it reads what the MLP's norm makes before its gain and bias.
+
+    Raises:
+        InputError: Nobody says.
+    """
+    if stated.normalized is not None:
+        return stated.normalized
+    if spec.normalized == "unknown" and norms_subtract_mean:
+        raise InputError(
+            f"{where} reads ln2.hook_normalized, which may be with the weights of LayerNorm or without them.",
+            hint="Say fold_ln in model_from_pretrained_kwargs of its cfg.json, or name the hook blocks.L.mlp.hook_in.",
+        )
+    return spec.normalized in ("yes", "unknown") or (spec.normalized == "rms" and not norms_subtract_mean)
+
+
+def _centred(spec: _saelens.Spec, stated: Stated, site: Site, norms_subtract_mean: bool) -> bool | None:
+    """Whether it is of a model with centred weights, where that matters; None where it does and nobody says."""
+    touched = [site, *([spec.writes] if spec.writes else [])]
+    matters = any(centrable(one, norms_subtract_mean=norms_subtract_mean) for one in touched)
     return _first(stated.center_writing_weights, spec.center_writing_weights) if matters else False
 
 
@@ -101,7 +155,8 @@ def _activation(spec: _saelens.Spec, weights: Mapping[str, Tensor], where: str) 
     return made
 
 
-def _read(files: Files, norms_subtract_mean: bool, *, thorough: bool) -> tuple[Facts, Dictionary]:
+def _read(files: Files, norms_subtract_mean: bool, *, thorough: bool) -> tuple[_saelens.Spec, Dictionary, str]:
+    """What its configuration says, the dictionary, and its file."""
     given = None if files.config is None else _saelens.read_config(files.config)
     inside: Mapping[str, Any] | None = None
     if files.weights.suffix == ".pt":
@@ -111,11 +166,17 @@ def _read(files: Files, norms_subtract_mean: bool, *, thorough: bool) -> tuple[F
     config = given if given is not None else inside
     if config is None:
         raise InputError(f"{files.weights} has no configuration.", hint="It needs a cfg.json beside it.")
-    spec = _saelens.spec(config, str(files.config or files.weights))
     where = str(files.weights)
-    return _made(
-        spec, _weights.checked(weights, spec, where, finite=thorough), files.stated, norms_subtract_mean, where
-    )
+    spec = _stated(_saelens.spec(config, str(files.config or files.weights)), files.stated)
+    checked = _weights.checked(weights, spec, where, finite=thorough)
+    return spec, _made(spec, checked, files.stated, norms_subtract_mean, where), where
+
+
+def _stated(spec: _saelens.Spec, stated: Stated) -> _saelens.Spec:
+    """What the configuration says, of what its release knows to be a transcoder."""
+    if stated.writes is None:
+        return spec
+    return replace(spec, writes=stated.writes, transcodes=True, apply_b_dec_to_input=False)
 
 
 def _first(stated: bool | None, said: bool | None) -> bool | None:

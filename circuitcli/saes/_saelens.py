@@ -9,23 +9,38 @@ supported is refused by name; see `_meaning`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from circuitcli import plugins
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.runtime import foreign
-from circuitcli.saes import _meaning
+from circuitcli.saes import _hooks, _meaning
 from circuitcli.saes._said import Said
 
 if TYPE_CHECKING:
     from circuitcli.core.activations import Activation
 
 ACTIVATIONS = "core.activations"
+SHIFT = "b_dec_in"  # a transcoder's, subtracted from what it reads
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in")
 _RESHAPES = ("none", "hook_z")
+
+
+Normalized = Literal["yes", "no", "rms", "unknown"]
+
+
+class Named(NamedTuple):
+    """A tensor in a file: its name, and whether it lies there with its axes the other way round."""
+
+    name: str
+    transposed: bool = False
+
+
+# Of the first transcoders, which subtracted b_dec as SAEs do, and had another bias for what they write.
+_WITH_TWO_BIASES = {SHIFT: Named("b_dec"), "b_dec": Named("b_dec_out")}
 
 
 @dataclass(frozen=True)
@@ -34,9 +49,14 @@ class Spec:
 
     Attributes:
         site: Where the SAE reads; None where it names no hook.
+        writes: Where it writes, of a transcoder; None: where it reads, or the configuration doesn't say.
+        transcodes: Whether it is a transcoder.
+        skip: Whether that has a skip connection.
+        normalized: Whether it reads what the MLP's norm makes before its gain and bias: "yes", "no", "rms" (yes, if
+            that is an RMS norm), or "unknown" (yes, if it is, and else nobody can know).
         architecture: The name of a plug-in of `core.activations`.
         normalisation: One of `NORMALISATIONS`.
-        d_in, d_sae: Its widths, where it gives them.
+        d_in, d_sae, d_out: Its widths, where it gives them.
         numbers: What its activation takes of them.
         apply_b_dec_to_input: Whether b_dec is subtracted before encoding.
         rescale: Whether features are chosen, and their activations given, as if the decoder's rows had norm 1.
@@ -46,6 +66,7 @@ class Spec:
         fold_value_biases: Whether it was trained on a z from which the values' biases had been moved away.
         context_size: The length of those sequences, where it gives it.
         neuronpedia: Its name on Neuronpedia, where it gives it.
+        names: Of its tensors in the files, by SAELens's, where they have others.
     """
 
     site: Site | None
@@ -62,6 +83,12 @@ class Spec:
     fold_value_biases: bool
     context_size: int | None
     neuronpedia: str | None
+    writes: Site | None = None
+    transcodes: bool = False
+    skip: bool = False
+    normalized: Normalized = "no"
+    d_out: int | None = None
+    names: Mapping[str, Named] = field(default_factory=dict)
 
     @property
     def kind(self) -> type[Activation]:
@@ -69,11 +96,20 @@ class Spec:
         return kind_of(self.architecture)
 
     @property
+    def word(self) -> str:
+        """What kind of dictionary it is."""
+        return "transcoder" if self.transcodes else "SAE"
+
+    @property
     def tensors(self) -> tuple[str, ...]:
         """What its weights have beside W_enc, W_dec and b_dec, each [d_sae]."""
         from circuitcli.core.activations import tensors
 
         return (*(["b_enc"] if self.kind.biased else []), *tensors(self.kind))
+
+    def named(self, tensor: str) -> Named:
+        """What a tensor of SAELens's is called in the files."""
+        return self.names.get(tensor, Named(tensor))
 
 
 def kind_of(architecture: str) -> type[Activation]:
@@ -110,17 +146,26 @@ def spec(config: Mapping[str, Any], where: str) -> Spec:
         d_in=said.number("d_in"),
         d_sae=said.number("d_sae"),
         numbers=_numbers(said, architecture),
-        apply_b_dec_to_input=said.flag("apply_b_dec_to_input") is not False,
+        apply_b_dec_to_input=said.flag("apply_b_dec_to_input") is not False and not said.transcodes(),
         rescale=said.flag("rescale_acts_by_decoder_norm") or False,
         finetuned=said.flag("finetuning_scaling_factor") or False,
-        prepend_bos=said.flag("prepend_bos") is not False,
-        center_writing_weights=said.option("center_writing_weights"),
+        prepend_bos=said.flag("prepend_bos") is not False and not said.processed(),
+        center_writing_weights=True if said.processed() else said.option("center_writing_weights"),
         fold_value_biases=said.option("fold_value_biases") or False,
         context_size=said.number("context_size"),
         neuronpedia=said.text("neuronpedia_id"),
+        writes=said.writes() if said.transcodes() else None,
+        transcodes=said.transcodes(),
+        skip=said.skips(),
+        normalized=_normalized(said),
+        d_out=said.number("d_out"),
+        names=_WITH_TWO_BIASES if said.processed() else {},
     )
     _check(said, found)
-    reads = _meaning.Reads(said.hook(), found.site, found.d_in, found.context_size)
+    hook_out = said.hook_out() if found.transcodes else None
+    reads = _meaning.Reads(
+        said.hook(), found.site, found.d_in, found.context_size, hook_out, found.transcodes, found.skip
+    )
     for part in said.parts:
         _meaning.refuse({key: value for key, value in part.items() if key not in found.numbers}, reads, where)
     return found
@@ -136,6 +181,18 @@ def _architecture(said: Said) -> str:
         )
     _known(said, "architecture", found, plugins.names(ACTIVATIONS))
     return found
+
+
+def _normalized(said: Said) -> Normalized:
+    """Whether it reads what the MLP's norm makes before its gain and bias; see `_hooks`."""
+    site, folded = said.site(), said.option("fold_ln")
+    if site is None or site.name != "mlp_in":
+        return "no"
+    if folded or said.processed():
+        return "yes"
+    if not _hooks.normalized(said.hook()):
+        return "no"
+    return "unknown" if folded is None else "rms"
 
 
 def _numbers(said: Said, architecture: str) -> dict[str, int | float]:
@@ -162,15 +219,15 @@ def _check(said: Said, found: Spec) -> None:
     _known(said, "activation function", said.activation(), (*own, "relu"))
     _known(said, "normalisation", found.normalisation, NORMALISATIONS)
     _known(said, "reshaping of activations", said.text("reshape_activations") or "none", _RESHAPES)
+    if found.transcodes and said.flag("apply_b_dec_to_input"):
+        said.refuse(
+            "subtracts b_dec, which a transcoder adds to what it writes, from what it reads.",
+            hint="Fold what is subtracted into b_enc, and set apply_b_dec_to_input to false.",
+        )
     if found.fold_value_biases and not said.option("fold_ln"):
         said.refuse(
             "was trained on a model whose value biases were folded and whose LayerNorm was not.",
             hint="Both or neither are supported.",
-        )
-    if found.site is not None and found.site.name == "mlp_in" and said.option("fold_ln"):
-        said.refuse(
-            "was trained on the MLP's input in a model whose norms were folded, without their weights.",
-            hint="Supported are SAEs of the MLP's input as the model has it.",
         )
     # Of the SAEs that SAELens saves for inference only TopK's keep the word; where it stands, it was never folded.
     if found.rescale and not found.kind.rescaled:

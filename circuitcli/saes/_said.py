@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from circuitcli.core.sites import SITES, Site, parse_hook
+from circuitcli.core.sites import SITES, Site
 from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import shown
+from circuitcli.saes import _hooks as hooks
 
 _KNOWN = f"Sites: {', '.join(SITES)}."
+# SAELens's transcoders, by what stands before that word, and the SAEs of the same activation.
+_TRANSCODER = "transcoder"
+_TRANSCODERS = {"": "standard", "skip_": "standard", "jumprelu_": "jumprelu", "jumprelu_skip_": "jumprelu"}
 _NESTED = ("metadata", "activation_fn_kwargs", "model_from_pretrained_kwargs")
 
 
@@ -61,6 +65,10 @@ class Said:
         """The hook that it reads, by its newer or older name."""
         return self.text("hook_name") or self.text("hook_point")
 
+    def hook_out(self) -> str | None:
+        """The hook that a transcoder writes, by its newer or older name."""
+        return self.text("hook_name_out") or self.text("out_hook_point")
+
     def site(self) -> Site | None:
         """Where it reads.
 
@@ -68,21 +76,39 @@ class Said:
             InputError: The hook is no site.
         """
         hook = self.hook()
-        found = None if hook is None else parse_hook(hook)
-        if hook is not None and found is None:
-            # Some versions of TransformerLens have the norm's weights in it, others haven't.
-            normalized = hook.endswith("ln2.hook_normalized")
-            hint = "The MLP's input, weights of its norm included, is blocks.L.mlp.hook_in." if normalized else _KNOWN
-            self.refuse(f"names the hook {shown(hook)}, which is no site of this tool.", hint=hint)
-        return found
+        return None if hook is None else self._site(hook, hooks.read(hook, self.text("hf_hook_name")))
+
+    def writes(self) -> Site | None:
+        """Where a transcoder writes.
+
+        Raises:
+            InputError: The hook is no site.
+        """
+        hook = self.hook_out()
+        return None if hook is None else self._site(hook, hooks.written(hook))
 
     def activation(self) -> str:
         """Before SAELens 6, TopK was a standard SAE with another activation function."""
         return self.text("activation_fn_str") or self.text("activation_fn") or "relu"
 
+    def transcodes(self) -> bool:
+        """Whether it is a transcoder: by its architecture's name, or, before SAELens had them, by a flag."""
+        name = self.text("architecture") or ""
+        return name.removesuffix(_TRANSCODER) in _TRANSCODERS if name.endswith(_TRANSCODER) else self.processed()
+
+    def skips(self) -> bool:
+        """Whether a transcoder has a skip connection."""
+        return "skip_" in (self.text("architecture") or "") and self.transcodes()
+
+    def processed(self) -> bool:
+        """Whether it is of the first library of transcoders, whose models were processed by TransformerLens."""
+        return self.flag("is_transcoder") or False
+
     def architecture(self) -> str:
-        """SAELens's word for the kind of SAE."""
+        """SAELens's word for the kind of SAE; of a transcoder that of an SAE with the same activation."""
         name = self.text("architecture") or "standard"
+        if name.endswith(_TRANSCODER) and self.transcodes():
+            return _TRANSCODERS[name.removesuffix(_TRANSCODER)]
         return "topk" if name == "standard" and self.activation() == "topk" else name
 
     def normalisation(self) -> str:
@@ -101,6 +127,11 @@ class Said:
     def refuse(self, what: str, *, hint: str) -> NoReturn:
         """Say what is wrong with the file."""
         raise InputError(f"{self.where} {what}", hint=hint)
+
+    def _site(self, hook: str, found: Site | None) -> Site:
+        if found is None:
+            self.refuse(f"names the hook {shown(hook)}, which is no site of this tool.", hint=_KNOWN)
+        return found
 
     def _get(self, key: str) -> Any:
         """From the metadata, else from beside it."""

@@ -3,10 +3,11 @@
     scaling_factor f      activations are multiplied by f before decoding     W_dec ← f·W_dec
     expected average s    the SAE sees s·x, and what it says is divided by s   W_enc ← s·W_enc, W_dec ← W_dec/s,
                                                                                b_dec ← b_dec/s
+    shift c               a transcoder sees x − c                              b_enc ← b_enc − c·W_enc
     decoder norms n       activations are n times what they were, and decode along rows of norm 1
                                                        W_enc ← W_enc·n, b_enc ← b_enc·n, W_dec ← W_dec/n
 
-The middle one comes before the last, as in SAELens: s changes the norms.
+The second comes before the last, as in SAELens: s changes the norms.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import ordinary, why
-from circuitcli.saes._saelens import Spec
+from circuitcli.saes._saelens import SHIFT, Spec
 
 _SCALING = ("scaling_factor", "finetuning_scaling_factor")  # in files, and as SAELens's loader renames it
 # Numbers of fewer bits stand for others by scales that no SAE's file has a place for.
@@ -48,42 +49,56 @@ def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bo
     Raises:
         InputError: They aren't.
     """
-    needed = ("W_enc", "W_dec", "b_dec", *spec.tensors)
-    for name in needed:
+    needed = _needed(spec)
+    names = [spec.named(name).name for name in needed]
+    hint = f"A {spec.architecture} {spec.word} has {', '.join(names)}."
+    for name in names:
         if name not in weights:
-            raise InputError(f"{where} has no {name}.", hint=f"A {spec.architecture} SAE has {', '.join(needed)}.")
+            raise InputError(f"{where} has no {name}.", hint=hint)
     for name in weights:
-        if name not in (*needed, *_SCALING):
-            raise InputError(
-                f"{where} has {name!r}, which isn't of a {spec.architecture} SAE.",
-                hint=f"A {spec.architecture} SAE has {', '.join(needed)}.",
-            )
-    shapes = _shapes(weights["W_enc"], spec, where)
-    ours = {name: weights[name] for name in (*needed, *_SCALING) if name in weights}
-    for name, tensor in ours.items():
+        if name not in (*names, *_SCALING):
+            raise InputError(f"{where} has {name!r}, which isn't of a {spec.architecture} {spec.word}.", hint=hint)
+    ours = {name: weights[spec.named(name).name] for name in needed}
+    ours |= {name: weights[name] for name in _SCALING if name in weights}
+    shapes = _shapes(ours, spec, where)
+    for key, tensor in ours.items():
+        name, turned = spec.named(key)
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
             raise InputError(
                 f"{where}: {name} isn't a plain tensor of floats, but of {str(tensor.dtype).removeprefix('torch.')}.",
                 hint="Supported: float64, float32, float16 and bfloat16.",
             )
-        if tuple(tensor.shape) != shapes[name]:
-            raise InputError(f"{where}: {name} has shape {tuple(tensor.shape)}.", hint=f"It should be {shapes[name]}.")
+        shape = shapes[key][::-1] if turned else shapes[key]
+        if tuple(tensor.shape) != shape:
+            raise InputError(f"{where}: {name} has shape {tuple(tensor.shape)}.", hint=f"It should be {shape}.")
         if finite and not torch.isfinite(tensor).all():
             raise InputError(f"{where}: {name} has NaN or infinite values.", hint="Get the SAE again.")
-    return {name: tensor.float().contiguous() for name, tensor in ours.items()}
+    ours = {key: tensor.T if spec.named(key).transposed else tensor for key, tensor in ours.items()}
+    return {key: tensor.float().contiguous() for key, tensor in ours.items()}
 
 
-def _shapes(w_enc: Tensor, spec: Spec, where: str) -> dict[str, tuple[int, ...]]:
+def _needed(spec: Spec) -> tuple[str, ...]:
+    """The tensors that a dictionary has, by SAELens's names."""
+    more = [*(["W_skip"] if spec.skip else []), *([SHIFT] if SHIFT in spec.names else [])]
+    return ("W_enc", "W_dec", "b_dec", *spec.tensors, *more)
+
+
+def _shapes(ours: Mapping[str, Tensor], spec: Spec, where: str) -> dict[str, tuple[int, ...]]:
     """The shape that each tensor should have, by the configuration where it says it, else by W_enc."""
+    w_enc, (name, turned) = ours["W_enc"], spec.named("W_enc")
     if w_enc.ndim != 2 or not w_enc.numel():
-        raise InputError(f"{where}: W_enc isn't a matrix.", hint="It should be [d_in, d_sae], neither of them 0.")
-    d_in, d_sae = spec.d_in or w_enc.shape[0], spec.d_sae or w_enc.shape[1]
+        axes = "[d_sae, d_in]" if turned else "[d_in, d_sae]"
+        raise InputError(f"{where}: {name} isn't a matrix.", hint=f"It should be {axes}, neither of them 0.")
+    rows, columns = w_enc.shape[::-1] if turned else w_enc.shape
+    d_in, d_sae = spec.d_in or rows, spec.d_sae or columns
+    d_out = (spec.d_out or d_in) if spec.transcodes else d_in
     features = dict.fromkeys((*spec.tensors, *_SCALING), (d_sae,))
-    return {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,), **features}
+    matrices = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "W_skip": (d_out, d_in)}
+    return {**matrices, "b_dec": (d_out,), SHIFT: (d_in,), **features}
 
 
 def folded(weights: Mapping[str, Tensor], spec: Spec, factor: float | None, where: str) -> dict[str, Tensor]:
-    """The tensors after all three foldings of the module's docstring, where the configuration asks for them.
+    """The tensors after all foldings of the module's docstring, where the configuration asks for them.
 
     Args:
         weights: As checked.
@@ -105,7 +120,11 @@ def folded(weights: Mapping[str, Tensor], spec: Spec, factor: float | None, wher
                 f"{where} was trained on activations times a factor that it doesn't say (expected_average_only_in).",
                 hint="Fold the factor into its weights (SAELens: fold_activation_norm_scaling_factor) and save it.",
             )
-        w["W_enc"], w["W_dec"], w["b_dec"] = w["W_enc"] * factor, w["W_dec"] / factor, w["b_dec"] / factor
+        w["W_enc"] = w["W_enc"] * factor
+        if not spec.transcodes:  # what another site has is as it is
+            w["W_dec"], w["b_dec"] = w["W_dec"] / factor, w["b_dec"] / factor
+    if SHIFT in w:
+        w["b_enc"] = w["b_enc"] - w.pop(SHIFT) @ w["W_enc"]
     if spec.rescale:
         norms = w["W_dec"].norm(dim=-1).clamp(min=_SMALLEST_NORM)
         w["W_enc"], w["b_enc"], w["W_dec"] = w["W_enc"] * norms, w["b_enc"] * norms, w["W_dec"] / norms.unsqueeze(-1)

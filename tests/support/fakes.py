@@ -11,7 +11,7 @@ from torch import Tensor
 from circuitcli.core.activations.standard import Relu
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.edits import Edits, adding
-from circuitcli.core.model import Addition, Fixed, Pass, Places
+from circuitcli.core.model import Addition, Fixed, NormWeights, Pass, Places
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site
 
@@ -88,6 +88,10 @@ class LinearModel:
 
     def z_offset(self, layer: int) -> Tensor:
         return torch.zeros(D)
+
+    def norm_weights(self, layer: int) -> NormWeights:
+        """It has no norms."""
+        return NormWeights(torch.ones(D), torch.zeros(D))
 
     def logits(self, final: Tensor) -> Tensor:
         return final @ self.u

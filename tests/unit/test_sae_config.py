@@ -24,7 +24,6 @@ from circuitcli.errors import InputError
 from circuitcli.saes import _read, _saelens
 
 CHANGED = {
-    "is_transcoder": True,
     "transcode": True,
     "is_crosscoder": 1,
     "skip_connection": True,
@@ -117,15 +116,47 @@ def test_a_z_whose_heads_were_rotated_is_another_z() -> None:
         _saelens.spec(config() | options | {"metadata": {"hook_name": "blocks.3.attn.hook_z"}}, "cfg.json")
 
 
-def test_the_mlps_input_is_read_as_the_model_has_it() -> None:
-    """Weights of its norm included, which folding takes out and the name of another hook leaves open."""
-    here = {"metadata": {"hook_name": "blocks.3.mlp.hook_in"}}
-    assert _saelens.spec(config() | here, "cfg.json").site == Site(3, "mlp_in")
-    with pytest.raises(InputError, match="norms were folded"):
-        _saelens.spec(config() | here | options("fold_ln", True), "cfg.json")
-    with pytest.raises(InputError, match=r"ln2\.hook_normalized") as refusal:
-        _saelens.spec(config() | {"metadata": {"hook_name": "blocks.3.ln2.hook_normalized"}}, "cfg.json")
-    assert "mlp.hook_in" in refusal.value.hint
+@pytest.mark.parametrize(
+    ("hook", "more", "site", "with_layer_norm", "with_rms_norm"),
+    [
+        ("mlp.hook_in", {}, "mlp_in", False, False),
+        ("mlp.hook_in", {"fold_ln": False}, "mlp_in", False, False),
+        ("mlp.hook_in", {"fold_ln": True}, "mlp_in", True, True),
+        ("ln2.hook_normalized", {"fold_ln": True}, "mlp_in", True, True),
+        ("ln2.hook_normalized", {"fold_ln": False}, "mlp_in", False, True),
+        ("ln2.hook_normalized", {}, "mlp_in", None, True),
+        ("ln2.hook_out", {}, "mlp_in", False, False),
+        ("ln2.hook_in", {}, "resid_mid", False, False),
+        ("hook_mlp_in", {"fold_ln": True}, "resid_mid", False, False),
+        ("hook_resid_mid", {"fold_ln": True}, "resid_mid", False, False),
+    ],
+)
+def test_what_lies_between_the_stream_and_the_mlp_has_many_names(
+    tmp_path: Path, hook: str, more: dict[str, Any], site: str, with_layer_norm: bool | None, with_rms_norm: bool
+) -> None:
+    """Whether the norm's weights are in it: None where nobody can know."""
+    said = {"metadata": {"hook_name": f"blocks.3.{hook}"}, "model_from_pretrained_kwargs": more}
+    saved = files(write(tmp_path / "sae", cfg=put(**said)))
+    for subtracts, expected in ((True, with_layer_norm), (False, with_rms_norm)):
+        if expected is None:
+            error = refused(lambda: _read.facts(saved))
+            assert "ln2.hook_normalized" in error.message
+            assert "fold_ln" in error.hint
+            assert "mlp.hook_in" in error.hint
+        else:
+            found = _read.facts(saved, norms_subtract_mean=subtracts)
+            assert (found.site, found.normalized) == (Site(3, site), expected)
+    for known in (True, False):
+        assert _read.facts(files(saved.weights.parent, normalized=known)).normalized == known
+
+
+def test_what_saelens_calls_hook_mlp_in_of_gemma_is_behind_the_norm() -> None:
+    for module, site in (
+        ("model.layers.3.pre_feedforward_layernorm.output", "mlp_in"),
+        ("model.layers.3", "resid_mid"),
+    ):
+        said = {"metadata": {"hook_name": "blocks.3.hook_mlp_in", "hf_hook_name": module}}
+        assert _saelens.spec(config() | said, "cfg.json").site == Site(3, site)
 
 
 def options(key: str, value: Any) -> dict[str, Any]:

@@ -151,6 +151,10 @@ def test_facts_come_from_the_metadata_or_from_beside_it_or_are_the_default(tmp_p
         "fold_value_biases": False,
         "context_size": 64,
         "neuronpedia": "gpt2-small/3-res",
+        "writes": (SITE,),
+        "skip": False,
+        "normalized": False,
+        "centre_out": False,
     }
     assert inside == expected | {"sha256": inside["sha256"]}
     assert beside == expected | {"sha256": beside["sha256"]}
@@ -205,8 +209,11 @@ def test_saes_json_has_facts_and_origin_side_by_side(tmp_path: Path) -> None:
     assert list(tree) == [
         "layer", "site", "provider", "source", "config", "revision", "stated", "sha256", "d_in", "d_sae",
         "architecture", "normalisation", "prepend_bos", "context_size", "centre", "centre_stated", "fold_value_biases",
-        "neuronpedia",
+        "neuronpedia", "writes", "skip", "normalized", "centre_out",
     ]  # fmt: skip
+    since = ("writes", "skip", "normalized", "centre_out")  # what was recorded before there were transcoders has none
+    old = {key: value for key, value in tree.items() if key not in since}
+    assert dictionaries.recorded().validate_json(json.dumps({"saes": [old]}))["saes"] == [recorded]
     read = dictionaries.recorded().validate_json(json.dumps({"saes": [tree]}))["saes"]
     assert read == [recorded]
     assert read[0].at == recorded.at
@@ -214,7 +221,7 @@ def test_saes_json_has_facts_and_origin_side_by_side(tmp_path: Path) -> None:
     spoiled = [
         {**tree, "width": 3},
         {**tree, "layer": "x"},
-        *({k: v for k, v in tree.items() if k != key} for key in tree),
+        *({k: v for k, v in tree.items() if k != key} for key in old),
     ]
     for other in [*spoiled, [], None]:
         with pytest.raises(ValidationError):
@@ -245,8 +252,10 @@ def test_the_digest_follows_the_files_and_what_is_stated(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (put(architecture="transcoder"), "transcoder"),
-        (put(architecture="jumprelu_transcoder"), "jumprelu_transcoder"),
+        (put(architecture="transcoder"), "subtracts b_dec"),
+        (put(architecture="transcoder", apply_b_dec_to_input=False), "names no hook that it writes"),
+        (put(architecture="topk_transcoder"), "topk_transcoder"),
+        (put(architecture="crosscoder"), "crosscoder"),
         (put(architecture="temporal"), "temporal"),
         (put(architecture="matching_pursuit"), "matching_pursuit"),
         (put(architecture="batchtopk", k=2.0), "batchtopk"),
@@ -278,7 +287,9 @@ def test_the_digest_follows_the_files_and_what_is_stated(tmp_path: Path) -> None
         (put(architecture="gated"), "b_gate"),
         (put(d_in=D_IN + 1), "W_enc has shape"),
         (put(d_sae=D_SAE + 1), "W_enc has shape"),
-        (put(metadata={"hook_name": "blocks.3.hook_mlp_in"}), "hook_mlp_in"),
+        (put(metadata={"hook_name": "blocks.3.hook_q_input"}), "hook_q_input"),
+        (put(metadata={"hook_name": "blocks.3.ln1.hook_normalized"}), "ln1.hook_normalized"),
+        (put(metadata={"hook_name": "blocks.03.ln2.hook_normalized"}), "blocks.03"),
         (put(metadata={"hook_name": "blocks.x.hook_resid_post"}), "blocks.x"),
         (put(metadata={"hook_name": "transformer.h.3"}), "transformer.h.3"),
         (put(metadata={"hook_name": ["blocks.3.hook_resid_post"]}), "hook_name = ['blocks.3.hook_resid_post']"),
