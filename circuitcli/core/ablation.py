@@ -4,11 +4,11 @@ For a batch of rows, each one feature j at one context (sequence s, position p):
 
 1.  Run each sequence once, clean: the activations x of the edited sites, the stream after the last block, and the keys
     and values of every block. What the SAEs make of the sequences is known before (`cache-acts`).
-2.  δ = σ·(c − a_j)·W_dec[j] at p (`top`, `onward`), or at every position ≥ 1 that is no special token (`all`);
-    everything else of x stays.
-3.  Resume the model at the edited site with x + δ. Nothing before the site is computed again, and nothing before the
-    first edited position either: attention is causal, so that earlier positions, their keys and their values stay as
-    they were. In later blocks the key and value of a position that is computed again come from the edited stream.
+2.  δ = σ·(c − a_j)·W_dec[j] at p (`top`, `onward`), or at every position ≥ 1 that is no special token (`all`), at each
+    site that the dictionary writes; everything else there stays: it is read again of the edited stream, and δ added.
+3.  Resume the model at the first edited site with x + δ. Nothing before the site is computed again, and nothing before
+    the first edited position either: attention is causal, so that earlier positions, their keys and their values stay
+    as they were. In later blocks the key and value of a position that is computed again come from the edited stream.
 4.  Encode the downstream sites with their SAEs where the row is read: at p (`top`), at every position from p on, as far
     as the horizon (`onward`), at the last position (`all`). At a special token, which is an outlier, no feature is
     read, but the next token is; where the last position is one, features are read at the last other one.
@@ -128,7 +128,7 @@ def read_clean(
 
     Args:
         model: The model.
-        edited: Sites that edited features read, or write.
+        edited: Sites that edited features read, and those that they write first.
         tokens: The sequences, padded right, on the model's device.
         lengths: Their lengths, on the CPU.
         acts: What the SAEs of the edited and the read sites make of them; see `Clean`.
@@ -172,10 +172,10 @@ def ablate(
     device = model.device
     grid = _grid(model, clean, site, rows, horizon)
     on_device = _moved(grid, device)
-    delta, writes = _deltas(saes[site], site, rows, clean, on_device), saes[site].writes
+    edit = Addition.of(_deltas(saes[site], rows, clean, on_device))
     places = Places(on_device.seq, on_device.pos, chained=grid.chained) if model.resumes_at_places else None
-    base = {name: _at(clean.run.sites[name], on_device) for name in model.bases(writes)}
-    ablated = model.resume(clean.run, base, Addition(writes, delta), downstream, final=clean.logits, places=places)
+    base = {name: _at(clean.run.sites[name], on_device) for name in model.bases(edit.site)}
+    ablated = model.resume(clean.run, base, edit, downstream, final=clean.logits, places=places)
     context, seq, pos = _contexts(grid, clean.which(rows.seq), clean.width)
     where_read = ((seq * clean.width + pos)[context]).to(device)
     special = clean.special[seq, pos][context]
@@ -229,14 +229,16 @@ def _first_changed(clean: Clean, site: Site, rows: Rows, edited: Tensor) -> Int[
     return torch.where(differs.any(1), differs.int().argmax(1), last)
 
 
-def _deltas(sae: Dictionary, site: Site, rows: Rows, clean: Clean, grid: Grid) -> Float[Tensor, "g c d"]:
-    """δ at every place; 0 where the row doesn't edit."""
-    x = _at(clean.run.sites[site], grid)
+def _deltas(sae: Dictionary, rows: Rows, clean: Clean, grid: Grid) -> dict[Site, Float[Tensor, "g c d"]]:
+    """δ at every place, at each site that is written; 0 where the row doesn't edit."""
+    x = _at(clean.run.sites[sae.reads], grid)
     feature = rows.feature.to(x.device)[grid.row]
     place = grid.seq.unsqueeze(1) * clean.width + grid.pos
-    activation = clean.acts[site].lookup(place, feature)
-    delta = sae.edit(x, feature, activation, rows.replacement.to(x.device)[grid.row])[sae.writes]
-    return delta if not grid.chained else delta * grid.edited.unsqueeze(-1)
+    activation = clean.acts[sae.reads].lookup(place, feature)
+    deltas = sae.edit(x, feature, activation, rows.replacement.to(x.device)[grid.row])
+    if grid.chained:
+        return {site: delta * grid.edited.unsqueeze(-1) for site, delta in deltas.items()}
+    return deltas
 
 
 def _at(x: Float[Tensor, "s t d"], grid: Grid) -> Float[Tensor, "g c d"]:

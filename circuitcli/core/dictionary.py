@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from circuitcli.core.activations import Activation
 from circuitcli.core.active import Active
@@ -48,7 +49,11 @@ class Decoder(NamedTuple):
     def summed(
         self, place: Int[Tensor, " m"], feature: Int[Tensor, " m"], value: Float[Tensor, " m"], places: int
     ) -> Float[Tensor, "n d_out"]:
-        """Σ value · W_dec[feature] at each of so many places, by the rows of these features alone."""
+        """Σ value · W_dec[feature] at each of so many places, which ascend; by the rows of these features alone."""
+        if self.w_dec.dtype == torch.float32 and self.w_dec.device == value.device:
+            before = place.bincount(minlength=places)
+            first = before.cumsum(0) - before
+            return embedding_bag(feature, self.w_dec, first, mode="sum", per_sample_weights=value)
         found = torch.zeros(places, self.w_dec.shape[1], device=value.device)
         size = max(1, _DENSE_BYTES // (4 * self.w_dec.shape[1]))
         for part in torch.arange(len(place), device=place.device).split(size):
@@ -180,8 +185,8 @@ class Dictionary:
         return self.lands.put_back(a @ self.w_dec.float() + self.constant(x), x if y is None else y)
 
     def constant(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "... d_out"]:
-        """What it says at `writes` beside its features: b_dec + x W_skipᵀ."""
-        return self.b_dec if self.w_skip is None else self.b_dec + x.float() @ self.w_skip.T
+        """What it says at `writes` beside its features: b_dec + x W_skipᵀ, of x as it sees it."""
+        return self.b_dec if self.w_skip is None else self.b_dec + self.frame.seen(x) @ self.w_skip.T
 
     def edit(
         self,
@@ -205,6 +210,34 @@ class Dictionary:
         return {one.site: self.lands.step(by * one.rows(feature), x) for one in self.decoders}
 
 
+class Reconstructions:
+    """What dictionaries say of the sites that they write, taken in one by one, so that none has to stay.
+
+    Of a site the rest, y − ŷ, is its *error*.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[Site, Tensor] = {}
+        self._lands: dict[Site, Frame] = {}
+
+    def add(self, dictionary: Dictionary, fires: Active, x: Float[Tensor, "n d_in"]) -> None:
+        """Take one in: what is active of it at each place, a row of x, which it reads."""
+        for one in dictionary.decoders:
+            said = one.summed(fires.place, fires.feature, fires.value, len(x))
+            said = said + dictionary.constant(x) if one.site == dictionary.writes else said
+            self._said[one.site] = self._said[one.site] + said if one.site in self._said else said
+            self._lands[one.site] = dictionary.lands
+
+    @property
+    def sites(self) -> list[Site]:
+        """Of which something was said, in the model's order."""
+        return sorted(self._said, key=lambda site: site.order)
+
+    def of(self, site: Site, y: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
+        """ŷ of what is at a site."""
+        return self._lands[site].put_back(self._said[site], y)
+
+
 def reconstructed(
     site: Site,
     dictionaries: Mapping[Site, Dictionary],
@@ -212,7 +245,7 @@ def reconstructed(
     x: Mapping[Site, Float[Tensor, "n _"]],
     y: Float[Tensor, "n d_out"],
 ) -> Float[Tensor, "n d_out"]:
-    """What dictionaries say together of what is at a site that they write; the rest, y − ŷ, is its *error*.
+    """What dictionaries say together of what is at a site that some of them write.
 
     Args:
         site: The site.
@@ -221,11 +254,8 @@ def reconstructed(
         x: What each reads.
         y: What is there.
     """
-    here = {reads: one for reads, one in dictionaries.items() if site in one.written}
-    said = torch.zeros(len(y), y.shape[1], device=y.device)
-    for reads, one in here.items():
-        a = fires[reads]
-        said = said + one.decoder(site).summed(a.place, a.feature, a.value, len(y))
-        if one.writes == site:
-            said = said + one.constant(x[reads])
-    return list(here.values())[-1].lands.put_back(said, y)
+    said = Reconstructions()
+    for reads, one in dictionaries.items():
+        if site in one.written:
+            said.add(one, fires[reads], x[reads])
+    return said.of(site, y)

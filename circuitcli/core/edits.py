@@ -22,6 +22,11 @@ def adding(site: Site, delta: Float[Tensor, "b t d"]) -> Edits:
     return {site: lambda x: x + delta.to(x.dtype)}
 
 
+def adding_all(deltas: Mapping[Site, Float[Tensor, "b t _"]]) -> Edits:
+    """Adds to several sites."""
+    return in_turn(*(adding(site, delta) for site, delta in deltas.items()))
+
+
 def in_turn(*several: Edits) -> Edits:
     """All of these; where more than one edits a site, one after the other."""
     found: dict[Site, Change] = {}
@@ -47,6 +52,19 @@ def watching(sites: Sequence[Site], seen: MutableMapping[Site, Tensor]) -> Edits
         return note
 
     return {site: watch(site) for site in sites}
+
+
+def noting(sites: Sequence[Site], seen: MutableMapping[Site, Tensor]) -> Edits:
+    """Edits that change nothing, and note what is at each site by then; gradients pass through it."""
+
+    def note(site: Site) -> Change:
+        def noted(x: Tensor) -> Tensor:
+            seen[site] = x
+            return x
+
+        return noted
+
+    return {site: note(site) for site in sites}
 
 
 def _after(first: Change, second: Change) -> Change:

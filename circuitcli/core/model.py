@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -23,10 +23,23 @@ class Addition:
     """The edit that adds δ to the activations of one site; δ is zero where nothing changes.
 
     One feature's δ is of rank one and known beforehand, so that a pass can resume from it; other edits are `Edits`.
+    A feature that writes several sites adds to others what is known beforehand as well.
+
+    Attributes:
+        site: Where the pass resumes.
+        delta: What is added there.
+        further: What is added to what sites of later blocks are by then.
     """
 
     site: Site
     delta: Float[Tensor, "b t d"]
+    further: Mapping[Site, Float[Tensor, "b t _"]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, deltas: Mapping[Site, Float[Tensor, "b t _"]]) -> Addition:
+        """All of these; the pass resumes at the first site."""
+        first, *others = sorted(deltas, key=lambda site: site.order)
+        return cls(first, deltas[first], {site: deltas[site] for site in others})
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +177,7 @@ class Model(Protocol):
         Args:
             clean: A clean pass over sequences of the same padded length, which went at least as far as this one goes.
             base: Clean activations of `bases(edit.site)`, one row for each row of the edit.
-            edit: What is added at the site.
+            edit: What is added at the site, and at later ones.
             read: Sites downstream of the edit.
             final: Whether to go on to the stream after the last block.
             places: If given, `base` and the edit hold these positions only, [g, c, d], and so does the result: exact

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.edits import adding
+from circuitcli.core.edits import adding_all
 from circuitcli.core.model import Model
 from circuitcli.core.sites import Site
 
@@ -56,10 +56,12 @@ def ablate_one(
     places = [pos] if pos >= 0 else list(range(1, len(sequence)))
     sae = saes[site]
     a = sae.encode(x[0])[:, feature, None]
-    change = sae.frame.step((replacement - a) * sae.w_dec[feature], x[0])
-    delta = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-    delta[0, places] = change[places]
-    ablated = model.run(tokens, downstream, final=True, edits=adding(sae.writes, delta))
+    deltas = {}
+    for decoder in sae.decoders:
+        change = sae.lands.step((replacement - a) * decoder.w_dec[feature].float(), x[0])
+        deltas[decoder.site] = torch.zeros(1, *change.shape, device=x.device)
+        deltas[decoder.site][0, places] = change[places]
+    ablated = model.run(tokens, downstream, final=True, edits=adding_all(deltas))
     seen = {s: torch.stack([p.sites[s][0, read] for p in (clean, ablated)]) for s in downstream}
     assert clean.final is not None and ablated.final is not None
     logits = [model.logits(p.final[0])[read] for p in (clean, ablated) if p.final is not None]

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 
-from circuitcli.core.edits import Edits
+from circuitcli.core.edits import Edits, adding_all
 from circuitcli.core.model import Activations, Addition, Fixed, NormWeights, Pass, Places
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site, last_block
@@ -132,7 +132,9 @@ class BridgeModel:
         if last < site.layer:  # nothing behind the site is asked for
             return Pass(sites, None, clean.calls)
         keys = None if places is None else Behind(clean.calls.kept, places.seq)
-        with self._bridge.hooks(fwd_hooks=hooks_of({}, read, sites)), using(keys), constants.at(places):
+        later = adding_all({s: more for s, more in edit.further.items() if s.layer <= last})
+        assert all(s.layer > site.layer for s in later), "what is added further is added in later blocks"
+        with self._bridge.hooks(fwd_hooks=hooks_of(later, read, sites)), using(keys), constants.at(places):
             if site.name == "resid_pre":
                 x = self._block(site.layer, base[site] + delta, clean.calls, places)
             else:

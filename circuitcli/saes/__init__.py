@@ -44,6 +44,11 @@ class SaeEntry:
         """Where it reads."""
         return self.facts.site
 
+    @property
+    def written(self) -> tuple[Site, ...]:
+        """Where it writes, in the model's order."""
+        return self.facts.writes
+
     def document(self) -> dict[str, Any]:
         """As saes.json has it: facts and origin side by side."""
         tree = asdict(self)

@@ -106,10 +106,9 @@ class Auditing:
         import torch
 
         fires, total = [], []
-        dictionaries = {one.writes: one for one in self.judge.dictionaries}
+        dictionaries = {one.reads: one for one in self.judge.dictionaries}
         for site, features in self._by_site.items():
-            reads = dictionaries[site].reads
-            x = torch.cat([one.run.sites[reads][0][one.counts] for one in opened]).float()
+            x = torch.cat([one.run.sites[site][0][one.counts] for one in opened]).float()
             a = dictionaries[site].encode(x)[:, torch.as_tensor(features, device=x.device)]
             fires.append((a > 0).sum(0).cpu().numpy())
             total.append(a.double().sum(0).cpu().numpy())

@@ -10,7 +10,7 @@ the first block reads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitcli.core.attribution.parts import BOTTOM, Part, Tokens, errors, part, tokens
-from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.active import Active
+from circuitcli.core.attribution.parts import BOTTOM, Errors, Features, Parts, Replace, Source, Tokens, tokens
+from circuitcli.core.dictionary import Dictionary, Reconstructions
 from circuitcli.core.seeding import PURPOSE_DONOR
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
@@ -62,17 +63,27 @@ class Baselines:
         """The tokens of a prompt."""
         if other is not None:
             return tokens(clean[BOTTOM], counts, other[BOTTOM])
-        mean = self.means[BOTTOM].expand_as(clean[BOTTOM]) if self.kind == "mean" else None
+        mean = self.mean_bottom.expand_as(clean[BOTTOM]) if self.kind == "mean" else None
         return tokens(clean[BOTTOM], counts, mean)
 
-    def part(self, dictionary: Dictionary, clean: Activations, counts: Tensor, other: Activations | None) -> Part:
-        """The nodes of a dictionary in a prompt."""
-        if other is not None or self.kind == "zero":
-            return part(dictionary, clean, counts, other=other)
-        site = dictionary.reads
-        table = torch.as_tensor(self.inputs.statistics[site]["mean_activation"], device=counts.device)
-        mean = self.means[site].expand_as(clean[dictionary.writes])
-        return part(dictionary, clean, counts, replace=lambda pos, feature, value: table[feature], error=mean)
+    def parts(
+        self, dictionaries: Iterable[Dictionary], clean: Activations, counts: Tensor, other: Activations | None
+    ) -> list[Source]:
+        """The nodes of dictionaries in a prompt, features before errors site by site; each is asked for once."""
+        parts, mean = Parts(clean, counts, other), other is None and self.kind == "mean"
+        features: list[Features] = []
+        for one in dictionaries:
+            features.append(parts.features(one, self._means_of(one.reads, counts)) if mean else parts.features(one))
+        errors: list[Errors] = []
+        for site in parts.written:
+            instead = self.means[site].expand_as(clean[site]) if mean else None
+            errors.append(parts.errors(site, instead))
+        return sorted([*features, *errors], key=lambda source: (source.site.order, isinstance(source, Errors)))
+
+    def _means_of(self, reads: Site, counts: Tensor) -> Replace:
+        """What features of a dictionary are replaced by."""
+        table = torch.as_tensor(self.inputs.statistics[reads]["mean_activation"], device=counts.device)
+        return lambda pos, feature, value: table[feature]
 
     def _read(self, ids: Int[Tensor, "1 t"]) -> Activations:
         model = self.inputs.passes.model
@@ -108,9 +119,18 @@ class Baselines:
                         into[place] = x[position]
         return found
 
-    @cached_property
+    @property
     def means(self) -> dict[Site, Float[Tensor, " d"]]:
-        """Over the text: of the error at each dictionary's site, and of what the first block reads."""
+        """Over the text: of the error at each site that dictionaries write."""
+        return self._averaged[0]
+
+    @property
+    def mean_bottom(self) -> Float[Tensor, " d"]:
+        """Over the text: of what the first block reads."""
+        return self._averaged[1]
+
+    @cached_property
+    def _averaged(self) -> tuple[dict[Site, Float[Tensor, " d"]], Float[Tensor, " d"]]:
         passes = self.inputs.passes
         count = int(passes.sample.counted.sum())
         bottom = torch.zeros(passes.model.shape.d_model, device=passes.model.device)
@@ -118,15 +138,20 @@ class Baselines:
         with self.inputs.job.report.track("Averaging errors", len(passes.blocks), "blocks") as done:
             for blocks in self._chunks():
                 read = [(passes.blocks[number], *self._block(passes.blocks[number])) for number in blocks]
+                said = [Reconstructions() for _ in read]
                 for entry in passes.entries:
                     dictionary = passes.saes([entry.at])[entry.at]
-                    for sequences, sites, place in read:
-                        x, y = sites[dictionary.reads], sites[dictionary.writes]
-                        error = errors(dictionary, x, y, self._firing(entry.at, sequences, place))[place].sum(0)
-                        found[entry.at] = found[entry.at] + error if entry.at in found else error
+                    for of, (sequences, sites, place) in zip(said, read, strict=True):
+                        x = sites[dictionary.reads][place]
+                        of.add(dictionary, self._firing(entry.at, sequences, place), x)
+                for of, (_, sites, place) in zip(said, read, strict=True):
+                    for site in of.sites:
+                        y = sites[site][place]
+                        error = (y - of.of(site, y)).sum(0)
+                        found[site] = found[site] + error if site in found else error
                 bottom += sum(sites[BOTTOM][place].sum(0) for _, sites, place in read)
                 done(len(blocks))
-        return {BOTTOM: bottom / count} | {site: total / count for site, total in found.items()}
+        return {site: total / count for site, total in found.items()}, bottom / count
 
     @cached_property
     def mean_values(self) -> dict[Site, Float[Tensor, " d"]]:
@@ -150,15 +175,14 @@ class Baselines:
         place = np.flatnonzero(passes.sample.counted[sequences, :width])
         return {site: x.flatten(0, 1).float() for site, x in run.sites.items()}, torch.as_tensor(place).to(text.device)
 
-    def _firing(self, site: Site, sequences: Int[np.ndarray, " b"], place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What fires there, by row."""
+    def _firing(self, site: Site, sequences: Int[np.ndarray, " b"], place: Int[Tensor, " p"]) -> Active:
+        """What fires there, by place: which of the rows that count."""
         passes = self.inputs.passes
         firings, width = passes.firings(site), int(passes.sample.lengths[sequences].max())
         here = firings.where(np.flatnonzero(np.isin(firings.seq, sequences)))
-        row = np.searchsorted(sequences, here.seq) * width + here.pos
-        found = (torch.as_tensor(np.asarray(column)).to(place.device) for column in (row, here.feature, here.value))
-        row_, feature, value = found
-        return row_.long(), feature.long(), value
+        row = torch.as_tensor(np.searchsorted(sequences, here.seq) * width + here.pos).to(place.device)
+        feature, value = (torch.as_tensor(np.asarray(column)).to(place.device) for column in (here.feature, here.value))
+        return Active(torch.searchsorted(place, row.long()), feature.long(), value, passes.widths[site])
 
     def _chunks(self) -> Iterator[list[int]]:
         """Blocks of the text whose activations are held together."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from circuitcli.core.attribution.parts import Features
 from circuitcli.runtime.device import Runtime, device_name, peak_memory, synchronize
 from circuitcli.runtime.engine import Engine, engine
 from circuitcli.stages.cases import PromptCase
@@ -71,7 +72,7 @@ def run(case: PromptCase, runtime: Runtime, report: Report, budget: float) -> Ti
         edges = {most: work.timed(partial(work.wire, study, most))[1] for most in GRAPHS}
         rounds = _rounds(Sample(work, study), work.nodes(study), _ROUNDS * budget)
         exact, measured = work.exact(study, clock.left)
-        features = sum(one.features for _, one in study.parts)
+        features = sum(len(one) for one in study.sources if isinstance(one, Features))
         return Timings(
             subject=case.name,
             device=device_name(case.model.device),

@@ -42,16 +42,19 @@ def operations(study: Study) -> Float[np.ndarray, " n"]:
 def rate(study: Study, batches: Batches) -> float:
     """Seconds of an operation, from the nodes of one position at a few sites, measured here and now."""
     work = operations(study)
-    chosen = np.unique(np.linspace(0, len(study.sources) - 1, _SITES).round().astype(int)).tolist()
     place = int(study.counts.nonzero().squeeze(1).double().quantile(0.5, interpolation="nearest"))
-    tried = [np.flatnonzero((study.sources[n].pos == place).cpu().numpy())[:_TRIED] for n in chosen]
-    study.measured(chosen[0], tried[0], batches)  # whatever is slow the first time only
+    chosen = np.unique(np.linspace(0, len(study.blocks) - 1, _SITES).round().astype(int)).tolist()
+    tried = [
+        block.start + np.flatnonzero(study.pos[block] == place)[:_TRIED]
+        for block in (study.blocks[number] for number in chosen)
+    ]
+    study.measured(tried[0], batches)  # whatever is slow the first time only
     seconds = total = 0.0
-    for number, nodes in zip(chosen, tried, strict=True):
+    for nodes in tried:
         started = time.perf_counter()
-        study.measured(number, nodes, batches)
+        study.measured(nodes, batches)
         seconds += time.perf_counter() - started
-        total += float(work[study.starts[number] + nodes].sum())
+        total += float(work[nodes].sum())
     return seconds / total
 
 

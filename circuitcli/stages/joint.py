@@ -40,7 +40,7 @@ def joint(
     Args:
         inputs: Of the run: its model and its sample.
         dictionaries: Its dictionaries, with their decoders where the model is.
-        circuit: Features, by the site that their dictionary writes.
+        circuit: Features, by the site that their dictionary reads.
         instead: What features become in a sequence of the sample, by the same; its number is given, and its tokens.
         most: How many positions are kept, the largest change first.
         sequences: Of the sample; None: all.

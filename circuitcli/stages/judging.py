@@ -16,12 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.attribution.metric import Metric
-from circuitcli.core.attribution.parts import errors
-from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.edits import Edits, in_turn
+from circuitcli.core.dictionary import Dictionary, Reconstructions
+from circuitcli.core.edits import Edits
 from circuitcli.core.evidence import examples
 from circuitcli.core.evidence.examples import Example
-from circuitcli.core.evidence.keeping import ZERO, Instead, keeping, keeping_values
+from circuitcli.core.evidence.keeping import ZERO, Instead, Keeping, keeping, keeping_values
 from circuitcli.core.evidence.readings import Next, Reading
 from circuitcli.core.model import Model, Pass
 from circuitcli.core.sites import NEURONS, Site
@@ -43,7 +42,7 @@ class Opened:
         reading: What is read of it.
         run: The clean pass, with the sites that were asked for.
         clean: The last stream.
-        instead: What stands for features outside a circuit, by the site that their dictionary writes.
+        instead: What stands for features outside a circuit, by the site that their dictionary reads.
         values: What stands for neurons and dimensions, by site.
     """
 
@@ -91,7 +90,9 @@ class Judge:
         """How many components of a kind there are at each site, in the model's order."""
         if kind == "neurons":
             return self.neurons
-        return {one.writes: one.d_sae if kind == "features" else one.d_in for one in self.dictionaries}
+        if kind == "features":
+            return {one.reads: one.d_sae for one in self.dictionaries}
+        return {one.writes: one.w_dec.shape[1] for one in self.dictionaries}
 
     def open(self, example: Example, number: int, *, read: Sequence[Site] = ()) -> list[Opened]:
         """The sequences of an example; `number` is its own, by which what is drawn for it is drawn."""
@@ -110,7 +111,7 @@ class Judge:
         )
 
     def instead(self, number: int, sequence: examples.Sequence) -> Mapping[Site, Instead]:
-        """What stands for features and errors in a sequence, by the site that their dictionary writes."""
+        """What stands for features and errors in a sequence, by the site that their dictionary reads."""
         return self._each(torch.tensor(sequence.counts, device=self.model.device), self._other(sequence, number))
 
     def _other(self, sequence: examples.Sequence, number: int) -> Activations | None:
@@ -119,7 +120,28 @@ class Judge:
         return self._elsewhere.other(asked, number)
 
     def _each(self, counts: Bool[Tensor, " t"], other: Activations | None) -> dict[Site, Instead]:
-        return {one.writes: self._instead(one, counts, other) for one in self.dictionaries}
+        if other is not None:
+            return self._of(counts, other)
+        if self.kind == "zero":
+            return dict.fromkeys((one.reads for one in self.dictionaries), ZERO)
+        mean = {one.reads: self.inputs.statistics[one.reads]["mean_activation"] for one in self.dictionaries}
+        return {
+            one.reads: Instead(
+                features=torch.as_tensor(mean[one.reads], device=counts.device),
+                error=self._errors.means[one.writes].unsqueeze(0),
+            )
+            for one in self.dictionaries
+        }
+
+    def _of(self, counts: Bool[Tensor, " t"], other: Activations) -> dict[Site, Instead]:
+        """What stands for features and errors: those of another prompt."""
+        said, active = Reconstructions(), {}
+        for one in self.dictionaries:
+            x = other[one.reads][counts].float()
+            active[one.reads] = one.active(x)
+            said.add(one, active[one.reads], x)
+        errors = {site: (y := other[site][counts].float()) - said.of(site, y) for site in said.sites}
+        return {one.reads: Instead(active=active[one.reads], error=errors[one.writes]) for one in self.dictionaries}
 
     @cached_property
     def _elsewhere(self) -> Baselines:
@@ -129,19 +151,6 @@ class Judge:
     @cached_property
     def _errors(self) -> Baselines:
         return Baselines(self.kind, self.inputs, sites_of(self.inputs))
-
-    def _instead(self, dictionary: Dictionary, counts: Bool[Tensor, " t"], other: Activations | None) -> Instead:
-        """What stands for a dictionary's features and error."""
-        if other is not None:
-            place = counts.nonzero().squeeze(1)
-            x, y = other[dictionary.reads].float(), other[dictionary.writes].float()
-            active = dictionary.active(x[place])
-            said = errors(dictionary, x, y, (place[active.place], active.feature, active.value))
-            return Instead(active=active, error=said[place])
-        if self.kind == "zero":
-            return ZERO
-        mean = torch.as_tensor(self.inputs.statistics[dictionary.reads]["mean_activation"], device=counts.device)
-        return Instead(features=mean, error=self._errors.means[dictionary.reads].unsqueeze(0))
 
     def _values(self, counts: Bool[Tensor, " t"], other: Activations | None) -> dict[Site, Tensor]:
         """What stands for neurons and dimensions."""
@@ -197,9 +206,8 @@ class Judge:
                 for site, kept in keep.items()
                 for site, change in keeping_values(one.counts, kept, one.values[site], site).items()
             }
-        return in_turn(
-            *(
-                keeping(each, one.counts, keep[each.writes], keeps_errors[each.writes], one.instead[each.writes])
-                for each in self.dictionaries
-            )
-        )
+        kept = [
+            Keeping(each, keep[each.reads], keeps_errors[each.reads], one.instead[each.reads])
+            for each in self.dictionaries
+        ]
+        return keeping(kept, one.counts)

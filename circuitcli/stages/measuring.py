@@ -28,7 +28,7 @@ def planned_nodes(prompts: Prompts) -> list[StratifiedSample] | None:
         return None
     found = []
     for number in range(len(prompts)):
-        mine = sorted((what for what in shards if what["prompt"] == number), key=lambda what: int(what["source"]))
+        mine = sorted((what for what in shards if what["prompt"] == number), key=lambda what: int(what["nodes"][0]))
         node, weight = (np.concatenate([np.asarray(what[name]) for what in mine]) for name in ("nodes", "weights"))
         found.append(StratifiedSample(node.astype(np.int64), weight.astype(np.float64)))
     return found
@@ -43,7 +43,7 @@ def measure_nodes(prompts: Prompts, extents: Sequence[StratifiedSample], nodes: 
     with todo.job.report.track("Measuring nodes", sum(len(shard.part.index) for shard in missing), "nodes") as done:
         for shard in missing:
             study = prompts.study(shard.prompt)
-            effect = study.measured(shard.source, shard.part.index - study.starts[shard.source], prompts.batches)
+            effect = study.measured(shard.part.index, prompts.batches)
             attributions.write_measured(todo.job.run, shard.name, shard.prompt, shard.part.index, effect)
             done(len(shard.part.index))
     for shard in shards:
@@ -103,20 +103,18 @@ class _Shard:
 
     name: str
     prompt: int
-    source: int
     part: StratifiedSample
     planned: dict[str, Any]
 
 
 def _shards(prompts: Prompts, number: int, part: StratifiedSample) -> Iterator[_Shard]:
     study: Study = prompts.study(number)
-    of = np.searchsorted(study.starts, part.index, side="right") - 1
-    for source in np.unique(of).tolist():
-        here = StratifiedSample(part.index[of == source], part.weight[of == source])
-        what = {
-            "prompt": number, "source": source, "nodes": here.index.tolist(), "weights": here.weight.tolist(),
-        }  # fmt: skip
-        yield _Shard(f"attribution/measured-{_digest(prompts, what)}.parquet", number, source, here, what)
+    for block in study.blocks:
+        inside = (part.index >= block.start) & (part.index < block.stop)
+        if inside.any():
+            here = StratifiedSample(part.index[inside], part.weight[inside])
+            what = {"prompt": number, "nodes": here.index.tolist(), "weights": here.weight.tolist()}
+            yield _Shard(f"attribution/measured-{_digest(prompts, what)}.parquet", number, here, what)
 
 
 def _digest(prompts: Prompts, what: dict[str, Any]) -> str:

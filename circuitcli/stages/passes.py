@@ -35,6 +35,7 @@ class Passes(ABC):
     def __init__(self, entries: Sequence[SaeEntry]) -> None:
         self.entries = entries
         self.widths = {entry.at: entry.facts.d_sae for entry in entries}
+        self.written = {entry.at: entry.written for entry in entries}
         self._clean: dict[tuple[int, bool], ablation.Clean] = {}
         self._saes: dict[Site, Dictionary] = {}
 
@@ -109,7 +110,7 @@ class Passes(ABC):
         )
         found = ablation.read_clean(
             self.model,
-            list(self.widths),
+            sorted({site for entry in self.entries for site in (entry.at, entry.written[0])}, key=lambda s: s.order),
             tokens.to(self.runtime.device),
             lengths,
             _Acts(self, sequences, int(lengths.max())),

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from circuitcli.core.attribution.parts import Part
 from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.sites import Site
 from circuitcli.runtime.device import Runtime
 from circuitcli.stages import extent, questions
 from circuitcli.stages.baselines import Baselines
@@ -83,9 +83,9 @@ class Prompts:
             self._open[number] = opened
         return self._open[number]
 
-    def dictionary(self, part: Part) -> Dictionary:
-        """That of a part."""
-        return self.inputs.passes.saes([part.reads])[part.reads]
+    def dictionary(self, reads: Site) -> Dictionary:
+        """The one that reads a site."""
+        return self.inputs.passes.saes([reads])[reads]
 
     @cached_property
     def seconds_each(self) -> float:

@@ -7,6 +7,8 @@ import bisect
 import numpy as np
 from jaxtyping import Bool, Int
 
+from circuitcli.core.attribution.edges import written
+from circuitcli.core.attribution.parts import Features, Source, Tokens
 from circuitcli.stages.study import Study
 
 
@@ -18,21 +20,20 @@ class Reachable:
     """
 
     def __init__(self, study: Study) -> None:
-        parts, leaks = dict(study.parts), bool((~study.counts & (study.counts.cumsum(0) > 0)).any())
-        writes = [] if leaks else [part.site for part in parts.values() if part.site.name.startswith("resid")]
-        streams = sorted({site.order for site in writes})
+        leaks = bool((~study.counts & (study.counts.cumsum(0) > 0)).any())
+        streams = sorted(site.order for site in written(study.sources) if site.name.startswith("resid") and not leaks)
         last = (study.model.shape.n_layers, 0)
         # Of each source, the target last: how many streams are written up to it, and how many before what it reads.
-        leaves, reads = [], []
-        for place, source in enumerate(study.sources):
-            part = parts.get(place)
-            leaves.append(bisect.bisect_right(streams, source.site.order) if part else 0)
-            reads.append(bisect.bisect_left(streams, part.reads.order) if part else 0)
+        leaves = [
+            0 if isinstance(one, Tokens) else bisect.bisect_right(streams, list(one.rows)[-1].order)
+            for one in study.sources
+        ]
+        reads = [bisect.bisect_left(streams, _reads(study, one)) for one in study.sources]
         leaves, reads = [*leaves, len(streams)], [*reads, bisect.bisect_left(streams, last)]
+        begins = [(one.site.order, not isinstance(one, Tokens)) for one in study.sources]  # those of a site together
+        of = [*map(sorted(set(begins)).index, begins), len(begins)]
         sizes = [*map(len, study.sources), 1]
-        self._of, self._leaves, self._reads = (
-            np.repeat(np.asarray(column), sizes) for column in (np.arange(len(sizes)), leaves, reads)
-        )
+        self._of, self._leaves, self._reads = (np.repeat(np.asarray(column), sizes) for column in (of, leaves, reads))
         places = [source.pos.cpu().numpy() for source in study.sources]
         self._pos = np.concatenate([*places, [len(study.prompt) - 1]])
 
@@ -41,3 +42,11 @@ class Reachable:
         u, d = source[None, :], target[:, None]
         after = (self._of[u] < self._of[d]) & (self._pos[u] <= self._pos[d])
         return np.asarray(after & (self._leaves[u] >= self._reads[d]))
+
+
+def _reads(study: Study, source: Source) -> tuple[int, int]:
+    """The first site that a node is a function of: an error is one of all that its dictionaries read."""
+    if isinstance(source, Features):
+        return source.reads.order
+    writers = [one.reads for one in study.sources if isinstance(one, Features) and source.site in one.rows]
+    return min((site.order for site in writers), default=source.site.order)

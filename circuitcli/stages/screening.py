@@ -49,7 +49,7 @@ def screen(judge: Judge, example: Example, number: int) -> Screened:
     """
     dictionaries, neurons = judge.dictionaries, list(judge.neurons)
     reads = sorted({one.reads for one in dictionaries}, key=lambda site: site.order)
-    writes = [one.writes for one in dictionaries]
+    writes = sorted({site for one in dictionaries for site in one.written}, key=lambda site: site.order)
     opened = judge.open(example, number, read=[*reads, *writes, *neurons])
     found = Screened({"features": {}, "neurons": {}, "dimensions": {}}, {})
     with torch.no_grad():
@@ -65,7 +65,7 @@ def measure(
     judge: Judge, opened: Sequence[Opened], site: Site, features: Int[Tensor, " n"], batches: Batches
 ) -> Float[Tensor, " n"]:
     """The measured effects of some features of a site on an example whose sites were read when it was opened."""
-    dictionary = next(one for one in judge.dictionaries if one.writes == site)
+    dictionary = next(one for one in judge.dictionaries if one.reads == site)
     clean = judge.clean(opened)
     found = torch.zeros(len(features), dtype=torch.float64)
     moved = [_moved(dictionary, one, features) for one in opened]
@@ -115,13 +115,13 @@ def _gradient(judge: Judge, one: Opened, sites: Sequence[Site]) -> dict[Site, Fl
 def _add(found: Screened, judge: Judge, one: Opened, gradient: dict[Site, Float[Tensor, "p d"]]) -> None:
     """Add what one sequence says."""
     for dictionary in judge.dictionaries:
-        site = dictionary.writes
-        x = one.run.sites[dictionary.reads][0][one.counts].float()
-        a = dictionary.encode(x)
-        # ∂m/∂a_j = g·σW_dec[j], of a frame that centres without the mean of the decoder's row.
-        weight = dictionary.frame.step(gradient[site], x) @ dictionary.w_dec.T
-        _sum(found.atp["features"], site, (weight * (_replacement(one.instead[site], a) - a)).sum(0))
-        _sum(found.activation, site, a.sum(0))
+        site, x = dictionary.writes, one.run.sites[dictionary.reads][0][one.counts].float()
+        a, lands = dictionary.encode(x), dictionary.lands
+        # ∂m/∂a_j = Σ g·σW_dec[j], of a frame that centres without the mean of the decoder's row.
+        weights = (lands.step(gradient[by.site], x) @ by.w_dec.float().T for by in dictionary.decoders)
+        weight, moved = sum(weights), _replacement(one.instead[dictionary.reads], a) - a
+        _sum(found.atp["features"], dictionary.reads, (weight * moved).sum(0))
+        _sum(found.activation, dictionary.reads, a.sum(0))
         y = one.run.sites[site][0][one.counts].float()
         _sum(found.atp["dimensions"], site, (gradient[site] * (one.values[site] - y)).sum(0))
     for site in judge.neurons:
@@ -145,19 +145,21 @@ def _replacement(instead: Instead, a: Float[Tensor, "p n"]) -> Float[Tensor, "#p
 def _moved(dictionary: Dictionary, one: Opened, features: Int[Tensor, " n"]) -> Float[Tensor, "p n"]:
     """By how much some features change, c − a, at the positions that count."""
     a = dictionary.encode(one.run.sites[dictionary.reads][0][one.counts].float())
-    return (_replacement(one.instead[dictionary.writes], a) - a)[:, features]
+    return (_replacement(one.instead[dictionary.reads], a) - a)[:, features]
 
 
 def _resumed(
     judge: Judge, dictionary: Dictionary, one: Opened, features: Int[Tensor, " b"], moved: Float[Tensor, "p b"]
 ) -> Float[Tensor, "b t d"]:
     """The last stream of a pass in which each row replaces a feature."""
-    site, model = dictionary.writes, judge.model
-    x = one.run.sites[dictionary.reads][0][one.counts].float()
-    delta = torch.zeros(len(features), len(one.tokens), dictionary.w_dec.shape[1], device=x.device)
-    by = moved.T.unsqueeze(-1) * dictionary.w_dec[features].unsqueeze(1)
-    delta[:, one.counts] = dictionary.frame.step(by, x.expand(len(features), -1, -1))
-    base = {name: one.run.sites[name].expand(len(features), -1, -1) for name in model.bases(site)}
-    run = model.resume(one.run, base, Addition(site, delta), [], final=True)
+    model, x = judge.model, one.run.sites[dictionary.reads][0][one.counts].float()
+    deltas = {}
+    for decoder in dictionary.decoders:
+        by = moved.T.unsqueeze(-1) * decoder.rows(features).unsqueeze(1)
+        deltas[decoder.site] = torch.zeros(len(features), len(one.tokens), by.shape[-1], device=x.device)
+        deltas[decoder.site][:, one.counts] = dictionary.lands.step(by, x.expand(len(features), -1, -1))
+    edit = Addition.of(deltas)
+    base = {name: one.run.sites[name].expand(len(features), -1, -1) for name in model.bases(edit.site)}
+    run = model.resume(one.run, base, edit, [], final=True)
     assert run.final is not None
     return run.final

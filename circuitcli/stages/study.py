@@ -1,11 +1,12 @@
 """One prompt of an attribution, opened: its clean pass, its nodes, and what gradients say of them.
 
-Nodes are numbered from 0 within a prompt: its tokens, then dictionary by dictionary in the model's order features and
-errors, and last the target.
+Nodes are numbered from 0 within a prompt: its tokens, then site by site, as dictionaries write them in the model's
+order, features and errors, and last the target.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,13 +15,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.attribution import gradients, measured
 from circuitcli.core.attribution.measured import Prompt
 from circuitcli.core.attribution.metric import Metric
-from circuitcli.core.attribution.parts import BOTTOM, Part, Source, Tokens
+from circuitcli.core.attribution.parts import BOTTOM, Errors, Features, Source, Tokens, edits_of
 from circuitcli.core.model import Fixed, Model
 from circuitcli.core.sites import Site
 from circuitcli.stages.baselines import Baselines
@@ -53,11 +54,6 @@ class Study:
     frozen: bool
     _gradients: dict[Rule, tuple[dict[Site, Tensor], Tensor]] = field(default_factory=dict)
 
-    @property
-    def parts(self) -> list[tuple[int, Part]]:
-        """The nodes of dictionaries, with their places among the sources."""
-        return [(i, source) for i, source in enumerate(self.sources) if isinstance(source, Part)]
-
     @cached_property
     def starts(self) -> np.ndarray:
         """The number of each source's first node; last of all that of the target."""
@@ -71,8 +67,7 @@ class Study:
     @property
     def nbytes(self) -> int:
         """The memory that it holds."""
-        parts = [(p.delta, p.decoder, p.encoder) for _, p in self.parts]
-        return self.prompt.run.nbytes + sum(tensor.nbytes for tensors in parts for tensor in tensors)
+        return self.prompt.run.nbytes + sum(source.nbytes for source in self.sources)
 
     def held(self, rule: Rule = "atp") -> AbstractContextManager[None]:
         """What is constant on its passes: what is frozen, and what the rule holds."""
@@ -87,7 +82,7 @@ class Study:
             InputError: One isn't finite, or the model has no such rule.
         """
         if rule not in self._gradients:
-            sites = [source.site for source in self.sources]
+            sites = sorted({site for source in self.sources for site in source.rows}, key=lambda site: site.order)
             with self.held(rule):
                 self._gradients[rule] = gradients.gradients(self.model, self.prompt.tokens, sites, self.prompt.metric)
         return self._gradients[rule]
@@ -98,23 +93,39 @@ class Study:
 
     def integrated(self, steps: int, at_once: int) -> Float[np.ndarray, " n"]:
         """Of every node by integrated gradients."""
+        found: dict[int, Tensor] = {}
         with self.held():
-            found = [
-                (
-                    source,
-                    gradients.integrated(
-                        self.model, self.prompt.tokens, source, self.prompt.metric, steps=steps, at_once=at_once
-                    ),
+            for site, tokens in {(source.site, isinstance(source, Tokens)) for source in self.sources}:
+                some = [s for s in self.sources if (s.site, isinstance(s, Tokens)) == (site, tokens)]
+                mean = gradients.integrated(
+                    self.model, self.prompt.tokens, some, self.prompt.metric, steps=steps, at_once=at_once
                 )
-                for source in self.sources
-            ]
-        return _on_host([gradients.estimated([source], {source.site: mean})[0] for source, mean in found])
+                found |= {id(source): gradients.estimated([source], mean)[0] for source in some}
+        return _on_host([found[id(source)] for source in self.sources])
 
-    def measured(self, source: int, nodes: np.ndarray, batches: Batches) -> Float[np.ndarray, " n"]:
-        """The measured effects of some nodes of a source, by their numbers within it."""
-        own, at = self.sources[source], torch.as_tensor(nodes, device=self.counts.device)
+    @cached_property
+    def blocks(self) -> list[slice]:
+        """The nodes that begin at one site, by their numbers, site by site: these are measured together."""
+        sites = [source.site for source in self.sources]
+        ends = [i + 1 for i in range(len(sites)) if sites[i + 1 : i + 2] != [sites[i]]]
+        return [slice(self.starts[i], self.starts[j]) for i, j in itertools.pairwise([0, *ends])]
+
+    @cached_property
+    def pos(self) -> Int[np.ndarray, " n"]:
+        """The position of every node that can be replaced."""
+        return np.concatenate([source.pos.cpu().numpy() for source in self.sources])
+
+    def measured(self, nodes: Int[np.ndarray, " n"], batches: Batches) -> Float[np.ndarray, " n"]:
+        """The measured effects of some nodes of a block, by their numbers, which ascend."""
+        of = np.searchsorted(self.starts, nodes, side="right") - 1
+        own = [self.sources[place] for place in np.unique(of)]
+        at = [
+            torch.as_tensor(nodes[of == place] - self.starts[place], device=self.counts.device)
+            for place in np.unique(of)
+        ]
+        pos = torch.cat([source.pos[some] for source, some in zip(own, at, strict=True)])
         with self.held():
-            found = measured.measured(self.model, self.prompt, own.site, own.pos[at], own.delta[at], batches)
+            found = measured.measured(self.model, self.prompt, pos, edits_of(own, at), batches)
         return np.asarray(found.cpu().numpy())
 
     def columns(self, number: int) -> tables.Columns:
@@ -151,40 +162,35 @@ def open_study(inputs: Inputs, baselines: Baselines, asked: Asked, number: int, 
     clean = {site: x[0] for site, x in prompt.run.sites.items()}
     other = baselines.other(asked, number)
     sources: list[Source] = [baselines.bottom(clean, counts, other)]
-    for entry in passes.entries:
-        sources.append(baselines.part(passes.saes([entry.at])[entry.at], clean, counts, other))
+    sources += baselines.parts((passes.saes([entry.at])[entry.at] for entry in passes.entries), clean, counts, other)
     return Study(asked, model, prompt, counts, sources, frozen)
 
 
 def sites_of(inputs: Inputs) -> list[Site]:
-    """The sites of a run's nodes."""
-    return sorted({BOTTOM, *inputs.passes.widths}, key=lambda site: site.order)
+    """The sites of a run's nodes: where dictionaries read and write."""
+    written = {site for sites in inputs.passes.written.values() for site in sites}
+    return sorted({BOTTOM, *inputs.widths, *written}, key=lambda site: site.order)
 
 
 def _rows(source: Source) -> tables.Columns:
     count = len(source)
-    pos = source.pos.cpu().numpy()
-    if not isinstance(source, Part):
-        assert isinstance(source, Tokens)
-        return {
-            "kind": ["token"] * count,
-            "layer": [0] * count,
-            "site": ["token"] * count,
-            "feature": [0] * count,
-            "pos": pos,
-            "activation": source.size.cpu().numpy(),
-            "replacement": [np.nan] * count,
-        }
-    features, errors = source.features, count - source.features
-    return {
-        "kind": ["feature"] * features + ["error"] * errors,
-        "layer": [source.site.layer] * count,
-        "site": [source.site.name] * count,
-        "feature": [*source.feature.tolist(), *[0] * errors],
-        "pos": pos,
-        "activation": torch.cat([source.activation, source.size]).cpu().numpy(),
-        "replacement": [*source.replacement.tolist(), *[np.nan] * errors],
+    rows: tables.Columns = {
+        "kind": ["token"] * count,
+        "layer": [0] * count,
+        "site": ["token"] * count,
+        "feature": [0] * count,
+        "pos": source.pos.cpu().numpy(),
+        "replacement": [np.nan] * count,
     }
+    if isinstance(source, Features):
+        at = {"layer": [source.reads.layer] * count, "site": [source.reads.name] * count}
+        columns = {"activation": source.activation.cpu().numpy(), "replacement": source.replacement.cpu().numpy()}
+        return rows | at | {"kind": ["feature"] * count, "feature": source.feature.tolist()} | columns
+    if isinstance(source, Errors):
+        at = {"layer": [source.site.layer] * count, "site": [source.site.name] * count}
+        rows |= at | {"kind": ["error"] * count}
+    assert isinstance(source, Errors | Tokens)
+    return rows | {"activation": source.size.cpu().numpy()}
 
 
 def _on_host(parts: Sequence[Tensor]) -> Float[np.ndarray, " n"]:

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from circuitcli.core.attribution.edges import Jacobians
 from circuitcli.core.attribution.measured import read
-from circuitcli.core.attribution.parts import BOTTOM, Part, part, tokens
-from circuitcli.core.edits import adding
+from circuitcli.core.attribution.parts import BOTTOM, Features, Source, parts_of, tokens
+from circuitcli.core.edits import adding_all
 from circuitcli.runtime.device import Runtime, synchronize
 from circuitcli.stages import extent, wiring
 from circuitcli.stages.batching import batch_size, by_positions
@@ -41,9 +41,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Nodes of one site and position, by their numbers within their source, and the operations of measuring them."""
+    """Nodes of one site and position, by their numbers, and the operations of measuring them."""
 
-    place: int
     nodes: Int[np.ndarray, " n"]
     work: float
 
@@ -70,7 +69,8 @@ class Workload:
         case, there = self.case, torch.arange(len(self.case.tokens), device=self.case.tokens.device) > 0
         prompt = read(case.model, case.tokens, sorted({BOTTOM, *case.saes}, key=lambda site: site.order), None)
         clean = {site: x[0] for site, x in prompt.run.sites.items()}
-        sources = [tokens(clean[BOTTOM], there), *(part(sae, clean, there) for sae in case.saes.values())]
+        nodes = (parts_of(sae, clean, there) for sae in case.saes.values())
+        sources: list[Source] = [tokens(clean[BOTTOM], there), *(source for pair in nodes for source in pair)]
         asked = Asked("", tuple(case.tokens.tolist()), tuple(there.tolist()), None, None, None, None)
         return Study(asked, case.model, prompt, there, sources, frozen=False)
 
@@ -88,12 +88,13 @@ class Workload:
 
     def groups(self, study: Study) -> list[Group]:
         """The nodes that are measured together, those of a site and position; none whose effects are 0 anyway."""
-        work, found = extent.operations(study), []
-        for place, one in study.parts:
-            for pos in one.pos.unique().tolist():
-                nodes = np.flatnonzero(one.pos.cpu().numpy() == pos)
-                made = float(work[study.starts[place] + nodes].sum())
-                found += [Group(place, nodes, made)] if made else []
+        work, found, first = extent.operations(study), [], len(study.sources[0])
+        for block in study.blocks:
+            for pos in np.unique(study.pos[block]).tolist():
+                nodes = block.start + np.flatnonzero(study.pos[block] == pos)
+                nodes = nodes[nodes >= first]  # tokens aren't counted
+                made = float(work[nodes].sum())
+                found += [Group(nodes, made)] if made else []
         return found
 
     def exact(self, study: Study, seconds: float) -> tuple[float, int]:
@@ -108,7 +109,7 @@ class Workload:
             if turn >= _LEAST and spent > seconds:
                 break
             group = groups[which]
-            spent += self.timed(partial(study.measured, group.place, group.nodes, self.batches))[1]
+            spent += self.timed(partial(study.measured, group.nodes, self.batches))[1]
             made, measured = made + group.work, measured + len(group.nodes)
         return spent * total / made, measured
 
@@ -127,10 +128,11 @@ class Sample:
         groups = sorted(work.groups(study), key=lambda group: group.work)
         self.groups = [groups[at] for at in _spread(len(groups), _SITES)]
         self.share = sum(group.work for group in self.groups) / sum(group.work for group in groups)
+        features = [one for one in study.sources if isinstance(one, Features)]
         self.ends = [
-            (one, torch.tensor(_spread(one.features, _ROWS), device=one.pos.device))
-            for one in (study.parts[at][1] for at in _spread(len(study.parts), _SITES))
-            if one.features
+            (one, torch.tensor(_spread(len(one), _ROWS), device=one.pos.device))
+            for one in (features[at] for at in _spread(len(features), _SITES))
+            if len(one)
         ]
         self.targets = sum(len(which) for _, which in self.ends)
         self.gradient, _ = study.gradients("atp")
@@ -141,38 +143,42 @@ class Sample:
     @cached_property
     def ways(self) -> dict[str, Callable[[], object]]:
         """Each way by its name; the plain ones make one node, and the edges into one."""
-        nodes = [(group.place, node) for group in self.groups for node in group.nodes.tolist()]
+        nodes = [node for group in self.groups for node in group.nodes.tolist()]
         rows = [(one, which[k : k + 1]) for one, which in self.ends for k in _spread(len(which), 2)]
         node, row = count(), count()
         return {
-            "nodes": lambda: [self.measured(group.place, group.nodes) for group in self.groups],
-            "plain node": lambda: self.plain_node(*nodes[7 * next(node) % len(nodes)]),
+            "nodes": lambda: [self.measured(group.nodes) for group in self.groups],
+            "plain node": lambda: self.plain_node(nodes[7 * next(node) % len(nodes)]),
             "edges": lambda: [self.edges(self.together, *end) for end in self.ends],
             "plain edges": lambda: self.edges(self.singly, *rows[next(row) % len(rows)]),
         }
 
-    def measured(self, place: int, nodes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    def measured(self, nodes: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Effects of nodes."""
-        return self.study.measured(place, nodes, self.work.batches)
+        return self.study.measured(nodes, self.work.batches)
 
-    def plain_node(self, place: int, node: int) -> float:
+    def plain_node(self, node: int) -> float:
         """The effect of a node: a whole pass with a hook, and all logits."""
-        source, prompt, model = self.study.sources[place], self.study.prompt, self.study.model
-        delta = torch.zeros(1, len(prompt), source.delta.shape[1], device=source.delta.device)
-        delta[0, source.pos[node]] = source.delta[node]
-        run = model.run(prompt.tokens.unsqueeze(0), [], final=True, edits=adding(source.site, delta))
+        study, prompt, model = self.study, self.study.prompt, self.study.model
+        place = int(np.searchsorted(study.starts, node, side="right")) - 1
+        own = study.sources[place].pos.new_tensor([node - study.starts[place]])
+        deltas = {}
+        for site, delta in study.sources[place].deltas(own).items():
+            deltas[site] = torch.zeros(1, len(prompt), delta.shape[1], device=delta.device)
+            deltas[site][0, study.pos[node]] = delta[0]
+        run = model.run(prompt.tokens.unsqueeze(0), [], final=True, edits=adding_all(deltas))
         assert run.final is not None
         return float(prompt.metric.of(model.logits(run.final[0])[-1:])[0]) - prompt.clean
 
-    def edges(self, into: Jacobians, one: Part, which: Int[Tensor, " n"]) -> Float[Tensor, "n u"]:
+    def edges(self, into: Jacobians, one: Features, which: Int[Tensor, " n"]) -> Float[Tensor, "n u"]:
         """All edges into some features."""
-        return torch.cat(list(into.into_features(one, which, self.gradient[one.site])))
+        return torch.cat(list(into.into_features(one, which, self.gradient)))
 
     def difference(self) -> dict[str, float]:
         """The largest difference of both ways: of nodes as a share of m, of edges as one of the largest in a row."""
-        nodes = [(g.place, g.nodes[at]) for g in self.groups for at in _spread(len(g.nodes), _COMPARED // _SITES)]
-        ours = np.asarray([self.measured(place, np.asarray([node]))[0] for place, node in nodes])
-        plain = np.asarray([self.plain_node(place, int(node)) for place, node in nodes])
+        nodes = [int(g.nodes[at]) for g in self.groups for at in _spread(len(g.nodes), _COMPARED // _SITES)]
+        ours = np.asarray([self.measured(np.asarray([node]))[0] for node in nodes])
+        plain = np.asarray([self.plain_node(node) for node in nodes])
         found = {"nodes": float(abs(ours - plain).max()) / abs(self.study.prompt.clean), "edges": 0.0}
         for one, which in self.ends:
             rows, single = self.edges(self.together, one, which), self.edges(self.singly, one, which[:2])

@@ -86,7 +86,8 @@ class Trial:
                     self._announce(study)
                 effects["exact"] = self._timed("exact", partial(self._measured, study))
                 effects |= {_name("auto", share): self._auto(study, effects, share) for share in SHARES}
-                sites = np.repeat([str(part.site) for _, part in study.parts], [len(part) for _, part in study.parts])
+                parts = study.sources[1:]
+                sites = np.repeat([str(part.site) for part in parts], [len(part) for part in parts])
                 found.append(effects | {"site": sites})
                 done(1)
         return found
@@ -112,9 +113,9 @@ class Trial:
         return {name: found[name] for name in ("atp", *(f"ig {steps}" for steps in STEPS), "relp")}
 
     def _measured(self, study: Study) -> np.ndarray:
-        return np.concatenate(
-            [study.measured(place, np.arange(len(part)), self._batches) for place, part in study.parts]
-        )
+        nodes = np.arange(study.starts[1], study.nodes)
+        blocks = [nodes[(nodes >= block.start) & (nodes < block.stop)] for block in study.blocks]
+        return np.concatenate([study.measured(some, self._batches) for some in blocks if len(some)])
 
     def _auto(self, study: Study, effects: Effects, share: float) -> np.ndarray:
         """What the attribute stage would say with a budget of this share of what measuring all nodes takes."""

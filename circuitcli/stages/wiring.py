@@ -10,6 +10,7 @@ nothing are left out again.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,10 +21,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core import flops
-from circuitcli.core.attribution.direct import TARGET, Pairs, direct
+from circuitcli.core.attribution.direct import TARGET, Load, Pairs, direct
 from circuitcli.core.attribution.edges import Jacobians
-from circuitcli.core.attribution.parts import Part
-from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.attribution.parts import Errors, Features, Tokens
 from circuitcli.core.strata import StratifiedSample, sample
 from circuitcli.stages.extent import operations
 from circuitcli.stages.reachable import Reachable
@@ -105,25 +105,22 @@ def wire(
     kept = _Kept(study, chosen, everything=everything)
     with study.held(rule):
         into = Jacobians(study.model, study.prompt.tokens, study.counts, study.sources, _rows(study, chosen))
-        for place, part in study.parts:
-            start, middle, stop = study.starts[place], study.starts[place] + part.features, study.starts[place + 1]
-            features = np.flatnonzero(chosen[start:middle])
-            errors = np.flatnonzero(chosen[middle:stop])
-            on = part.pos.device
-            kept.add(
-                start + features, into.into_features(part, torch.as_tensor(features, device=on), gradient[part.site])
-            )
-            at = part.pos[part.features + torch.as_tensor(errors, device=on)]
-            kept.add(middle + errors, into.into_errors(part, at, gradient[part.site]))
-            done(len(features) + len(errors))
+        for place, source in enumerate(study.sources):
+            nodes = np.flatnonzero(chosen[study.starts[place] : study.starts[place + 1]])
+            which = torch.as_tensor(nodes, device=source.pos.device)
+            if isinstance(source, Features):
+                kept.add(study.starts[place] + nodes, into.into_features(source, which, gradient))
+            elif isinstance(source, Errors):
+                kept.add(study.starts[place] + nodes, into.into_errors(source, which, gradient))
+            done(0 if isinstance(source, Tokens) else len(nodes))
         kept.add(np.asarray([study.nodes]), into.into_target(last))
     return kept.wired(number, rule)
 
 
 def _rows(study: Study, chosen: Bool[np.ndarray, " n"]) -> int:
-    """Rows of one product: twice what a part has on average, so that those that stay empty are no more than so many."""
-    ends = [chosen[study.starts[place] : study.starts[place + 1]] for place, _ in study.parts]
-    parts = sum(2 for end in ends if end.any()) or 1  # features and errors
+    """Rows of one product: twice what a source has on average, so that no more than so many stay empty."""
+    ends = [chosen[start:stop] for start, stop in itertools.pairwise(study.starts[1:])]
+    parts = sum(1 for end in ends if end.any()) or 1
     return max(1, min(_ROWS, _POSITIONS // len(study.prompt), -(-2 * int(chosen.sum()) // parts)))
 
 
@@ -230,7 +227,7 @@ def measure(
     study: Study,
     edges: tables.Columns,
     chosen: StratifiedSample,
-    dictionary: Callable[[Part], Dictionary],
+    dictionary: Load,
     batches: Batches,
 ) -> Float[np.ndarray, " m"]:
     """The measured weights of some edges of a prompt."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.attributed import MIXED, Asked, ask, dictionaries
+from support.attributed import MIXED, Asked, Part, ask, dictionaries
 from support.attributed_plain import PlainPrompt
 from support.families import VOCAB, Hf, plain, save_checkpoint
 from support.tiny import load_model, load_saes
@@ -16,7 +16,6 @@ from transformers import AutoTokenizer
 
 from circuitcli import demo
 from circuitcli.core.attribution.metric import Metric
-from circuitcli.core.attribution.parts import Part
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.runtime.model import BridgeModel
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import pytest
 import torch
 from support.attributed import MIXED, Asked, ask, close, dictionaries
 from support.families import FAMILIES, VOCAB, save_checkpoint
+from support.random_saes import random_clt, random_transcoder
 from support.tiny import load_model
 from support.zoo import ZOO, save
 
@@ -17,6 +21,7 @@ from circuitcli.core.attribution.direct import Pairs
 from circuitcli.core.attribution.edges import Cut, Jacobians
 from circuitcli.core.attribution.measured import seen
 from circuitcli.core.attribution.metric import Metric
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.sites import Site
 from circuitcli.runtime.model import BridgeModel
 
@@ -36,18 +41,24 @@ def model_of(name: str) -> BridgeModel:
     return load_model(save(next(kept for kept in ZOO if kept.kind == name), folder))
 
 
-def asked(model: BridgeModel, baseline: str, seed: int = 0, sites: tuple[Site, ...] = MIXED) -> Asked:
+def asked(
+    model: BridgeModel,
+    baseline: str,
+    seed: int = 0,
+    sites: tuple[Site, ...] = MIXED,
+    given: Sequence[Dictionary] = (),
+) -> Asked:
     draw = torch.Generator().manual_seed(seed + 1)
     prompt, other = torch.randint(2, VOCAB, (2, T), generator=draw)
-    one = dictionaries(model, sites, seed=seed)
-    given = {}
+    one = list(given) or dictionaries(model, sites, seed=seed)
+    how: dict[str, Any] = {}
     if baseline == "mean":
-        given["replace"] = lambda pos, feature, a: (0.3 + 0.1 * ((feature + pos) % 5)).float()
-        given["error"] = {d.writes: 0.1 * torch.randn(T, d.w_dec.shape[1], generator=draw) for d in one}
-        given["token"] = torch.randn(T, model.shape.d_model, generator=draw)
+        how["replace"] = lambda pos, feature, a: (0.3 + 0.1 * ((feature + pos) % 5)).float()
+        how["error"] = {d.writes: 0.1 * torch.randn(T, d.w_dec.shape[1], generator=draw) for d in one}
+        how["token"] = torch.randn(T, model.shape.d_model, generator=draw)
     metric = Metric(3, 5) if seed % 2 else None
     return ask(
-        model, prompt, one, metric=metric, special=[SPECIAL], other=other if baseline == "patch" else None, **given
+        model, prompt, one, metric=metric, special=[SPECIAL], other=other if baseline == "patch" else None, **how
     )
 
 
@@ -66,6 +77,22 @@ def test_edges_add_up_to_the_effect(family: str, baseline: str, seed: int) -> No
     close(totals(of), of.estimates(), WITHIN)
     assert min(one.features for one in of.parts) > 0
     assert all(SPECIAL not in source.pos and 0 not in source.pos for source in of.sources)
+
+
+@pytest.mark.parametrize(("skip", "baseline"), [(False, "patch"), (True, "zero"), (True, "mean")])
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_edges_add_up_of_what_writes_elsewhere(family: str, across: bool, skip: bool, baseline: str) -> None:
+    """Transcoders of every layer, and those across layers, whose features write several sites."""
+    model = model_of(family)
+    kinds = itertools.cycle(("relu", "topk", "jumprelu"))
+    some = random_clt(model, next(kinds), skip=skip).values() if across else [
+        random_transcoder(model, Site(layer, "mlp_in"), next(kinds), skip=skip, seed=layer, centre_out=layer == 1)
+        for layer in range(model.shape.n_layers)
+    ]  # fmt: skip
+    of = asked(model, baseline, 1, given=list(some))
+    close(totals(of), of.estimates(), WITHIN)
+    assert min(one.features for one in of.parts) > 0
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -115,17 +142,17 @@ def test_rows_of_a_product_change_nothing(family: str) -> None:
 
 def test_rows_come_in_order_and_no_more_at_once_than_asked() -> None:
     of = asked(model_of("gpt2"), "zero")
-    one, rows = of.parts[2], 5
+    (features, errors), rows = of.parts[2].of, 5
     gradient, last = of.gradients()
-    jacobians = Jacobians(of.model, of.prompt.tokens, of.counts, of.sources, rows)
-    which = torch.arange(one.features).flip(0)[:13]
-    blocks = list(jacobians.into_features(one, which, gradient[one.site]))
+    jacobians = Jacobians(of.model, of.prompt.tokens, of.counts, of.flat, rows)
+    which = torch.arange(len(features)).flip(0)[:13]
+    blocks = list(jacobians.into_features(features, which, gradient))
     assert [len(block) for block in blocks] == [5, 5, 3]
-    each = [next(iter(jacobians.into_features(one, w[None], gradient[one.site]))) for w in which]
+    each = [next(iter(jacobians.into_features(features, w[None], gradient))) for w in which]
     close(torch.cat(blocks), torch.cat(each), WITHIN)
     assert [len(block) for block in jacobians.into_target(last)] == [1]
-    assert not list(jacobians.into_features(one, which[:0], gradient[one.site]))
-    assert not list(jacobians.into_errors(one, which[:0], gradient[one.site]))
+    assert not list(jacobians.into_features(features, which[:0], gradient))
+    assert not list(jacobians.into_errors(errors, which[:0], gradient))
 
 
 def test_tokens_feed_the_dictionary_that_reads_them() -> None:
@@ -172,7 +199,7 @@ def test_a_pass_back_ends_at_cuts_that_nothing_goes_by(special: bool, monkeypatc
     sites = tuple(Site(layer, "resid_post") for layer in range(3))
     of = ask(model, torch.randint(2, VOCAB, (T,)), dictionaries(model, sites), special=[SPECIAL] if special else [])
     ours, target = of.edges()
-    into = Jacobians(of.model, of.prompt.tokens, of.counts, of.sources, 4)
+    into = Jacobians(of.model, of.prompt.tokens, of.counts, of.flat, 4)
     x = into._cut.before[sites[2]]
     grads = torch.autograd.grad(x.sum(), [into._cut.after[site] for site in sites[:2]], allow_unused=True)
     assert (grads[0] is not None) == special

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.attributed import Asked, ask, close, dictionaries
+from support.attributed import Asked, Bottom, Part, ask, close, dictionaries
 from support.attributed_plain import PlainPrompt
 from support.families import VOCAB, Hf, plain, save_checkpoint
 from support.tiny import load_model
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from circuitcli.core.attribution.direct import TARGET
 from circuitcli.core.attribution.metric import Metric
-from circuitcli.core.attribution.parts import Part, Source
 from circuitcli.core.sites import Site
 from circuitcli.runtime.model import BridgeModel
 
@@ -61,7 +60,7 @@ def both(family: str, baseline: str, against: int | None = None) -> tuple[Asked,
     return of, PlainPrompt(hf, PROMPT, of.counts, of.dictionaries, metric), tables
 
 
-def deltas(of: Asked, other: PlainPrompt, source: Source, baseline: str, tables: dict[Site, Tensor]) -> Tensor:
+def deltas(of: Asked, other: PlainPrompt, source: Bottom, baseline: str, tables: dict[Site, Tensor]) -> Tensor:
     """What replacing each node of a source adds, and with it which nodes there are."""
     x, there = other.clean[source.site], other.read(OTHER)[source.site]
     place = of.counts.nonzero().squeeze(1)
@@ -109,7 +108,7 @@ def test_nodes_estimated(family: str, against: int | None) -> None:
         delta = deltas(of, other, source, "patch", tables)
         beta = torch.zeros(len(source), dtype=torch.float64, requires_grad=True)
 
-        def change(x: Tensor, source: Source = source, beta: Tensor = beta, delta: Tensor = delta) -> Tensor:
+        def change(x: Tensor, source: Bottom = source, beta: Tensor = beta, delta: Tensor = delta) -> Tensor:
             return x.index_add(1, source.pos, (beta[:, None] * delta)[None])
 
         (theirs,) = torch.autograd.grad(other.after({source.site: change}).sum(), beta)

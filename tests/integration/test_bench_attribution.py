@@ -71,9 +71,9 @@ def test_both_ways_give_the_same(opened: tuple[Workload, Study]) -> None:
     sample = Sample(work, study)
     assert max(sample.difference().values()) < 1e-4
     for group in sample.groups:
-        ours = sample.measured(group.place, group.nodes)
-        assert len({int(pos) for pos in study.sources[group.place].pos[group.nodes]}) == 1
-        plain = np.asarray([sample.plain_node(group.place, int(node)) for node in group.nodes])
+        ours = sample.measured(group.nodes)
+        assert len({int(pos) for pos in study.pos[group.nodes]}) == 1
+        plain = np.asarray([sample.plain_node(int(node)) for node in group.nodes])
         assert abs(ours - plain).max() <= 1e-4 * abs(plain).max()
         assert abs(plain).max() > 1e-3, "they matter"
     assert sample.targets == sum(len(rows) for rows in sample.ways["edges"]())
@@ -87,11 +87,11 @@ def test_what_there_is_no_time_for_follows_by_operations(
 ) -> None:
     """On nodes that take as long as they have operations all of them take what some say."""
     work, study = opened
-    groups = {(group.place, int(group.nodes[0])): group.work for group in work.groups(study)}
+    groups = {int(group.nodes[0]): group.work for group in work.groups(study)}
     whole = sum(groups.values())
 
-    def slow(place: int, nodes: np.ndarray, batches: Any) -> np.ndarray:
-        time.sleep(0.4 * groups[place, int(nodes[0])] / whole)
+    def slow(nodes: np.ndarray, batches: Any) -> np.ndarray:
+        time.sleep(0.4 * groups[int(nodes[0])] / whole)
         return np.zeros(len(nodes))
 
     monkeypatch.setattr(study, "measured", slow)

@@ -10,8 +10,7 @@ from test_attribution_plain import FAMILIES, OTHER, PROMPT, both
 from torch import Tensor
 
 from circuitcli.core.active import Active
-from circuitcli.core.edits import in_turn
-from circuitcli.core.evidence.keeping import Instead, keeping, keeping_values
+from circuitcli.core.evidence.keeping import Instead, Keeping, keeping, keeping_values
 from circuitcli.core.sites import NEURONS, Site
 
 BASELINES = ("zero", "mean", "patch")
@@ -42,7 +41,7 @@ def test_a_circuit_is_what_plain_transformers_say(family: str, baseline: str, sh
             "mean": Instead(features=means[site], error=error[:1]),
             "patch": Instead(active=Active(active.place, active.feature, active.value, one.d_sae), error=error),
         }[baseline]
-        ours.append(keeping(one, of.counts, keep.unsqueeze(0), torch.tensor([errors]), instead))
+        ours.append(Keeping(one, keep.unsqueeze(0), torch.tensor([errors]), instead))
 
     def change(site: Site) -> Callable[[Tensor], Tensor]:
         sae, keep = other.saes[site], kept_of(of.dictionaries[site].d_sae, site, share)
@@ -66,7 +65,7 @@ def test_a_circuit_is_what_plain_transformers_say(family: str, baseline: str, sh
 
     with torch.no_grad():
         expected = float(other.after({site: change(site) for site in of.dictionaries}))
-    run = of.model.run(PROMPT.unsqueeze(0), [], final=True, edits=in_turn(*ours))
+    run = of.model.run(PROMPT.unsqueeze(0), [], final=True, edits=keeping(ours, of.counts))
     assert run.final is not None
     found = float(of.prompt.metric.of(of.model.logits(run.final[:, -1])))
     assert found == pytest.approx(expected, abs=1e-4)
@@ -78,12 +77,11 @@ def test_rows_have_circuits_of_their_own():
     of, _, _ = both("gpt2", "zero")
 
     def m(keeps: list[float], errors: list[bool]) -> Tensor:
-        edits = in_turn(
-            *(
-                keeping(one, of.counts, torch.stack([kept_of(one.d_sae, site, s) for s in keeps]), torch.tensor(errors))
-                for site, one in of.dictionaries.items()
-            )
-        )
+        kept = [
+            Keeping(one, torch.stack([kept_of(one.d_sae, site, s) for s in keeps]), torch.tensor(errors))
+            for site, one in of.dictionaries.items()
+        ]
+        edits = keeping(kept, of.counts)
         run = of.model.run(PROMPT.expand(len(keeps), -1), [], final=True, edits=edits)
         assert run.final is not None
         return of.prompt.metric.of(of.model.logits(run.final[:, -1]))

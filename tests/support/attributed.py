@@ -15,7 +15,17 @@ from circuitcli.core.attribution.edges import Jacobians
 from circuitcli.core.attribution.gradients import estimated, gradients, integrated
 from circuitcli.core.attribution.measured import Prompt, measured, read
 from circuitcli.core.attribution.metric import Metric
-from circuitcli.core.attribution.parts import BOTTOM, Part, Replace, Source, nothing, part, tokens
+from circuitcli.core.attribution.parts import (
+    BOTTOM,
+    Errors,
+    Features,
+    Parts,
+    Replace,
+    Source,
+    edits_of,
+    nothing,
+    tokens,
+)
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.frame import Frame
 from circuitcli.core.model import Model
@@ -32,6 +42,60 @@ MIXED = (
 
 
 @dataclass(frozen=True, eq=False)
+class Bottom:
+    """The tokens."""
+
+    of: tuple[Source, ...]
+
+    def __len__(self) -> int:
+        return len(self.pos)
+
+    @property
+    def site(self) -> Site:
+        return self.of[0].site
+
+    @property
+    def pos(self) -> Tensor:
+        return torch.cat([one.pos for one in self.of])
+
+    @property
+    def delta(self) -> Tensor:
+        """At its first site."""
+        return self.deltas(torch.arange(len(self)))[self.site]
+
+    def deltas(self, which: Tensor) -> dict[Site, Tensor]:
+        start, some = 0, []
+        for one in self.of:
+            some.append(which[(which >= start) & (which < start + len(one))] - start)
+            start += len(one)
+        return edits_of(self.of, some)
+
+    def total(self, length: int) -> Tensor:
+        return sum(one.total(length)[self.site] for one in self.of)
+
+
+@dataclass(frozen=True, eq=False)
+class Part(Bottom):
+    """The features of a dictionary, then the errors where it writes first."""
+
+    @property
+    def _features(self) -> Features:
+        assert isinstance(self.of[0], Features)
+        return self.of[0]
+
+    @property
+    def features(self) -> int:
+        return len(self._features)
+
+    @property
+    def decoder(self) -> Tensor:
+        return self._features.rows[self.site]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.of[0], name)
+
+
+@dataclass(frozen=True, eq=False)
 class Asked:
     """A prompt, run clean, and its nodes: those of each dictionary, then the tokens."""
 
@@ -39,11 +103,20 @@ class Asked:
     prompt: Prompt
     counts: Tensor
     dictionaries: Mapping[Site, Dictionary]
-    sources: list[Source]
+    sources: list[Bottom]
 
     @property
     def parts(self) -> list[Part]:
         return [source for source in self.sources if isinstance(source, Part)]
+
+    @property
+    def flat(self) -> list[Source]:
+        return [one for source in self.sources for one in source.of]
+
+    def grouped(self, found: Sequence[Tensor]) -> list[Tensor]:
+        """What was found of each flat source, joined."""
+        left = iter(found)
+        return [torch.cat([next(left) for _ in source.of]) for source in self.sources]
 
     @property
     def rounding(self) -> float:
@@ -51,45 +124,64 @@ class Asked:
         return 4 * torch.finfo(torch.float32).eps * max(1.0, float(self.prompt.logits.abs().max()))
 
     def gradients(self) -> tuple[dict[Site, Tensor], Tensor]:
-        sites = {source.site for source in self.sources}
+        sites = {site for source in self.flat for site in source.rows}
         return gradients(self.model, self.prompt.tokens, list(sites), self.prompt.metric)
 
     def estimates(self) -> list[Tensor]:
         """By one gradient, source by source."""
-        return estimated(self.sources, self.gradients()[0])
+        return self.grouped(estimated(self.flat, self.gradients()[0]))
 
     def integrated(self, steps: int, at_once: int = 7) -> list[Tensor]:
         metric = self.prompt.metric
         found = []
         for source in self.sources:
-            mean = integrated(self.model, self.prompt.tokens, source, metric, steps=steps, at_once=at_once)
-            found += estimated([source], {source.site: mean})
-        return found
+            mean = integrated(self.model, self.prompt.tokens, source.of, metric, steps=steps, at_once=at_once)
+            found += estimated(source.of, mean)
+        return self.grouped(found)
 
     def exact(self, size: int = 64) -> list[Tensor]:
         return [
-            measured(self.model, self.prompt, source.site, source.pos, source.delta, batches(size))
+            measured(self.model, self.prompt, source.pos, source.deltas(torch.arange(len(source))), batches(size))
             for source in self.sources
         ]
 
     def edges(self, rows: int = 16) -> tuple[list[Tensor], Tensor]:
         """[nodes of a part, all nodes] for each part, its features first, and [all nodes] into the target."""
         gradient, last = self.gradients()
-        jacobians = Jacobians(self.model, self.prompt.tokens, self.counts, self.sources, rows)
+        jacobians = Jacobians(self.model, self.prompt.tokens, self.counts, self.flat, rows)
         found = []
         for one in self.parts:
-            g = gradient[one.site]
-            features = jacobians.into_features(one, torch.arange(one.features), g)
-            errors = jacobians.into_errors(one, one.pos[one.features :], g)
-            found.append(torch.cat([*features, *errors]))
+            into: list[Tensor] = []
+            for source in one.of:
+                which = torch.arange(len(source))
+                if isinstance(source, Features):
+                    into += jacobians.into_features(source, which, gradient)
+                else:
+                    assert isinstance(source, Errors)
+                    into += jacobians.into_errors(source, which, gradient)
+            found.append(torch.cat(into))
         (target,) = torch.cat(list(jacobians.into_target(last)))
         return found, target
 
     def measured_edges(self, pairs: Pairs, size: int = 64) -> Tensor:
-        where = {id(one): self.dictionaries[one.site] for one in self.parts}
+        where = {one.reads: one for one in self.dictionaries.values()}
+        up, down = self._ends(pairs.up, pairs.up_node), self._ends(pairs.down, pairs.down_node)
         return direct(
-            self.model, self.prompt, self.counts, self.sources, pairs, lambda one: where[id(one)], batches(size)
-        )
+            self.model, self.prompt, self.counts, self.flat, Pairs(*up, *down), lambda reads: where[reads],
+            batches(size),
+        )  # fmt: skip
+
+    def _ends(self, source: Tensor, node: Tensor) -> tuple[Tensor, Tensor]:
+        """Among flat sources."""
+        first, at, within = 0, source.clone(), node.clone()
+        for number, one in enumerate(self.sources):
+            start = 0
+            for place, part in enumerate(one.of):
+                here = (source == number) & (node >= start) & (node < start + len(part))
+                at[here], within[here] = first + place, node[here] - start
+                start += len(part)
+            first += len(one.of)
+        return at, within
 
     def pairs(self, every: int = 1) -> Pairs:
         """Of each node to each that can come behind it, and to the target; of these one in so many."""
@@ -148,11 +240,13 @@ def ask(
     there = None
     if other is not None:
         there = {site: x[0] for site, x in model.run(other[None], sites).sites.items()}
-    sources: list[Source] = [
-        part(one, clean, counts, replace=replace, error=(error or {}).get(site), other=there)
-        for site, one in by_site.items()
+    parts = Parts(clean, counts, there)
+    features = {site: parts.features(one, replace) for site, one in by_site.items()}
+    assert parts.written == list(by_site), "each site is some dictionary's first"
+    sources: list[Bottom] = [
+        Part((features[site], parts.errors(site, (error or {}).get(site)))) for site in parts.written
     ]
-    sources.append(tokens(clean[BOTTOM], counts, there[BOTTOM] if there else token))
+    sources.append(Bottom((tokens(clean[BOTTOM], counts, there[BOTTOM] if there else token),)))
     return Asked(model, run, counts, by_site, sources)
 
 

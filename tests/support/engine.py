@@ -60,7 +60,10 @@ def clean_of(
     """The clean passes of some sequences."""
     tokens, lengths = text
     acts = encoded(model, saes, text, special)
-    return read_clean(model, list(saes), tokens, lengths, acts, logits=logits, special=special)
+    edited = {site for one in saes.values() for site in (one.reads, one.writes)}
+    return read_clean(
+        model, sorted(edited, key=lambda s: s.order), tokens, lengths, acts, logits=logits, special=special
+    )
 
 
 def ablated(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from circuitcli.core.activations.standard import Relu
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.edits import Edits, adding
+from circuitcli.core.edits import Edits, adding_all
 from circuitcli.core.model import Addition, Fixed, NormWeights, Pass, Places
 from circuitcli.core.shape import BlockSizes, ModelShape
 from circuitcli.core.sites import Site
@@ -80,7 +80,9 @@ class LinearModel:
         final: bool = False,
         places: Places | None = None,
     ) -> Pass:
-        return self._from(base[Site(0, "resid_pre")], read, adding(edit.site, edit.delta), clean.calls, places)
+        return self._from(
+            base[Site(0, "resid_pre")], read, adding_all({edit.site: edit.delta, **edit.further}), clean.calls, places
+        )
 
     def fixed(self, tokens: Tensor, what: Fixed) -> AbstractContextManager[None]:
         """Its attention's pattern is the same for all inputs, and it has no norms and no activation functions."""

@@ -138,8 +138,8 @@ class Hf:
         found: dict[Site, Tensor] = {}
         with ExitStack() as hooks:
             if isinstance(edits, Addition):
-                delta = edits.delta
-                hooks.enter_context(self.hooked(edits.site, lambda x: x + delta, edited=True))
+                for site, delta in {edits.site: edits.delta, **edits.further}.items():
+                    hooks.enter_context(self.hooked(site, lambda x, delta=delta: x + delta, edited=True))
                 edits = {}
             for site in sorted({*(edits or {}), *read}, key=lambda s: s.order):  # attn_out before resid_mid changes it
                 if edits and site in edits:

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.attributed import Part
 from support.fakes import D, LinearModel
 from support.random_saes import KINDS, random_sae
 from torch import Tensor
 
 from circuitcli import plugins
-from circuitcli.core.attribution.parts import BOTTOM, Source, part, tokens
+from circuitcli.core.attribution.parts import BOTTOM, Source, parts_of, tokens
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.frame import Frame
 from circuitcli.core.sites import Site
@@ -82,7 +83,7 @@ def test_every_architecture_is_among_those() -> None:
 def test_the_encoder_of_a_node_is_the_derivative_of_its_activation(kind: str, frame: str) -> None:
     """∂a_j/∂x by finite differences in every direction, its frame held."""
     one, x = random_sae(MODEL, HERE, kind, FRAMES[frame], 12, 5), stream()
-    nodes = part(one, {HERE: x}, counted())
+    nodes = Part(parts_of(one, {HERE: x}, counted()))
     found = torch.zeros(nodes.features, D, dtype=torch.float64)
     here, f = x[nodes.pos[: nodes.features]], nodes.feature[:, None]
     for i, e in enumerate(torch.eye(D).double()):
@@ -98,7 +99,7 @@ def test_the_encoder_of_a_node_is_the_derivative_of_its_activation(kind: str, fr
 @pytest.mark.parametrize("kind", KINDS)
 def test_nodes_are_what_fires_and_make_up_the_stream(kind: str, frame: str) -> None:
     one, x = random_sae(MODEL, HERE, kind, FRAMES[frame], 12, 6), stream()
-    nodes = part(one, {HERE: x}, counted(4))
+    nodes = Part(parts_of(one, {HERE: x}, counted(4)))
     dense, f = one.encode(x), nodes.features
     there = (dense > 0) & counted(4)[:, None]
     assert torch.stack([nodes.pos[:f], nodes.feature]).T.tolist() == there.nonzero().tolist()
@@ -109,14 +110,14 @@ def test_nodes_are_what_fires_and_make_up_the_stream(kind: str, frame: str) -> N
     assert nodes.pos[f:].tolist() == counted(4).nonzero().squeeze(1).tolist()
     error = (x - one.decode(dense, x))[nodes.pos[f:]]
     torch.testing.assert_close(nodes.delta[f:], -error, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(nodes.size, error.norm(dim=1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(nodes.of[1].size, error.norm(dim=1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_another_prompt_all_that_fires_in_either_is_a_node(kind: str, frame: str) -> None:
     one, x, y = random_sae(MODEL, HERE, kind, FRAMES[frame], 12, 7), stream(1), stream(2)
-    nodes = part(one, {HERE: x}, counted(), other={HERE: y})
+    nodes = Part(parts_of(one, {HERE: x}, counted(), other={HERE: y}))
     here, there, f = one.encode(x), one.encode(y), nodes.features
     either = ((here > 0) | (there > 0)) & counted()[:, None]
     assert torch.stack([nodes.pos[:f], nodes.feature]).T.tolist() == either.nonzero().tolist()
@@ -135,15 +136,15 @@ def test_of_another_prompt_all_that_fires_in_either_is_a_node(kind: str, frame: 
 
 def test_baselines_that_are_given() -> None:
     one, x, e = random_sae(MODEL, HERE, "relu", Frame(), 12, 8), stream(), stream(3)
-    nodes = part(one, {HERE: x}, counted(), replace=lambda pos, feature, a: a + pos + 2 * feature, error=e)
+    nodes = Part(parts_of(one, {HERE: x}, counted(), replace=lambda pos, feature, a: a + pos + 2 * feature, error=e))
     f, pos = nodes.features, nodes.pos
     torch.testing.assert_close(nodes.replacement, nodes.activation + pos[:f] + 2 * nodes.feature)
     torch.testing.assert_close(nodes.delta[:f], (pos[:f] + 2 * nodes.feature)[:, None] * one.w_dec[nodes.feature])
     torch.testing.assert_close(nodes.delta[f:], e[pos[f:]] - (x - one.decode(one.encode(x), x))[pos[f:]])
     bottom = tokens(x, counted(4), e)
     assert (bottom.site, bottom.pos.tolist()) == (BOTTOM, [1, 2, 3, 5, 6, 7, 8])
-    torch.testing.assert_close(bottom.delta, (e - x)[bottom.pos])
-    torch.testing.assert_close(tokens(x, counted(4)).delta, -x[bottom.pos])
+    torch.testing.assert_close(bottom.rows[BOTTOM], (e - x)[bottom.pos])
+    torch.testing.assert_close(tokens(x, counted(4)).rows[BOTTOM], -x[bottom.pos])
 
 
 @pytest.mark.parametrize("frame", FRAMES)
@@ -151,7 +152,7 @@ def test_where_nothing_fires_errors_alone_are_nodes(frame: str) -> None:
     one = replace(random_sae(MODEL, HERE, "relu", FRAMES[frame], 12, 8), b_enc=torch.full((12,), -1e6))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch's, of deviations of nothing
-        nodes = part(one, {HERE: stream()}, counted())
+        nodes = Part(parts_of(one, {HERE: stream()}, counted()))
     assert (nodes.features, len(nodes)) == (0, T - 1)
     torch.testing.assert_close(nodes.delta, (one.decode(torch.zeros(T, 12), stream()) - stream())[1:])
 
@@ -160,21 +161,22 @@ def test_where_nothing_fires_errors_alone_are_nodes(frame: str) -> None:
 def test_where_no_position_counts_there_are_no_nodes(frame: str) -> None:
     one, none = random_sae(MODEL, HERE, "relu", FRAMES[frame], 12, 8), torch.zeros(T, dtype=torch.bool)
     for other in (None, {HERE: stream(2)}):
-        nodes = part(one, {HERE: stream()}, none, other=other)
+        nodes = Part(parts_of(one, {HERE: stream()}, none, other=other))
         assert (nodes.features, len(nodes)) == (0, 0)
-        assert nodes.effects(torch.ones(2, T, D)).shape == (2, 0)
+        assert all(one.effects({HERE: torch.ones(2, T, D)}).shape == (2, 0) for one in nodes.of)
         assert not nodes.total(T).any()
 
 
 @pytest.mark.parametrize("n", [0, 1, 40])
 def test_effects_of_many_gradients_are_dot_products(n: int) -> None:
-    """In whatever order nodes are, and however many a position has."""
+    """However many nodes a position has."""
     draw = torch.Generator().manual_seed(n)
-    pos, delta = torch.randint(1, T - 1, (n,), generator=draw), torch.randn(n, D, generator=draw)
-    gradient, source = torch.randn(3, T, D, generator=draw), Source(HERE, pos, delta)
+    pos, delta = torch.randint(1, T - 1, (n,), generator=draw).sort().values, torch.randn(n, D, generator=draw)
+    gradient, by = torch.randn(3, T, D, generator=draw), torch.randn(n, generator=draw)
+    source, delta = Source(HERE, pos, {HERE: delta}, by), by[:, None] * delta
     expected = torch.stack([(one[pos] * delta).sum(-1) for one in gradient])
-    torch.testing.assert_close(source.effects(gradient), expected)
+    torch.testing.assert_close(source.effects({HERE: gradient}), expected)
     total = torch.zeros(T, D)
     for p, d in zip(pos.tolist(), delta, strict=True):
         total[p] += d
-    torch.testing.assert_close(source.total(T), total)
+    torch.testing.assert_close(source.total(T)[HERE], total)

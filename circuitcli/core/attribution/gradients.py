@@ -1,6 +1,7 @@
 """Estimates of nodes' effects by gradients.
 
-    atp     ∂m/∂x · δ                         x where the node writes; total, through all that follows
+    atp     ∂m/∂x · δ                         x where the node writes (the sum over several sites); total, through
+                                              all that follows
     relp    the same under other rules of the pass back (`core.model.RELP`)
     ig      1/n Σ_k ∂m/∂x at x + α_k·Δ · δ    α_k = (k + ½)/n; Δ = Σ δ of all nodes of the site: the midpoint rule on
                                               the way from the clean activations of a site to its baseline
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from circuitcli.core.attribution.metric import Metric
 from circuitcli.core.attribution.parts import Source
-from circuitcli.core.edits import adding, in_turn, watching
+from circuitcli.core.edits import adding_all, in_turn, watching
 from circuitcli.core.model import Model
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
@@ -43,14 +44,14 @@ def gradients(
 
 
 def integrated(
-    model: Model, tokens: Int[Tensor, " t"], source: Source, metric: Metric, *, steps: int, at_once: int
-) -> Float[Tensor, "t d"]:
-    """The mean of ∂m/∂x at a source's site on the way from the clean pass to that where all its nodes are replaced.
+    model: Model, tokens: Int[Tensor, " t"], nodes: Sequence[Source], metric: Metric, *, steps: int, at_once: int
+) -> dict[Site, Float[Tensor, "t _"]]:
+    """The mean of ∂m/∂x where nodes are edited, on the way from the clean pass to that where all of them are replaced.
 
     Args:
         model: The model.
         tokens: The prompt.
-        source: All nodes of the site.
+        nodes: All that begin at one site.
         metric: m.
         steps: n.
         at_once: Most of them that are run together.
@@ -58,24 +59,29 @@ def integrated(
     Raises:
         InputError: A gradient isn't finite.
     """
-    total = source.total(len(tokens))
-    mean = torch.zeros_like(total)
-    alphas = (torch.arange(steps, device=total.device) + 0.5) / steps
+    totals: dict[Site, Tensor] = {}
+    for one in nodes:
+        for site, total in one.total(len(tokens)).items():
+            totals[site] = totals[site] + total if site in totals else total
+    mean = {site: torch.zeros_like(total) for site, total in totals.items()}
+    alphas = (torch.arange(steps, device=tokens.device) + 0.5) / steps
     for alpha in alphas.split(at_once):
         seen: dict[Site, Tensor] = {}
-        edits = in_turn(adding(source.site, alpha.view(-1, 1, 1) * total), watching([source.site], seen))
+        moved = {site: alpha.view(-1, 1, 1) * total for site, total in totals.items()}
+        edits = in_turn(adding_all(moved), watching(list(totals), seen))
         with torch.enable_grad():
             run = model.run(tokens.expand(len(alpha), -1), [], final=True, edits=edits)
             assert run.final is not None
             value = metric.of(model.logits(run.final[:, -1])).sum()
-            (grad,) = _grad(value, [seen[source.site]])
-        mean += grad.float().sum(0) / steps
+            found = _grad(value, [seen[site] for site in mean])
+        for site, grad in zip(mean, found, strict=True):
+            mean[site] += grad.float().sum(0) / steps
     return mean
 
 
 def estimated(sources: Sequence[Source], gradient: Mapping[Site, Float[Tensor, "t _"]]) -> list[Float[Tensor, " n"]]:
     """∂m/∂x·δ of every node, source by source."""
-    return [(gradient[source.site][source.pos] * source.delta).sum(-1) for source in sources]
+    return [source.weight(gradient) * source.by for source in sources]
 
 
 def _grad(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

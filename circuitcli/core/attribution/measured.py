@@ -6,7 +6,7 @@ done to a node can reach what m is read of, its effect is 0, and nothing is comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -70,9 +70,8 @@ def seen(shape: ModelShape, site: Site, pos: Int[Tensor, " n"], length: int) -> 
 def measured(
     model: Model,
     prompt: Prompt,
-    site: Site,
     pos: Int[Tensor, " n"],
-    delta: Float[Tensor, "n d"],
+    deltas: Mapping[Site, Float[Tensor, "n _"]],
     batches: Callable[[int, int, Callable[[slice], Tensor]], Iterator[Tensor]],
 ) -> Float[Tensor, " n"]:
     """m(x + δ at one position) − m(clean) of each row, in the metric's unit.
@@ -80,40 +79,43 @@ def measured(
     Args:
         model: The model.
         prompt: Its clean pass.
-        site: Where x is.
         pos: The position of each row's edit.
-        delta: What it adds there.
+        deltas: What it adds there, site by site.
         batches: Makes work over consecutive slices of so many rows, of which each has so many positions again.
 
     Raises:
         InputError: The metric is no number after one.
     """
-    found = torch.full((len(pos),), prompt.clean, device=delta.device)
-    there = seen(model.shape, site, pos, len(prompt))
+    found = torch.full((len(pos),), prompt.clean, device=pos.device)
+    there = seen(model.shape, min(deltas, key=lambda site: site.order), pos, len(prompt))
     for start in pos[there].unique().tolist():
         rows = (there & (pos == start)).nonzero().squeeze(1)
         first = start if model.resumes_at_places else 0
 
         def work(part: slice, rows: Tensor = rows, start: int = start, first: int = first) -> Tensor:
-            return _after(model, prompt, site, start, first, delta[rows[part]])
+            here = {site: delta[rows[part]] for site, delta in deltas.items()}
+            return _after(model, prompt, start, first, here)
 
         found[rows] = torch.cat(list(batches(len(rows), len(prompt) - first, work)))
     return found - prompt.clean
 
 
 def _after(
-    model: Model, prompt: Prompt, site: Site, pos: int, first: int, delta: Float[Tensor, "n d"]
+    model: Model, prompt: Prompt, pos: int, first: int, deltas: Mapping[Site, Float[Tensor, "n _"]]
 ) -> Float[Tensor, " n"]:
     """The metric of each row, in which δ is added at one position; all from `first` on is computed again."""
-    count, again = len(delta), len(prompt) - first
-    base = {name: prompt.run.sites[name][:, first:].expand(count, -1, -1) for name in model.bases(site)}
-    edit = torch.zeros(count, again, delta.shape[1], device=delta.device)
-    edit[:, pos - first] = delta
+    again, edits = len(prompt) - first, {}
+    for site, delta in deltas.items():
+        edits[site] = torch.zeros(len(delta), again, delta.shape[1], device=delta.device)
+        edits[site][:, pos - first] = delta
+    edit = Addition.of(edits)
+    count, device = len(edit.delta), edit.delta.device
+    base = {name: prompt.run.sites[name][:, first:].expand(count, -1, -1) for name in model.bases(edit.site)}
     places = None
     if model.resumes_at_places:
-        where = torch.arange(first, len(prompt), device=delta.device).expand(count, -1)
-        places = Places(torch.zeros(count, dtype=torch.long, device=delta.device), where, chained=True)
-    run = model.resume(prompt.run, base, Addition(site, edit), [], final=True, places=places)
+        where = torch.arange(first, len(prompt), device=device).expand(count, -1)
+        places = Places(torch.zeros(count, dtype=torch.long, device=device), where, chained=True)
+    run = model.resume(prompt.run, base, edit, [], final=True, places=places)
     assert run.final is not None
     return _numbers(prompt.metric.of(model.logits(run.final[:, -1])))
 

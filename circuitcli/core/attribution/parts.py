@@ -1,21 +1,22 @@
-"""What a prompt's activations are made of: at one dictionary's site the features that fire, and the error.
+"""What a prompt's activations are made of: at each site that dictionaries write the features that fire, and the error.
 
 With the frame's σ and shift as they are on the clean pass,
 
-    y = σ·(a W_dec + b_dec) + shift + e        at the site that the dictionary writes
+    y = σ·(Σ_s a_s W_dec[s] + b_dec) + shift + e        s: the dictionaries that write there, an SAE alone
 
-A node is one of these terms at one position that counts (no first one, no special token); replacing it changes y by
+A node is one of these terms at one position that counts (no first one, no special token); replacing it adds
 
-    feature j    δ = (c − a_j)·d_j        d_j = σ·W_dec[j]
-    error        δ = c_e − e
+    feature j    δ = (c − a_j)·d_j        d_j = σ·W_dec[j], at each site that its dictionary writes
+    error        δ = c_e − e              at its site
 
-and what the dictionary reads changes feature j's activation by k_j·δx, k_j = act'·W_enc[:, j] / divisor (σ and the
-frame's mean are constants; but where the frame centres a stream whose mean no norm sees, k_j is centred as d_j is).
+and what a dictionary reads changes its feature j's activation by k_j·δx, k_j = act'·W_enc[:, j] / divisor (σ and the
+frame's mean are constants; but where the frame centres a stream whose mean no norm sees, k_j is centred as d_j is). A
+skip connection is no node: what goes through it goes by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,11 +24,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.dictionary import Dictionary, Reconstructions
 from circuitcli.core.sites import Site
 
-# What features of a site are replaced by: (position, feature, clean activation) → c.
+# What features of a dictionary are replaced by: (position, feature, clean activation) → c.
 Replace = Callable[[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, " n"]], Float[Tensor, " n"]]
+Clean = Mapping[Site, Float[Tensor, "t _"]]
 BOTTOM = Site(0, "resid_pre")  # where tokens are
 
 
@@ -38,48 +40,61 @@ def nothing(pos: Int[Tensor, " n"], feature: Int[Tensor, " n"], activation: Floa
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Nodes of one site of one prompt that can be replaced: all that a graph of gradients needs to know of them.
+    """Nodes of one kind of one prompt that can be replaced: all that a graph of gradients needs to know of them.
 
     Attributes:
-        site: Where they are, and are edited.
-        pos: Of each node.
-        delta: What replacing it adds.
+        site: Where they are: the first at which they are edited.
+        pos: Of each node, ascending.
+        rows: What each adds at the sites where it is edited, in the model's order, but for the factor.
+        by: The factor: replacing node i adds by_i · rows_i.
     """
 
     site: Site
     pos: Int[Tensor, " n"]
-    delta: Float[Tensor, "n d"]
+    rows: Mapping[Site, Float[Tensor, "n _"]]
+    by: Float[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.pos)
 
-    def total(self, length: int) -> Float[Tensor, "t d"]:
-        """What replacing all of them adds at each position."""
-        zero = torch.zeros(length, self.delta.shape[1], device=self.delta.device)
-        return zero.index_add_(0, self.pos, self.delta)
+    @property
+    def nbytes(self) -> int:
+        """The memory that it holds."""
+        return sum(rows.nbytes for rows in self.rows.values())
+
+    def deltas(self, which: Int[Tensor, " m"]) -> dict[Site, Float[Tensor, "m _"]]:
+        """What replacing some of them adds, site by site."""
+        return {site: self.by[which].unsqueeze(1) * rows[which] for site, rows in self.rows.items()}
+
+    def total(self, length: int) -> dict[Site, Float[Tensor, "t _"]]:
+        """What replacing all of them adds at each position, site by site."""
+        found = {}
+        for site, rows in self.rows.items():
+            zero = torch.zeros(length, rows.shape[1], device=rows.device)
+            found[site] = zero.index_add_(0, self.pos, self.by.unsqueeze(1) * rows)
+        return found
+
+    def weight(self, gradient: Mapping[Site, Float[Tensor, "t _"]]) -> Float[Tensor, " n"]:
+        """∂m/∂(the factor) of each node: Σ over its sites of ∂m/∂x·rows."""
+        parts = [(gradient[site][self.pos] * rows).sum(-1) for site, rows in self.rows.items()]
+        return torch.stack(parts).sum(0)
+
+    def effects(self, gradients: Mapping[Site, Float[Tensor, "b t _"]]) -> Float[Tensor, "b n"]:
+        """∂/∂x·δ of each node, for each of several gradients; 0 at sites that have none. A position at a time."""
+        rows = next(iter(gradients.values()), None)
+        found = torch.zeros(0 if rows is None else len(rows), len(self), device=self.by.device)
+        for site, gradient in gradients.items():
+            if site in self.rows:
+                for place, part in self._places:
+                    found[:, part] += gradient[:, place] @ self.rows[site][part].T
+        return found * self.by
 
     @cached_property
-    def packed(self) -> tuple[Int[Tensor, "t k"], Float[Tensor, "t k d"]]:
-        """The nodes position by position, and their δ; −1, and 0, where a position has fewer than another."""
-        length = int(self.pos.max()) + 1 if len(self.pos) else 0
-        order = self.pos.argsort(stable=True)
-        counts = self.pos.bincount(minlength=length)
-        within = torch.arange(len(self.pos), device=self.pos.device) - (counts.cumsum(0) - counts)[self.pos[order]]
-        width = int(counts.max()) if length else 0
-        index = torch.full((length, width), -1, dtype=torch.long, device=self.pos.device)
-        index[self.pos[order], within] = order
-        delta = torch.zeros(length, width, self.delta.shape[1], device=self.delta.device)
-        delta[self.pos[order], within] = self.delta[order]
-        return index, delta
-
-    def effects(self, gradient: Float[Tensor, "b t d"]) -> Float[Tensor, "b n"]:
-        """∂/∂x·δ of each node, for each of several gradients; a position at a time, as one product."""
-        index, delta = self.packed
-        found = torch.bmm(gradient[:, : len(index)].transpose(0, 1), delta.transpose(1, 2))  # [t, b, k]
-        out = torch.empty(len(gradient), len(self), device=gradient.device)
-        there = index >= 0
-        out[:, index[there]] = found.transpose(1, 2)[there].T
-        return out
+    def _places(self) -> list[tuple[int, slice]]:
+        """Each position that has nodes, and which these are."""
+        found, count = torch.unique_consecutive(self.pos, return_counts=True)
+        stop = count.cumsum(0).tolist()
+        return [(p, slice(end - n, end)) for p, n, end in zip(found.tolist(), count.tolist(), stop, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,85 +109,156 @@ class Tokens(Source):
 
 
 @dataclass(frozen=True, eq=False)
-class Part(Source):
-    """The nodes of one dictionary in one prompt: its features, in order of position and index, then its errors.
+class Features(Source):
+    """The features of one dictionary that fire in a prompt, in order of position and index; `rows` are their d_j.
 
     Attributes:
         reads: The site that it encodes.
-        feature: Index of each feature node; they are the first nodes.
+        feature: Index of each.
         activation: Its clean activation, 0 of those that only fire on the baseline.
         replacement: What it is replaced by.
-        decoder: d_j of each.
         encoder: k_j of each; 0 of those that don't fire.
-        size: The norm of each error.
     """
 
     reads: Site
-    feature: Int[Tensor, " f"]
-    activation: Float[Tensor, " f"]
-    replacement: Float[Tensor, " f"]
-    decoder: Float[Tensor, "f d"]
-    encoder: Float[Tensor, "f r"]
-    size: Float[Tensor, " e"]
+    feature: Int[Tensor, " n"]
+    activation: Float[Tensor, " n"]
+    replacement: Float[Tensor, " n"]
+    encoder: Float[Tensor, "n r"]
 
     @property
-    def features(self) -> int:
-        """How many of the nodes are features."""
-        return len(self.feature)
+    def nbytes(self) -> int:
+        """The memory that it holds."""
+        return super().nbytes + self.encoder.nbytes
 
 
-def part(
-    dictionary: Dictionary,
-    clean: Mapping[Site, Float[Tensor, "t _"]],
-    counts: Bool[Tensor, " t"],
-    *,
-    replace: Replace = nothing,
-    error: Float[Tensor, "t d"] | None = None,
-    other: Mapping[Site, Float[Tensor, "t _"]] | None = None,
-) -> Part:
-    """The nodes of a dictionary in a prompt.
+@dataclass(frozen=True, eq=False)
+class Errors(Source):
+    """The errors at one site that dictionaries write, one at each position that counts.
 
-    Args:
-        dictionary: The dictionary.
-        clean: Clean activations of the sites that it reads and writes.
-        counts: The positions that count.
-        replace: What features are replaced by, where there is no `other`.
-        error: What its errors are replaced by; None: 0.
-        other: Those activations of another prompt of the same length: features and errors are replaced by what they
-            are there, and features that fire there alone are nodes as well.
+    Attributes:
+        clean: They themselves.
+        skip: What a skip connection does there, if there is one.
     """
-    x, y = clean[dictionary.reads].float(), clean[dictionary.writes].float()
-    place = counts.nonzero().squeeze(1)
-    here = _fires(dictionary, x, place)
-    there = None if other is None else _fires(dictionary, other[dictionary.reads].float(), place)
-    pos, feature, activation, c = _joined(here, there, replace, dictionary.d_sae)
-    decoder = dictionary.frame.step(_rows(dictionary.w_dec, feature).to(x.device), x[pos])
-    e = errors(dictionary, x, y, here)[place]
-    target = torch.zeros_like(e)
-    if other is not None and there is not None:
-        target = errors(dictionary, other[dictionary.reads].float(), other[dictionary.writes].float(), there)[place]
-    elif error is not None:
-        target = error[place].float()
-    return Part(
-        site=dictionary.writes,
-        pos=torch.cat([pos, place]),
-        delta=torch.cat([(c - activation).unsqueeze(1) * decoder, target - e]),
-        reads=dictionary.reads,
-        feature=feature,
-        activation=activation,
-        replacement=c,
-        decoder=decoder,
-        encoder=_encoder(dictionary, x, pos, feature, activation),
-        size=e.norm(dim=1),
-    )
+
+    clean: Float[Tensor, "n d"]
+    skip: Skip | None
+
+    @property
+    def size(self) -> Float[Tensor, " n"]:
+        """The norm of each."""
+        norm: Tensor = self.clean.norm(dim=1)
+        return norm
+
+
+@dataclass(frozen=True, eq=False)
+class Skip:
+    """A skip connection of a transcoder: what it reads goes by its features, x ↦ x W_skipᵀ.
+
+    Attributes:
+        reads: The site that it reads.
+        of: What it makes of activations there, as what is added where it writes. Linear; gradients pass.
+        clean: What it makes of the clean ones.
+    """
+
+    reads: Site
+    of: Callable[[Float[Tensor, "*n r"]], Float[Tensor, "*n d"]]
+    clean: Float[Tensor, "t d"]
 
 
 _Firing = tuple[Tensor, Tensor, Tensor]  # position, feature, activation
 
 
-def _fires(dictionary: Dictionary, x: Float[Tensor, "t d"], place: Int[Tensor, " p"]) -> _Firing:
-    found = dictionary.active(x[place])
-    return place[found.place], found.feature, found.value
+def edits_of(sources: Sequence[Source], which: Sequence[Int[Tensor, " _"]]) -> dict[Site, Float[Tensor, "n _"]]:
+    """What replacing some nodes of each source adds, one after the other, site by site; 0 where one adds nothing."""
+    parts = [source.deltas(some) for source, some in zip(sources, which, strict=True)]
+    widths = {site: delta.shape[1] for part in parts for site, delta in part.items()}
+
+    def at(site: Site, part: Mapping[Site, Tensor], some: Tensor) -> Tensor:
+        none = torch.zeros(len(some), widths[site], device=some.device)
+        return part.get(site, none)
+
+    return {site: torch.cat([at(site, *each) for each in zip(parts, which, strict=True)]) for site in widths}
+
+
+class Parts:
+    """The nodes of a prompt, dictionary by dictionary, none of which has to stay; errors once all are in.
+
+    Args of the constructor:
+        clean: Clean activations of the sites that dictionaries read and write.
+        counts: The positions that count.
+        other: Those activations of another prompt of the same length: features and errors are replaced by what they
+            are there, and features that fire there alone are nodes as well.
+    """
+
+    def __init__(self, clean: Clean, counts: Bool[Tensor, " t"], other: Clean | None = None) -> None:
+        self._clean, self._counts, self._other = clean, counts, other
+        self._said, self._other_said = Reconstructions(), Reconstructions()
+        self._skips: dict[Site, Skip] = {}
+
+    @cached_property
+    def _place(self) -> Int[Tensor, " p"]:
+        return self._counts.nonzero().squeeze(1)
+
+    def features(self, dictionary: Dictionary, replace: Replace = nothing) -> Features:
+        """The features of a dictionary; `replace` says what they are replaced by, where there is no other prompt."""
+        x = self._clean[dictionary.reads].float()
+        here, there = self._fires(dictionary, x, self._said), None
+        if self._other is not None:
+            there = self._fires(dictionary, self._other[dictionary.reads].float(), self._other_said)
+        pos, feature, activation, c = _joined(here, there, replace, dictionary.d_sae)
+        if dictionary.w_skip is not None:
+            self._skips[dictionary.writes] = _skip(dictionary, dictionary.w_skip.to(x.device), x)
+        return Features(
+            site=dictionary.writes,
+            pos=pos,
+            rows={one.site: dictionary.lands.step(one.rows(feature), x[pos]) for one in dictionary.decoders},
+            by=c - activation,
+            reads=dictionary.reads,
+            feature=feature,
+            activation=activation,
+            replacement=c,
+            encoder=_encoder(dictionary, x, pos, feature, activation),
+        )
+
+    @property
+    def written(self) -> list[Site]:
+        """The sites that the dictionaries write, which have errors, in the model's order."""
+        return self._said.sites
+
+    def errors(self, site: Site, replacement: Float[Tensor, "t d"] | None = None) -> Errors:
+        """The errors at a site, of all dictionaries that write there; replaced by 0, or by `replacement`."""
+        e, place = self._error(self._said, self._clean, site), self._place
+        target = torch.zeros_like(e)
+        if self._other is not None:
+            target = self._error(self._other_said, self._other, site)
+        elif replacement is not None:
+            target = replacement[place].float()
+        rows, one = {site: target - e}, torch.ones(len(place), device=e.device)
+        return Errors(site, place, rows, one, clean=e, skip=self._skips.get(site))
+
+    def _error(self, said: Reconstructions, clean: Clean, site: Site) -> Float[Tensor, "p d"]:
+        y = clean[site][self._place].float()
+        return y - said.of(site, y)
+
+    def _fires(self, dictionary: Dictionary, x: Float[Tensor, "t d"], said: Reconstructions) -> _Firing:
+        found = dictionary.active(x[self._place])
+        said.add(dictionary, found, x[self._place])
+        return self._place[found.place], found.feature, found.value
+
+
+def parts_of(
+    dictionary: Dictionary,
+    clean: Clean,
+    counts: Bool[Tensor, " t"],
+    *,
+    replace: Replace = nothing,
+    error: Float[Tensor, "t d"] | None = None,
+    other: Clean | None = None,
+) -> tuple[Features, Errors]:
+    """The nodes of a dictionary that alone writes one site; see `Parts`."""
+    parts = Parts(clean, counts, other)
+    return parts.features(dictionary, replace), parts.errors(dictionary.writes, error)
 
 
 def _joined(here: _Firing, there: _Firing | None, replace: Replace, d_sae: int) -> tuple[Tensor, ...]:
@@ -188,10 +274,6 @@ def _joined(here: _Firing, there: _Firing | None, replace: Replace, d_sae: int) 
     return keys // d_sae, keys % d_sae, a, c
 
 
-def _rows(matrix: Tensor, index: Tensor) -> Tensor:
-    return matrix[index.to(matrix.device)]
-
-
 def _encoder(dictionary: Dictionary, x: Tensor, pos: Tensor, feature: Tensor, activation: Tensor) -> Tensor:
     slope = dictionary.activation.slope(feature) * (activation > 0) / dictionary.frame.scale(x[pos]).divisor.squeeze(-1)
     columns = dictionary.w_enc[:, feature.to(dictionary.w_enc.device)].T.to(x.device)
@@ -199,12 +281,13 @@ def _encoder(dictionary: Dictionary, x: Tensor, pos: Tensor, feature: Tensor, ac
     return columns * slope.unsqueeze(1)
 
 
-def errors(dictionary: Dictionary, x: Tensor, y: Tensor, firing: _Firing) -> Float[Tensor, "t d"]:
-    """Errors y − x̂, by the rows of the decoder of what fires."""
-    pos, feature, value = firing
-    summed = torch.zeros(x.shape[0], y.shape[1], device=x.device)
-    summed.index_add_(0, pos, value.unsqueeze(1) * _rows(dictionary.w_dec, feature).to(x.device))
-    return y - dictionary.frame.put_back(summed + dictionary.b_dec, x)
+def _skip(dictionary: Dictionary, w_skip: Tensor, x: Float[Tensor, "t r"]) -> Skip:
+    frame, lands = dictionary.frame, dictionary.lands
+
+    def of(x: Tensor) -> Tensor:
+        return lands.step(torch.nn.functional.linear(frame.seen(x), w_skip), x)
+
+    return Skip(dictionary.reads, of, of(x))
 
 
 def tokens(
@@ -216,4 +299,5 @@ def tokens(
     """
     place = counts.nonzero().squeeze(1)
     x = stream[place].float()
-    return Tokens(BOTTOM, place, -x if replacement is None else replacement[place].float() - x, x.norm(dim=1))
+    delta = -x if replacement is None else replacement[place].float() - x
+    return Tokens(BOTTOM, place, {BOTTOM: delta}, torch.ones(len(place), device=x.device), x.norm(dim=1))

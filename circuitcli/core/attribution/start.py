@@ -3,10 +3,11 @@
 For a feature j that fires at position p of a sequence, replaced by 0 (attribution patching: Nanda 2023, Syed et al.
 2023):
 
-    e = ∂m/∂x_p · (−σ·a_j·W_dec[j])          m = Σ_q max_v log p(v | x_≤q), over the positions q that are read
+    e = ∂m/∂x_p · (−σ·a_j·W_dec[j])      m = Σ_q max_v log p(v | x_≤q), over the positions q that are read
 
-so e estimates, in nats, what ablating j there does to the log-probability of the model's likeliest next tokens. One
-pass forward and one backward serve every feature of a site.
+where x is what it writes (of several sites the sum over them), so e estimates, in nats, what ablating j there does to
+the log-probability of the model's likeliest next tokens. One pass forward and one backward serve every feature of a
+dictionary.
 """
 
 from __future__ import annotations
@@ -43,22 +44,23 @@ def estimates(
     seq, pos, feature, activation = firing
     seen: dict[Site, Tensor] = {}
     with torch.enable_grad():
-        run = model.run(tokens, [sae.reads], final=True, edits=watching([sae.writes], seen))
+        run = model.run(tokens, [sae.reads], final=True, edits=watching(sae.written, seen))
         assert run.final is not None
         if not run.final.requires_grad:
             return None
         towards = _towards(model, run.final.detach(), read)
         if towards is None:
             return None
-        gradient = torch.autograd.grad(run.final, seen[sae.writes], towards)[0].float()
-    if not bool(gradient.isfinite().all()):
+        gradients = torch.autograd.grad(run.final, [seen[site] for site in sae.written], towards)
+    if not all(bool(gradient.isfinite().all()) for gradient in gradients):
         return None
     x, size = run.sites[sae.reads].detach(), max(1, _VALUES // sae.d_in)
     found = []
     for part in torch.arange(len(seq), device=tokens.device).split(size):
         at = seq[part], pos[part]
-        delta = sae.edit(x[at], feature[part], activation[part], torch.zeros_like(activation[part]))[sae.writes]
-        found.append((delta * gradient[at]).sum(-1))
+        deltas = sae.edit(x[at], feature[part], activation[part], torch.zeros_like(activation[part]))
+        by_site = zip(deltas.values(), gradients, strict=True)
+        found.append(torch.stack([(delta * gradient[at].float()).sum(-1) for delta, gradient in by_site]).sum(0))
     return torch.cat(found) if found else activation
 
 

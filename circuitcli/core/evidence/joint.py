@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.edits import Edits, in_turn
-from circuitcli.core.evidence.keeping import ZERO, Instead, keeping
+from circuitcli.core.edits import Edits
+from circuitcli.core.evidence.keeping import ZERO, Instead, Keeping, keeping
 from circuitcli.core.model import Model
 from circuitcli.core.sites import Site
 
@@ -36,18 +36,18 @@ def ablating(
     Args:
         dictionaries: Those of a run, with their decoders where the pass is.
         counts: The positions at which it is taken away.
-        circuit: Its features, by the site that their dictionary writes.
+        circuit: Its features, by the site that their dictionary reads.
         instead: What they are replaced by, by the same; 0 where it isn't said.
     """
     found = []
     for one in dictionaries:
-        features = circuit.get(one.writes)
+        features = circuit.get(one.reads)
         if features is not None and len(features):
             keep = torch.ones(1, one.d_sae, dtype=torch.bool, device=counts.device)
             keep[0, features] = False
             errors = torch.ones(1, dtype=torch.bool, device=counts.device)
-            found.append(keeping(one, counts, keep, errors, instead.get(one.writes, ZERO)))
-    return in_turn(*found)
+            found.append(Keeping(one, keep, errors, instead.get(one.reads, ZERO)))
+    return keeping(found, counts)
 
 
 @dataclass(frozen=True, eq=False)
