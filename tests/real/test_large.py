@@ -1,4 +1,6 @@
-"""All of GPT-2 small with three SAEs of 131,072 features in every layer: what it takes of memory. Minutes; not in CI.
+"""All of GPT-2 small with 131,072 features a dictionary: what it takes of memory. Minutes; not in CI.
+
+Three SAEs in every layer; and a cross-layer transcoder, whose twelve dictionaries have 78 decoders, 16 GB in bfloat16.
 
 `pytest -m huge -s tests/real/test_large.py` prints what was measured; `tests/bench/NOTES.md` has it.
 """
@@ -67,6 +69,31 @@ def saes(root: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def across(root: Path) -> Path:
+    """A cross-layer transcoder in circuit-tracer's layout: 50 of 131,072 unit rows are above 3.37."""
+    folder, draw = root / "across", torch.Generator().manual_seed(0)
+    folder.mkdir()
+    w_enc = torch.randn(D_SAE, truesize.D_MODEL, generator=draw)
+    w_enc /= w_enc.norm(dim=-1, keepdim=True)
+    some = (0.02 * torch.randn(D_SAE, truesize.D_MODEL, generator=draw)).bfloat16()
+    (folder / "config.yaml").write_text(
+        "model_name: gpt2\nmodel_kind: cross_layer_transcoder\n"
+        "feature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\n"
+    )
+    for layer in range(LAYERS):
+        reads = {
+            f"W_enc_{layer}": w_enc, f"b_enc_{layer}": torch.zeros(D_SAE), f"b_dec_{layer}": torch.zeros(768),
+            f"threshold_{layer}": torch.full((D_SAE,), 3.37),
+        }  # fmt: skip
+        save_file(reads, folder / f"W_enc_{layer}.safetensors")
+        writes = torch.empty(D_SAE, LAYERS - layer, truesize.D_MODEL, dtype=torch.bfloat16)
+        for slot in range(LAYERS - layer):
+            writes[:, slot] = some.roll(slot, 0)
+        save_file({f"W_dec_{layer}": writes}, folder / f"W_dec_{layer}.safetensors")
+    return folder
+
+
 def measured(*args: str | Path) -> tuple[float, float]:
     """Seconds, and the most GiB that were resident, of a command."""
     started = time.monotonic()
@@ -100,6 +127,25 @@ def test_full_depth_stays_within_six_gibibytes(root: Path, model: Path, text: Pa
         print(f"{stage}: {seconds:.0f} s, {peak:.2f} GiB at most")
     facts = json.loads((run / "ablations" / "stage.json").read_text())["facts"]
     assert facts["features_ablated"] == LAYERS
+    assert all(peak <= LIMIT_GIB for _, peak in peaks.values())
+
+
+def test_a_cross_layer_transcoder_stays_within_six_gibibytes(root: Path, model: Path, text: Path, across: Path) -> None:
+    """Its decoders are never held: of 78, 16 GB together, the rows of features that fire are read."""
+    run, peaks = root / "run-across", {}
+    peaks["fetch-saes"] = measured("fetch-saes", "--run", run, "--model", model, "--release", across)
+    text_flags = ("--text", text, "--num-sequences", "40", "--max-tokens", "64", "--allow-misfit")
+    peaks["cache-acts"] = measured("cache-acts", "--run", run, *text_flags)
+    peaks["ablate"] = measured("ablate", "--run", run, *strongest(run, 1), "--seq-cap", "20")
+    asked = root / "asked.jsonl"
+    asked.write_text(json.dumps({"prompt": " ".join(text.read_text(encoding="utf-8").split()[:20])}), encoding="utf-8")
+    peaks["attribute"] = measured("attribute", "--run", run, "--prompts", asked, "--method", "atp")
+    for stage, (seconds, peak) in peaks.items():
+        print(f"{stage}: {seconds:.0f} s, {peak:.2f} GiB at most")
+    facts = json.loads((run / "ablations" / "stage.json").read_text())["facts"]
+    assert facts["features_ablated"] == LAYERS
+    saes = json.loads((run / "saes" / "saes.json").read_text())["saes"]
+    assert sum(len(one["writes"]) for one in saes) == LAYERS * (LAYERS + 1) // 2 == 78
     assert all(peak <= LIMIT_GIB for _, peak in peaks.values())
 
 
