@@ -164,7 +164,7 @@ def ablate(
         site: Where the edited features read.
         rows: One ablation a row, in the sequences of `clean`.
         clean: What they start from.
-        downstream: Sites to read, all downstream of `site`.
+        downstream: Sites to read, all behind the first that the features write; or this one, if it isn't `site`.
         horizon: How many positions behind the edited one are read as well; None: all of them.
         sums: Where the effects on tokens are added, last of all; needed where `clean` has logits. A batch that fails
             adds nothing.
@@ -175,7 +175,11 @@ def ablate(
     edit = Addition.of(_deltas(saes[site], rows, clean, on_device))
     places = Places(on_device.seq, on_device.pos, chained=grid.chained) if model.resumes_at_places else None
     base = {name: _at(clean.run.sites[name], on_device) for name in model.bases(edit.site)}
-    ablated = model.resume(clean.run, base, edit, downstream, final=clean.logits, places=places)
+    behind = [down for down in downstream if down != edit.site]
+    ablated = model.resume(clean.run, base, edit, behind, final=clean.logits, places=places)
+    if edit.site in downstream:
+        x = _at(clean.run.sites[edit.site], on_device)
+        ablated.sites[edit.site] = x + edit.delta.to(x.dtype)
     context, seq, pos = _contexts(grid, clean.which(rows.seq), clean.width)
     where_read = ((seq * clean.width + pos)[context]).to(device)
     special = clean.special[seq, pos][context]

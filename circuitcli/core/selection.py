@@ -57,9 +57,17 @@ def branch(
     return sorted(kept, key=lambda f: f.order)
 
 
-def downstream(site: Site, sites: Sequence[Site], shape: ModelShape) -> list[Site]:
-    """Every chosen site after `site`, up to and including the next chosen layer, in the model's order."""
+def downstream(site: Site, sites: Sequence[Site], shape: ModelShape, writes: Site | None = None) -> list[Site]:
+    """Every chosen site that features of one can change, up to and including the next chosen layer, in order.
+
+    Args:
+        site: Where the features read.
+        sites: All that are chosen.
+        shape: The model's.
+        writes: The first site that they write, and which is then read as edited; None: where they read.
+    """
     later = [s.layer for s in sites if s.layer > site.layer]
-    last = min(later, default=site.layer)
-    found = [s for s in sites if s.layer <= last and is_upstream(site, s, parallel=shape.parallel)]
+    last, first = min(later, default=site.layer), writes or site
+    found = [s for s in sites if s.layer <= last and is_upstream(first, s, parallel=shape.parallel)]
+    found += [first] if first != site and first in sites else []
     return sorted(found, key=lambda s: s.order)

@@ -36,7 +36,7 @@ class Baseline:
 
     Attributes:
         runtime: Where they are.
-        sites: All that are chosen.
+        writes: By site that is chosen the first one that its dictionary writes.
         saes: The SAEs of some of these, and maybe of others.
         block_of: The block of each sequence: those of one are run clean together.
         clean: The clean pass of a block, on request with what the next token needs.
@@ -44,14 +44,14 @@ class Baseline:
 
     runtime: Runtime
     model: Model
-    sites: Sequence[Site]
+    writes: Mapping[Site, Site]
     saes: Callable[[Sequence[Site]], Mapping[Site, Dictionary]]
     block_of: Callable[[Int[np.ndarray, " n"]], Int[np.ndarray, " n"]]
     clean: Callable[[int, bool], ablation.Clean]
 
     def downstream(self, site: Site) -> list[Site]:
         """The sites that are read where one is edited."""
-        return selection.downstream(site, list(self.sites), self.model.shape)
+        return selection.downstream(site, list(self.writes), self.model.shape, self.writes[site])
 
 
 @dataclass(frozen=True, eq=False)

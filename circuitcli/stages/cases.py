@@ -59,7 +59,7 @@ def of(subject: Subject) -> Case:
     tools = subject.tools
     sample, model = read_sample(subject, tools.report.say), subject.model
     sites = [entry.at for entry in subject.entries]
-    used = [sites[0], *downstream(sites[0], sites, model.shape)]
+    used = [sites[0], *downstream(sites[0], sites, model.shape, subject.entries[0].written[0])]
     lengths = torch.as_tensor(sample.lengths[:SEQUENCES]).long()
     tokens = torch.as_tensor(sample.tokens[:SEQUENCES, : int(lengths.max())]).long()
     return Case(

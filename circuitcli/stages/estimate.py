@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from circuitcli.core import flops, selection
+from circuitcli.core import flops
 from circuitcli.core.contexts import Firings
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site, last_block
@@ -201,20 +201,19 @@ def _more(settings: Settings, passes: Passes, trial: _Trial, planned: Counts) ->
 def _sae_bytes(passes: Passes, site: Site) -> int:
     """Encoders of the sites behind one."""
     shape = passes.model.shape
-    return sum(
-        4 * shape.width(s.name) * passes.widths[s] for s in selection.downstream(site, list(passes.widths), shape)
-    )
+    return sum(4 * shape.width(s.name) * passes.widths[s] for s in passes.baseline.downstream(site))
 
 
 def _operations(passes: Passes, site: Site, *, logits: bool) -> float:
     """Floating-point operations of one ablation at a site, the same constant factors left out at all of them."""
     model, shape = passes.model, passes.model.shape
-    downstream = selection.downstream(site, list(passes.widths), shape)
+    downstream = passes.baseline.downstream(site)
     last = shape.n_layers - 1 if logits else last_block(downstream)
     encoders = sum(flops.encode(shape.width(down.name), passes.widths[down]) for down in downstream)
     tokens = flops.unembed(shape) if logits else 0.0
     # Never nothing: rows are gathered and written even where no product is made.
-    return flops.resumed(site, last, model.sizes, shape, 1.0) + encoders + tokens + flops.unembed(shape) / 10
+    resumed = flops.resumed(passes.written[site][0], last, model.sizes, shape, 1.0)
+    return resumed + encoders + tokens + flops.unembed(shape) / 10
 
 
 def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:

@@ -70,7 +70,8 @@ class Passes(ABC):
     @property
     def baseline(self) -> Baseline:
         """The model, SAEs and sequences, as ablations take them."""
-        return Baseline(self.runtime, self.model, list(self.widths), self.saes, self.block_of, self.clean)
+        writes = {site: written[0] for site, written in self.written.items()}
+        return Baseline(self.runtime, self.model, writes, self.saes, self.block_of, self.clean)
 
     def saes(self, sites: Sequence[Site]) -> dict[Site, Dictionary]:
         """The SAEs at these sites. Those that were loaded for others go: only two layers' have to fit into memory."""

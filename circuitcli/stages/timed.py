@@ -70,7 +70,8 @@ class Workload:
         self.model, self.site, self.lengths = case.model, case.site, case.lengths
         self.places = places or (PLACES if case.model.resumes_at_places else FEW)
         self.width = int(self.lengths.max())
-        self.downstream = downstream(self.site, list(case.saes), self.model.shape)
+        self.writes = case.saes[self.site].writes
+        self.downstream = downstream(self.site, list(case.saes), self.model.shape, self.writes)
         self.acts = self._cached()
         self.ablations = self._ablations()
         self.contexts = len(np.unique(self.ablations.contexts.seq * self.width + self.ablations.contexts.pos))
@@ -144,7 +145,8 @@ class Workload:
         )
 
     def _clean(self, *, logits: bool) -> Clean:
-        return read_clean(self.model, [self.site], self.case.tokens, self.lengths, self.acts, logits=logits)
+        edited = list(dict.fromkeys([self.site, self.writes]))
+        return read_clean(self.model, edited, self.case.tokens, self.lengths, self.acts, logits=logits)
 
     def _engine(self, *, logits: bool) -> list[Ablated]:
         """All ablations, with the clean passes that they need."""
@@ -153,8 +155,9 @@ class Workload:
 
     def _made(self, ablations: Ablations, clean: Clean, sums: TokenSums | None) -> list[Ablated]:
         """Some of the ablations, from one clean pass of all sequences."""
-        sites, saes = [self.site, *self.downstream], self.case.saes
-        baseline = Baseline(self.runtime, self.model, sites, lambda _: saes, np.zeros_like, lambda *_: clean)
+        saes = self.case.saes
+        writes = {site: saes[site].writes for site in (self.site, *self.downstream)}
+        baseline = Baseline(self.runtime, self.model, writes, lambda _: saes, np.zeros_like, lambda *_: clean)
         return [result for _, result in ablations.made(baseline, sums)]
 
     def _sums(self, slots: int) -> TokenSums:
@@ -180,9 +183,9 @@ class Workload:
     def engine_flops(self, *, logits: bool) -> float:
         """Clean passes, blocks behind the edits, encoders, and logits of rows and contexts."""
         model, shape = self.model, self.model.shape
-        last = shape.n_layers - 1 if logits else last_block([self.site, *self.downstream])
+        last = shape.n_layers - 1 if logits else last_block([self.writes, *self.downstream])
         keys = float(self.ablations.contexts.pos.mean()) + 1
-        row = flops.resumed(self.site, last, model.sizes, shape, keys) + sum(map(self._encoder, self.downstream))
+        row = flops.resumed(self.writes, last, model.sizes, shape, keys) + sum(map(self._encoder, self.downstream))
         clean = (last + 1) * flops.block(model.sizes, shape, (self.width + 1) / 2) * int(self.lengths.sum())
         tokens = (len(self.ablations) + self.contexts) * flops.unembed(shape) if logits else 0.0
         return len(self.ablations) * row + clean + tokens

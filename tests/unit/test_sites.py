@@ -145,6 +145,16 @@ def test_downstream_reaches_the_next_chosen_layer() -> None:
     assert [str(s) for s in downstream(Site(5, "attn_out"), sites, parallel)] == ["5.resid_post"]
 
 
+def test_downstream_of_what_writes_elsewhere_begins_where_it_writes() -> None:
+    """What lies between doesn't change; what reads the edited site itself does."""
+    shape = ModelShape(6, 8, 8, 10, 16)
+    sites = [Site(layer, name) for layer in (2, 4) for name in ("resid_mid", "mlp_in", "mlp_out", "resid_post")]
+    names = [str(s) for s in downstream(Site(2, "resid_mid"), sites, shape, Site(2, "mlp_out"))]
+    assert names == ["2.mlp_out", "2.resid_post", "4.resid_mid", "4.mlp_in", "4.mlp_out", "4.resid_post"]
+    sites.remove(Site(2, "mlp_out"))
+    assert downstream(Site(2, "resid_mid"), sites, shape, Site(2, "mlp_out"))[0] == Site(2, "resid_post")
+
+
 def test_hooks_are_transformer_lenss() -> None:
     assert Site(3, "z").hook == "blocks.3.attn.hook_z"
     assert Site(3, "mlp_out").hook == "blocks.3.hook_mlp_out"
