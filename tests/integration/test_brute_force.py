@@ -16,29 +16,52 @@ import torch
 from safetensors.torch import load_file
 from support.brute import Brute, Outcome, rows
 from support.plain import NUMBERS
+from support.transcoders import Made
 from tokenizers import Tokenizer
+
+from circuitcli.results.dictionaries import entries_of
 
 WITHIN = 1e-4  # of the row's largest value
 STORED = 1e-5  # a change is stored where it is larger than this times max(1, |clean|)
 DOUBTFUL = 0.01  # the share of latents that may be left out
 FIVE, THREE = ["z", "attn_out", "resid_mid", "mlp_out", "resid_post"], ["resid_pre", "attn_out", "mlp_out"]
 MLP = ["mlp_in", "mlp_out", "resid_post"]
+STRENGTH = {"onward": 1.5, "top": -2.0, "all": 0.5}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run to make: which sites of which dictionaries, and what is done to their features."""
+
+    sites: list[str]
+    positions: str
+    intervention: str
+    horizon: int = 0  # of onward; 0: all later positions
+    made: Made | None = None  # none: the tiny model's SAEs
+    layers: str = ":"
+
+    def __str__(self) -> str:
+        of = f"{self.made.family}-{self.made.layout}" if self.made else f"{len(self.sites)}"
+        return f"{of}-{self.positions}-{self.intervention}" + ("" if self.layers == ":" else f"-{self.layers}")
+
+
 CASES = [
-    (FIVE, "top", "zero"),
-    (FIVE, "all", "mean"),
-    (THREE, "top", "mean"),
-    (THREE, "all", "zero"),
-    (FIVE, "onward", "zero"),
-    (THREE, "onward", "mean"),
-    (THREE, "top", "resample"),
-    (THREE, "all", "resample"),
-    (THREE, "onward", "steer"),
-    (THREE, "top", "steer"),
-    (MLP, "top", "zero"),
-    (MLP, "onward", "resample"),
+    Asked(FIVE, "top", "zero"),
+    Asked(FIVE, "all", "mean"),
+    Asked(THREE, "top", "mean"),
+    Asked(THREE, "all", "zero"),
+    Asked(FIVE, "onward", "zero"),
+    Asked(THREE, "onward", "mean", 2),
+    Asked(THREE, "top", "resample"),
+    Asked(THREE, "all", "resample"),
+    Asked(THREE, "onward", "steer", 2),
+    Asked(THREE, "top", "steer"),
+    Asked(MLP, "top", "zero"),
+    Asked(MLP, "onward", "resample", 1),
+    # Transcoders, beside SAEs.
+    Asked(["mlp_in", "resid_post"], "top", "zero", made=Made("gpt2", "saelens")),
+    Asked(["resid_mid", *MLP], "onward", "resample", 2, made=Made("llama", "saelens")),
 ]
-STRENGTH = {"onward": 1.5, "top": -2.0}
-HORIZON = {THREE[0]: 2, FIVE[0]: 0, MLP[0]: 1}  # 0: all later positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,26 +99,36 @@ class Case:
         return rows(self.run, "ablations/contexts-*.parquet")
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda c: f"{len(c[0])}-{c[1]}-{c[2]}")
-def case(request: Any, measure: Any, plain_model: Any, plain_saes: Any) -> Case:
-    sites, positions, intervention = request.param
-    changes = {
-        "saes": {"sites": sites},
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def case(
+    request: Any, measure: Any, plain_model: Any, plain_saes: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Case:
+    asked: Asked = request.param
+    changes: dict[str, Any] = {
+        "saes": {"sites": asked.sites, "layers": asked.layers},
         "ablate": {
-            "positions": positions,
-            "intervention": intervention,
-            "horizon": HORIZON[sites[0]] if positions == "onward" else 0,
-            **({"strength": STRENGTH[positions]} if intervention == "steer" else {}),
+            "positions": asked.positions,
+            "intervention": asked.intervention,
+            "horizon": asked.horizon,
+            **({"strength": STRENGTH[asked.positions]} if asked.intervention == "steer" else {}),
         },
         "contexts": {"num_sequences": 15, "top_k": 4},
     }
+    model, dictionaries = plain_model, plain_saes
+    if asked.made is not None:
+        of = asked.made.save(tmp_path_factory.mktemp("made"))
+        model, dictionaries = of.plain, of.dictionaries
+        changes |= of.run(*asked.sites, layers=asked.layers)
     job = measure(changes)
     counted = job.settings.texts.num_sequences
-    truth = Brute(job.run.root, plain_model, plain_saes, sites, counted)
+    places = [(entry.at.layer, entry.at.name) for entry in entries_of(job.run)]
+    truth = Brute(job.run.root, model, {place: dictionaries[place] for place in places}, asked.sites, counted)
     names = [name.split(".") for name in job.run.require("ablate").facts["features"]]
     chosen = [((int(layer), site), int(index)) for layer, site, index in names]
-    horizon = (HORIZON[sites[0]] or None) if positions == "onward" else 0
-    return Case(job.run.root, truth, positions, horizon, intervention, job.settings.features.seq_cap, chosen)
+    horizon = (asked.horizon or None) if asked.positions == "onward" else 0
+    return Case(
+        job.run.root, truth, asked.positions, horizon, asked.intervention, job.settings.features.seq_cap, chosen
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Laws 3 and 4 over everything that the engine claims: families, sites, SAEs, positions, lengths and batches.
+"""Laws 3 and 4 over everything that the engine claims: families, sites, dictionaries, positions, lengths and batches.
 
 The plain path runs whole sequences by hooks, one ablation at a time (`core.reference`), and is itself compared with
 plain transformers in test_architectures.py.
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import engine
 from support.families import CONFIGS, FAMILIES, VOCAB, save_checkpoint
-from support.random_saes import KINDS, random_sae
+from support.random_saes import KINDS, random_sae, random_transcoder
 from support.tiny import load_model
 
 from circuitcli.core.dictionary import Dictionary
@@ -47,13 +47,16 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     shape = model_of(family, other).shape
     names = [name for name in SITES if not (shape.parallel and name == "resid_mid")]
     everywhere = [Site(layer, name) for layer in range(shape.n_layers) for name in names]
-    site = draw(st.sampled_from(everywhere[:-1]))
-    behind = [s for s in everywhere if s.order > site.order]
+    coder = draw(st.sampled_from(["sae", "sae", "transcoder", "across layers"]))
+    site = draw(st.sampled_from([s for s in everywhere[:-1] if coder == "sae" or s.name in ("resid_mid", "mlp_in")]))
+    first = site if coder == "sae" else Site(site.layer, "mlp_out")  # that is written
+    behind = [s for s in everywhere if s.order > first.order]
     if shape.parallel and site.name in ("z", "attn_out"):  # attention isn't upstream of its block's MLP
         behind = [s for s in behind if s not in (Site(site.layer, "mlp_in"), Site(site.layer, "mlp_out"))]
     return {
         "family": family,
         "other": other,
+        "coder": coder,
         "site": site,
         "downstream": sorted(draw(st.sets(st.sampled_from(behind), min_size=1, max_size=3)), key=lambda s: s.order),
         "kind": draw(st.sampled_from(KINDS)),
@@ -74,6 +77,12 @@ def workload(case: dict[str, Any]) -> tuple[Any, dict[Site, Dictionary], Any, An
         site: random_sae(model, site, case["kind"], Frame(case["norm"]), case["d_sae"], case["seed"] + i)
         for i, site in enumerate([case["site"], *case["downstream"]])
     }
+    if case["coder"] != "sae":
+        layers = range(case["site"].layer + 1, model.shape.n_layers) if case["coder"] == "across layers" else ()
+        saes[case["site"]] = random_transcoder(
+            model, case["site"], case["kind"], skip=True, d_sae=case["d_sae"], seed=case["seed"],
+            further=[Site(layer, "mlp_out") for layer in layers],
+        )  # fmt: skip
     draw = torch.Generator().manual_seed(case["seed"])
     lengths = torch.tensor(case["lengths"])
     tokens = torch.randint(1, VOCAB, (len(lengths), int(lengths.max())), generator=draw)
@@ -90,7 +99,7 @@ def horizon_of(case: dict[str, Any]) -> int | None:
 
 
 @given(case=cases())
-@settings(max_examples=60)
+@settings(max_examples=70)
 def test_law_3_the_engine_is_the_plain_path(case: dict[str, Any]) -> None:
     model, saes, text, rows = workload(case)
     result = engine.ablated(model, saes, case["site"], rows, text, case["downstream"], horizon=horizon_of(case))

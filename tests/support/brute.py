@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from support.families import PlainFamily
 from support.plain import NAMES, Place, PlainModel, PlainSae
 
 
@@ -56,14 +57,14 @@ class Brute:
 
     def __init__(
         self,
-        run: Path,
-        model: PlainModel,
-        saes: dict[Place, PlainSae],
+        run: Path | list[Tensor],
+        model: PlainModel | PlainFamily,
+        saes: Mapping[Place, PlainSae],
         names: list[str],
         counted: int,
         special: Mapping[int, Collection[int]] = MappingProxyType({}),
     ) -> None:
-        """`names` are the sites of each layer; of the stored sequences the first `counted` count.
+        """`names` are the sites of each layer; of the sequences, those of a run or these, the first `counted` count.
 
         `special` says where in each sequence special tokens stand: at these, as at position 0, nothing is counted, nor
         edited, and no latent is read.
@@ -71,9 +72,7 @@ class Brute:
         self.model, self.counted = model, counted
         self.outliers = lambda seq: [0, *special.get(seq, ())]
         self.saes = {place: sae for place, sae in sorted(saes.items(), key=_order) if place[1] in names}
-        stored = load_file(run / "acts/tokens.safetensors")
-        pairs = zip(stored["tokens"].long(), stored["lengths"], strict=True)
-        self.sequences = [tokens[:length] for tokens, length in pairs]
+        self.sequences = run if isinstance(run, list) else _stored(run)
 
     @cached_property
     def clean(self) -> list[tuple[dict[Place, Tensor], Tensor]]:
@@ -109,7 +108,14 @@ class Brute:
         return [p for p in self.saes if _order((p,)) > _order((place,)) and p[0] <= last]
 
     def ablate(
-        self, place: Place, feature: int, seq: int, pos: int, replacement: float, horizon: int | None = 0
+        self,
+        place: Place,
+        feature: int,
+        seq: int,
+        pos: int,
+        replacement: float,
+        horizon: int | None = 0,
+        downstream: list[Place] | None = None,
     ) -> Outcome:
         """Replace one feature at one position (−1: at every position but the outliers).
 
@@ -120,12 +126,13 @@ class Brute:
         x = before[place]
         where = torch.zeros(len(x), 1, dtype=torch.float64)
         where[[p for p in range(len(x)) if p not in self.outliers(seq)] if pos < 0 else pos] = 1
-        delta = self.saes[place].edit(x, feature, replacement) * where
-        after, ablated_logp = self.model.run(self.sequences[seq], (place, delta))
+        deltas = self.saes[place].edits(place, x, feature, replacement)
+        edits = [(written, delta * where) for written, delta in deltas.items()]
+        after, ablated_logp = self.model.run(self.sequences[seq], *edits)
         last = len(x) - 1
         behind = last if horizon is None else min(last, pos + horizon)
         positions = [last] if pos < 0 else list(range(pos, behind + 1))
-        downstream = self.downstream(place)
+        downstream = self.downstream(place) if downstream is None else downstream
         reads = {
             (down, at): self._read(down, before[down][at], after[down][at])
             for down in downstream
@@ -141,6 +148,12 @@ class Brute:
     def _read(self, place: Place, before: Tensor, after: Tensor) -> Read:
         sae = self.saes[place]
         return Read(sae.encode(before), sae.encode(after), sae.doubtful(before) | sae.doubtful(after))
+
+
+def _stored(run: Path) -> list[Tensor]:
+    stored = load_file(run / "acts/tokens.safetensors")
+    pairs = zip(stored["tokens"].long(), stored["lengths"], strict=True)
+    return [tokens[:length] for tokens, length in pairs]
 
 
 def _order(entry: tuple[Place, ...]) -> tuple[int, int]:

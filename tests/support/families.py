@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from circuitcli.core.model import Addition
-from circuitcli.core.sites import Site
+from circuitcli.core.sites import SITES, Site
 
 LAYERS, D_MODEL, VOCAB, WINDOW = 4, 36, 61, 4
 CONFIGS: dict[str, PretrainedConfig] = {
@@ -148,6 +148,31 @@ class Hf:
                     hooks.enter_context(self.hooked(site, lambda x, site=site: found.__setitem__(site, x.clone())))
             logits = self.model(tokens, use_cache=False).logits
         return found, logits
+
+
+class PlainFamily:
+    """A checkpoint of any family, as `support.plain.PlainModel` is one of GPT-2: δ at places, one sequence, float64.
+
+    (But for what transformers computes in float32 whatever it is given, as norms of all families but GPT-2's are.)
+    """
+
+    def __init__(self, folder: Path, family: str) -> None:
+        self.hf = Hf(plain(folder, family).model.double(), family)
+        names = [name for name in SITES if not (family == "neox" and name == "resid_mid")]
+        self.sites = [Site(layer, name) for layer in range(len(self.hf.blocks)) for name in names]
+
+    @torch.no_grad()
+    def run(self, tokens: Tensor, *edits: tuple[tuple[int, str], Tensor]) -> tuple[dict[Any, Tensor], Tensor]:
+        """Activations [t, d] of every site behind all edits, and log-probabilities [t, v]."""
+        changes = {Site(*place): lambda x, delta=delta: x + delta for place, delta in edits}
+        found, logits = self.hf.run(tokens[None], self.sites, changes)
+        return {tuple(site): x[0] for site, x in found.items()}, logits[0].log_softmax(-1)
+
+    def norm(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Gain and bias of the norm that an MLP reads."""
+        norm, _ = self.hf.place(Site(layer, "resid_mid"))
+        gain = norm.weight + (self.hf.family == "gemma2")
+        return gain.detach(), getattr(norm, "bias", torch.zeros(())).detach()
 
 
 def save_checkpoint(

@@ -6,6 +6,8 @@ folder, and its formulas are those of docs/architecture.md §2, written out agai
     pre(x)  none: x     layer_norm: (x − mean) / (std + 1e-5)
     a       act((pre(x) − b_dec) W_enc + b_enc)
     δ       σ·(c − a_j)·W_dec[j],  σ = std for layer_norm, else 1
+
+Transcoders differ in what `PlainTranscoder` says.
 """
 
 import json
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors.torch import load_file
@@ -153,3 +156,32 @@ class PlainSae:
         change = (replacement - self.encode(x)[..., feature, None]) * self.weights["W_dec"][feature]
         scaled = self.config["normalize_activations"] == "layer_norm"
         return change * x.std(-1, keepdim=True, unbiased=True) if scaled else change
+
+    def edits(self, place: Place, x: Tensor, feature: int, replacement: float) -> dict[Place, Tensor]:
+        """δ at every place that it writes: its own."""
+        return {place: self.edit(x, feature, replacement)}
+
+
+@dataclass(frozen=True, eq=False)
+class PlainTranscoder(PlainSae):
+    """A transcoder, of one layer or of several: it reads one place, and adds where `decoders` says.
+
+    pre(x) = x W_enc + b_enc, b_dec isn't subtracted;  δ = (c − a_j)·W_dec[j] at each place that is written.
+    """
+
+    decoders: dict[Place, Tensor]
+
+    @classmethod
+    def of(cls, architecture: str, weights: dict[str, Tensor], decoders: dict[Place, Tensor], k: int = 0) -> Self:
+        """One of a standard, topk or jumprelu architecture."""
+        config = {"architecture": architecture, "k": k, "normalize_activations": "none", "apply_b_dec_to_input": False}
+        return cls(config, *({key: w.double() for key, w in some.items()} for some in (weights, decoders)))
+
+    def edits(self, place: Place, x: Tensor, feature: int, replacement: float) -> dict[Place, Tensor]:
+        change = replacement - self.encode(x)[..., feature, None]
+        return {written: change * w_dec[feature] for written, w_dec in self.decoders.items()}
+
+    def constant(self, x: Tensor) -> Tensor:
+        """What it says at its first place beside its features: b_dec + x W_skipᵀ."""
+        skip = self.weights.get("W_skip")
+        return self.weights["b_dec"] + (0 if skip is None else x @ skip.T)

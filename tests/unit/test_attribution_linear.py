@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor
 from circuitcli.core.activations.standard import Relu
 from circuitcli.core.attribution.direct import TARGET
 from circuitcli.core.attribution.metric import Metric
-from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.dictionary import Decoder, Dictionary
 from circuitcli.core.sites import SITES, Site
 
 WITHIN = 1e-5
@@ -35,10 +37,33 @@ def pairs_of(site: Site) -> Dictionary:
     return Dictionary(site, site, Relu(), both.T.contiguous(), none[0], both, none[1])
 
 
+def transcoder(reads: Site, seed: int, further: Sequence[Site] = (), *, skip: bool = False) -> Dictionary:
+    """Whose relu is never bent; it writes mlp_out of its layer, and further sites."""
+    draw = torch.Generator().manual_seed(seed)
+    decoders = [torch.randn(6, D, generator=draw) / 8 for _ in range(1 + len(further))]
+    return replace(
+        linear_sae(reads, seed),
+        writes=Site(reads.layer, "mlp_out"),
+        w_dec=decoders[0],
+        apply_b_dec_to_input=False,
+        w_skip=torch.randn(D, D, generator=draw) / 2 if skip else None,
+        further=tuple(Decoder(site, rows) for site, rows in zip(further, decoders[1:], strict=True)),
+    )
+
+
 DICTIONARIES = {
     "identity": [identity(site) for site in EVERYWHERE],
     "pairs": [pairs_of(site) for site in EVERYWHERE],
     "random": [linear_sae(site, i) for i, site in enumerate(EVERYWHERE)],
+    "transcoders": [
+        transcoder(Site(0, "resid_mid"), 1, skip=True),
+        linear_sae(Site(1, "resid_pre"), 2),
+        transcoder(Site(1, "mlp_in"), 3),
+    ],
+    "across": [
+        transcoder(Site(0, "mlp_in"), 4, [Site(1, "mlp_out")], skip=True),
+        transcoder(Site(1, "mlp_in"), 5, skip=True),
+    ],
 }
 
 
@@ -46,11 +71,21 @@ def asked(kind: str, baseline: str) -> Asked:
     """Baselines: `near` the clean activations, so that nothing bends on the way."""
     given: dict[str, Any] = {"zero": {}, "near": {"token": torch.ones(6, D)}, "patch": {"other": OTHER}}[baseline]
     if baseline == "near":
-        clean = MODEL.run(PROMPT[None], EVERYWHERE).sites
-        errors = {one.writes: (x := clean[one.reads][0]) - one.decode(one.encode(x), x) for one in DICTIONARIES[kind]}
-        given |= {"error": {site: 0.99 * e for site, e in errors.items()}}
+        given |= {"error": {site: 0.99 * e for site, e in errors(kind).items()}}
         given |= {"replace": lambda pos, feature, a: (0.97 - 0.01 * (feature % 3)) * a}
     return ask(MODEL, PROMPT, DICTIONARIES[kind], metric=METRIC, special=[3], **given)
+
+
+def errors(kind: str) -> dict[Site, Tensor]:
+    """What no dictionary says of each site that some of them write: y − Σ a W_dec − b_dec − x W_skipᵀ."""
+    clean = {site: x[0] for site, x in MODEL.run(PROMPT[None], EVERYWHERE).sites.items()}
+    found = {decoder.site: clean[decoder.site] for one in DICTIONARIES[kind] for decoder in one.decoders}
+    for one in DICTIONARIES[kind]:
+        x = clean[one.reads]
+        for decoder in one.decoders:
+            found[decoder.site] = found[decoder.site] - one.encode(x) @ decoder.w_dec
+        found[one.writes] = found[one.writes] - one.b_dec - (0 if one.w_skip is None else x @ one.w_skip.T)
+    return found
 
 
 @pytest.mark.parametrize("baseline", ["zero", "near", "patch"])
@@ -62,7 +97,11 @@ def test_nodes_by_every_method(kind: str, baseline: str) -> None:
     for steps in (1, 4):
         close(of.integrated(steps), exact, WITHIN, "ig")
     for source, effects in zip(of.sources, exact, strict=True):
-        expected = [by_hand(source.site, int(p), d) for p, d in zip(source.pos, source.delta, strict=True)]
+        deltas = source.deltas(torch.arange(len(source)))
+        expected = [
+            torch.stack([by_hand(site, int(pos), delta[i]) for site, delta in deltas.items()]).sum(0)
+            for i, pos in enumerate(source.pos)
+        ]
         close(effects, torch.stack(expected), WITHIN, source.site, floor=WITHIN * float(torch.cat(exact).abs().max()))
 
 
@@ -83,7 +122,10 @@ def by_hand(site: Site, pos: int, delta: Tensor) -> Tensor:
     return x[-1] @ (MODEL.u[:, METRIC.target] - MODEL.u[:, METRIC.against])
 
 
-@pytest.mark.parametrize(("kind", "baseline"), [("identity", "near"), ("identity", "patch"), ("random", "near")])
+@pytest.mark.parametrize(
+    ("kind", "baseline"),
+    [("identity", "near"), ("identity", "patch"), ("random", "near"), ("transcoders", "near"), ("across", "near")],
+)
 def test_edges_estimated_and_measured(kind: str, baseline: str) -> None:
     of = asked(kind, baseline)
     pairs = of.pairs()

@@ -1,0 +1,130 @@
+"""Ablating features of transcoders, per layer and across layers, beside plain transformers with hooks, float64.
+
+Every later dictionary is read again of the stream that is edited wherever the feature writes, to the last layer: what a
+run reads no further than the next chosen layer, see test_brute_force.py.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+import torch
+from support import engine
+from support.brute import Brute, Outcome
+from support.families import VOCAB, PlainFamily, save_checkpoint
+from support.random_saes import TRANSCODERS, random_clt, random_sae, random_transcoder
+from support.tiny import load_model
+from support.transcoded import by_hand
+
+from circuitcli.core.ablation import Rows
+from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.frame import Frame
+from circuitcli.core.sites import Site
+from circuitcli.runtime.model import BridgeModel
+
+pytestmark = pytest.mark.seams
+WITHIN = 1e-4  # of the row's largest value
+FAMILIES = ("gpt2", "neox", "llama", "gemma2")
+# Which dictionaries: architecture, whether each has a skip connection, and what it reads.
+PER_LAYER = {"relu": (False, "mlp_in"), "topk": (True, "resid_mid"), "jumprelu": (True, "mlp_in")}
+ACROSS = {"relu": (False, "resid_mid"), "topk": (False, "mlp_in"), "jumprelu": (True, "mlp_in")}
+HORIZON = {"top": 0, "onward": None, "all": 0}
+TOKENS = torch.randint(2, VOCAB, (4, 9), generator=torch.Generator().manual_seed(5))
+LENGTHS = torch.tensor([9, 7, 9, 5])
+
+
+@functools.cache
+def models(family: str) -> tuple[BridgeModel, PlainFamily]:
+    folder = save_checkpoint(family, Path(mkdtemp()))
+    return load_model(folder), PlainFamily(folder, family)
+
+
+def dictionaries(model: BridgeModel, kind: str, *, across: bool) -> dict[Site, Dictionary]:
+    """Transcoders of all layers, and an SAE behind each block."""
+    skip, reads = (ACROSS if across else PER_LAYER)[kind]
+    reads = "mlp_in" if model.shape.parallel else reads
+    layers = range(model.shape.n_layers)
+    if across:
+        found = random_clt(model, kind, reads=reads, skip=skip, d_sae=16)
+    else:
+        found = {s: random_transcoder(model, s, kind, skip=skip, d_sae=16, seed=s.layer) for s in at(reads, layers)}
+    saes = {site: random_sae(model, site, "relu", Frame(), 16, 100 + site.layer) for site in at("resid_post", layers)}
+    return dict(sorted((found | saes).items(), key=lambda pair: pair[0].order))
+
+
+def at(name: str, layers: range) -> list[Site]:
+    return [Site(layer, name) for layer in layers]
+
+
+def firing(truth: Brute, site: Site, whole: bool) -> Rows:
+    """The strongest features at some places, and one that doesn't fire."""
+    found = []
+    for seq, a in enumerate(truth.latents[tuple(site)]):
+        for pos in [-1] if whole else [2, len(a) - 1]:
+            here = a.amax(0) if whole else a[pos]
+            found += [(j, seq, pos) for j in (int(here.argmax()), int(here.argsort()[-2]))]
+    found.append((int(truth.latents[tuple(site)][0][3].argmin()), 0, -1 if whole else 3))
+    return engine.rows(*torch.tensor(found).T, torch.linspace(-0.5, 0.7, len(found)))
+
+
+def compared(result: engine.Result, row: int, outcome: Outcome, downstream: list[Site]) -> tuple[int, int]:
+    """How many latents rounding may decide, and how many there are; all others are as they should be."""
+    doubtful = total = 0
+    readings = (result.row == row).nonzero().flatten().tolist()
+    assert {(tuple(s), int(result.pos[i])) for i in readings for s in downstream} == outcome.reads.keys()
+    for reading in readings:
+        for down in downstream:
+            read, changes = outcome.reads[tuple(down), int(result.pos[reading])], result.changes[down]
+            mine = changes.row == reading
+            effect = torch.zeros(len(read.clean), dtype=torch.float64)
+            effect[changes.feature[mine]] = (changes.ablated - changes.clean)[mine].double()
+            wrong = (effect - (read.ablated - read.clean)).abs() > WITHIN * read.largest
+            assert not (wrong & ~read.doubtful).any(), (row, down)
+            doubtful, total = doubtful + int(read.doubtful.sum()), total + len(read.doubtful)
+    return doubtful, total
+
+
+@pytest.mark.parametrize("positions", HORIZON)
+@pytest.mark.parametrize("across", [False, True], ids=["per layer", "across layers"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ablations_are_those_of_plain_transformers(family: str, across: bool, positions: str) -> None:
+    model, plain = models(family)
+    kind = TRANSCODERS[(FAMILIES.index(family) + list(HORIZON).index(positions)) % 3]  # each in all positions modes
+    ours = dictionaries(model, kind, across=across)
+    theirs: Mapping = {tuple(site): by_hand(one) for site, one in ours.items()}
+    sequences = [tokens[:length] for tokens, length in zip(TOKENS, LENGTHS, strict=True)]
+    truth = Brute(sequences, plain, theirs, [site.name for site in ours], len(sequences))
+    doubtful = total = 0
+    moved = 0.0
+    for site in [site for site in ours if ours[site].elsewhere][:3]:
+        which = firing(truth, site, positions == "all")
+        downstream = [down for down in ours if down.order > ours[site].writes.order]
+        result = engine.ablated(model, ours, site, which, (TOKENS, LENGTHS), downstream, horizon=HORIZON[positions])
+        for row, (j, seq, pos, c) in enumerate(zip(*(part.tolist() for part in parts(which)), strict=True)):
+            sure = slice(1, None) if pos < 0 else pos
+            if truth.doubtful(tuple(site), seq)[sure, ..., j].any():
+                doubtful += 1
+                continue
+            where = [tuple(down) for down in downstream]
+            outcome = truth.ablate(tuple(site), j, seq, pos, c, HORIZON[positions], where)
+            left_out, counted = compared(result, row, outcome, downstream)
+            doubtful, total = doubtful + left_out, total + counted
+            for effect, expected in (
+                (result.logprob_effect[row], outcome.logprob_effect),
+                (result.prob_effect[row], outcome.prob_effect),
+            ):
+                assert (effect - expected).abs().max() <= WITHIN * max(float(expected.abs().max()), 0.1)
+            kl = float(result.kl[result.row == row].sum())
+            assert kl == pytest.approx(outcome.kl, rel=1e-3, abs=1e-5)
+            moved = max(moved, outcome.kl)
+    assert moved > 1e-3
+    assert total > 1000
+    assert doubtful <= 0.01 * total
+
+
+def parts(which: Rows) -> tuple[torch.Tensor, ...]:
+    return which.feature, which.seq, which.pos, which.replacement
