@@ -5,14 +5,16 @@ And what holds of any model: the edges of a node to features, errors and the tar
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from support.attributed import Asked, Part, ask, close
+from support.families import Hf
 from support.random_saes import random_clt, random_sae, random_transcoder
-from support.transcoded import BOTTOM, Node, Transcoded
+from support.transcoded import BOTTOM, Node, Transcoded, by_hand
 from test_attribution_plain import BASELINES, FAMILIES, OTHER, PROMPT, SPECIAL, WITHIN, T, mean_of, models
 from torch import Tensor
 
@@ -63,7 +65,9 @@ def both(family: str, which: str, baseline: str) -> tuple[Asked, Transcoded, dic
     def metric(logits: Tensor) -> Tensor:
         return logits[:, METRIC.target] - logits[:, METRIC.against]
 
-    return of, Transcoded(hf, PROMPT, of.counts, some, metric), tables
+    double = Hf(copy.deepcopy(hf.model).double(), hf.family)
+    by = {site: by_hand(one) for site, one in some.items()}
+    return of, Transcoded(double, PROMPT, of.counts, by, metric), tables
 
 
 def nodes(of: Asked) -> list[list[Node]]:

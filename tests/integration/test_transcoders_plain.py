@@ -21,7 +21,8 @@ from support.tiny import load_model
 from support.transcoded import by_hand
 
 from circuitcli.core.ablation import Rows
-from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.active import Active
+from circuitcli.core.dictionary import Dictionary, reconstructed
 from circuitcli.core.frame import Frame
 from circuitcli.core.sites import Site
 from circuitcli.runtime.model import BridgeModel
@@ -51,7 +52,11 @@ def dictionaries(model: BridgeModel, kind: str, *, across: bool) -> dict[Site, D
     if across:
         found = random_clt(model, kind, reads=reads, skip=skip, d_sae=16)
     else:
-        found = {s: random_transcoder(model, s, kind, skip=skip, d_sae=16, seed=s.layer) for s in at(reads, layers)}
+        centred = model.shape.norms_subtract_mean
+        found = {
+            s: random_transcoder(model, s, kind, skip=skip, d_sae=16, seed=s.layer, centre_out=centred and s.layer == 1)
+            for s in at(reads, layers)
+        }
     saes = {site: random_sae(model, site, "relu", Frame(), 16, 100 + site.layer) for site in at("resid_post", layers)}
     return dict(sorted((found | saes).items(), key=lambda pair: pair[0].order))
 
@@ -128,3 +133,52 @@ def test_ablations_are_those_of_plain_transformers(family: str, across: bool, po
 
 def parts(which: Rows) -> tuple[torch.Tensor, ...]:
     return which.feature, which.seq, which.pos, which.replacement
+
+
+@pytest.mark.parametrize("positions", HORIZON)
+@pytest.mark.parametrize("across", [False, True], ids=["per layer", "across layers"])
+def test_zero_ablating_what_does_not_fire_changes_nothing(across: bool, positions: str) -> None:
+    model, _ = models("gpt2")
+    ours = dictionaries(model, "jumprelu", across=across)
+    site = next(iter(ours))
+    active = engine.encoded(model, ours, (TOKENS, LENGTHS))[site]
+    fires = torch.zeros(TOKENS.numel(), ours[site].d_sae, dtype=torch.bool)
+    fires[active.place, active.feature] = True
+    fires = fires.view(*TOKENS.shape, -1)
+    pos = -1 if positions == "all" else 2
+    silent = ~(fires.any(1) if positions == "all" else fires[:, pos])
+    seq, feature = silent.nonzero().T
+    which = engine.rows(feature, seq, torch.full_like(seq, pos))
+    downstream = [down for down in ours if down.order > ours[site].writes.order]
+    result = engine.ablated(model, ours, site, which, (TOKENS, LENGTHS), downstream, horizon=HORIZON[positions])
+    assert len(which) > 10
+    assert not any(len(changes.row) for changes in result.changes.values())
+    assert result.kl.abs().max() <= 1e-5
+    readings = result.row.bincount().max()  # over which they are summed
+    assert result.logprob_effect.abs().max() <= 1e-5 * readings
+
+
+@pytest.mark.parametrize("kind", TRANSCODERS)
+@pytest.mark.parametrize("across", [False, True], ids=["per layer", "across layers"])
+def test_an_edit_is_what_is_said_without_the_feature_and_the_errors_kept(across: bool, kind: str) -> None:
+    """At every site that it writes, whatever else writes there."""
+    model, _ = models("gpt2")
+    ours = {site: one for site, one in dictionaries(model, kind, across=across).items() if one.elsewhere}
+    written = {site for one in ours.values() for site in one.written}
+    run = model.run(TOKENS, [*ours, *written])
+    clean = {site: x.flatten(0, 1) for site, x in run.sites.items()}
+    fires = {site: one.active(clean[site]) for site, one in ours.items()}
+    site, one = next(iter(ours.items()))
+    a = one.encode(clean[site])
+    feature, c = a.argmax(-1), torch.full((len(a),), 0.25)
+    without = a.scatter(1, feature.unsqueeze(1), 0.25)
+    place, other = without.nonzero().T
+    edited = fires | {site: Active(place, other, without[place, other], one.d_sae)}
+    deltas = one.edit(clean[site], feature, a.gather(1, feature.unsqueeze(1)).squeeze(1), c)
+    assert set(deltas) == set(one.written)
+    for at in written:
+        error = clean[at] - reconstructed(at, ours, fires, clean, clean[at])
+        expected = reconstructed(at, ours, edited, clean, clean[at]) + error
+        moved = clean[at] + deltas.get(at, 0)
+        torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5 * float(clean[at].abs().max()))
+        assert at not in deltas or deltas[at].abs().max() > 0.1

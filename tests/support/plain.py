@@ -170,12 +170,16 @@ class PlainTranscoder(PlainSae):
     """
 
     decoders: dict[Place, Tensor]
+    norm: tuple[Tensor, Tensor] | None = None  # gain and bias of a norm, if what it reads is without them
 
     @classmethod
     def of(cls, architecture: str, weights: dict[str, Tensor], decoders: dict[Place, Tensor], k: int = 0) -> Self:
         """One of a standard, topk or jumprelu architecture."""
         config = {"architecture": architecture, "k": k, "normalize_activations": "none", "apply_b_dec_to_input": False}
         return cls(config, *({key: w.double() for key, w in some.items()} for some in (weights, decoders)))
+
+    def pre(self, x: Tensor) -> Tensor:
+        return super().pre(self._seen(x))
 
     def edits(self, place: Place, x: Tensor, feature: int, replacement: float) -> dict[Place, Tensor]:
         change = replacement - self.encode(x)[..., feature, None]
@@ -184,4 +188,7 @@ class PlainTranscoder(PlainSae):
     def constant(self, x: Tensor) -> Tensor:
         """What it says at its first place beside its features: b_dec + x W_skipᵀ."""
         skip = self.weights.get("W_skip")
-        return self.weights["b_dec"] + (0 if skip is None else x @ skip.T)
+        return self.weights["b_dec"] + (0 if skip is None else self._seen(x) @ skip.T)
+
+    def _seen(self, x: Tensor) -> Tensor:
+        return x if self.norm is None else (x - self.norm[1]) / self.norm[0]

@@ -6,7 +6,6 @@ one site: of that what they don't say together is the error.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -33,6 +32,8 @@ def by_hand(one: Dictionary) -> PlainTranscoder:
         weights["threshold"] = act.threshold
     architecture = "jumprelu" if isinstance(act, JumpRelu) else "topk" if isinstance(act, TopK) else "standard"
     decoders = {tuple(decoder.site): decoder.w_dec for decoder in one.decoders}
+    if one.centre_out:  # what they add has no mean
+        decoders = {place: w_dec - w_dec.mean(-1, keepdim=True) for place, w_dec in decoders.items()}
     made = PlainTranscoder.of(architecture, weights, decoders, getattr(act, "k", 0))
     made.config["apply_b_dec_to_input"] = one.apply_b_dec_to_input
     return made
@@ -60,13 +61,13 @@ class Transcoded:
         hf: Hf,
         tokens: Tensor,
         counts: Tensor,
-        dictionaries: Mapping[Site, Dictionary],
+        dictionaries: Mapping[Site, PlainTranscoder],
         metric: Callable[[Tensor], Tensor],
     ) -> None:
-        self.hf = Hf(copy.deepcopy(hf.model).double(), hf.family)
-        self.tokens, self.counts, self.metric = tokens, counts, metric
-        self.all = {site: by_hand(one) for site, one in dictionaries.items()}
-        self.written = sorted({w for one in dictionaries.values() for w in one.written}, key=lambda site: site.order)
+        """`hf` is float64; dictionaries go by what they read."""
+        self.hf, self.tokens, self.counts, self.metric, self.all = hf, tokens, counts, metric, dictionaries
+        written = {Site(*place) for one in dictionaries.values() for place in one.decoders}
+        self.written = sorted(written, key=lambda site: site.order)
         self.clean, self.m = self.passed(tokens, {})
 
     @torch.no_grad()
@@ -153,6 +154,10 @@ class Transcoded:
         else:
             now = self.all[down.site].encode(seen[down.site])[down.pos, down.feature]
         return self.effect(down.pos, self.added(down, now))
+
+    def doubtful(self) -> bool:
+        """Whether rounding may decide what fires on the clean pass."""
+        return any(bool(one.doubtful(self.clean[r])[self.counts].any()) for r, one in self.all.items())
 
     def _skipped(self, site: Site, seen: Sites) -> Tensor:
         """What a change of what is read changes through the skip connection that leads here."""

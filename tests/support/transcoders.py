@@ -6,7 +6,7 @@ Biases and thresholds let a modest number fire. What is by hand has the float32 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ HOOKS = {"mlp_in": "mlp.hook_in", "resid_mid": "hook_resid_mid"}
 BEFORE_THE_NORM = {("llama", "saelens"), ("llama", "across"), ("gemma2", "tracer"), ("gemma2", "across")}
 BESIDE = ("mlp_in", "mlp_out", "resid_post")  # where there are SAEs beside the transcoders of SAELens's folders
 Transcoders = dict[Place, PlainTranscoder]
+Clean = list[dict[Place, Tensor]]  # activations of all sites, of some sequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,8 @@ class Kept:
 class Made:
     """A random checkpoint of a family with the demo's tokenizer, and its transcoders in one of the layouts.
 
-    `saelens` and `tracer` are per layer, the first beside SAEs; `across` is circuit-tracer's other one.
+    `saelens` and `tracer` are per layer, the first beside SAEs; `normalized` is SAELens's, of what a norm makes before
+    its gain and bias; `across` is circuit-tracer's other one.
     """
 
     family: str
@@ -61,27 +63,37 @@ class Made:
         model = tiny.with_tokenizer(save_checkpoint(self.family, folder / "model", config=config))
         plain, draw = PlainFamily(model, self.family), torch.Generator().manual_seed(1)
         clean = [plain.run(tokens)[0] for tokens in torch.randint(0, tiny.VOCAB, (12, 16), generator=draw)]
-        # What the MLP reads, or the stream before its norm, which parallel blocks have not.
-        reads = "resid_mid" if (self.family, self.layout) in BEFORE_THE_NORM else "mlp_in"
         at = folder / "dictionaries"
+        return Kept(model, at, plain, self._write(at, plain, clean, draw))
+
+    @property
+    def reads(self) -> str:
+        """What the MLP reads, or the stream before its norm, which parallel blocks have not."""
+        return "resid_mid" if (self.family, self.layout) in BEFORE_THE_NORM else "mlp_in"
+
+    def _write(self, at: Path, plain: PlainFamily, clean: Clean, draw: torch.Generator) -> dict[Place, PlainSae]:
+        kinds = ("standard", "jumprelu")
         if self.layout == "across":
-            found = random_transcoders(clean, reads, ("jumprelu", "standard"), across=True)
-            save_tracer_across(at, found)
-        elif self.layout == "tracer":
-            found = random_transcoders(clean, reads, ("topk",), skip=True)
-            save_tracer(at, found)
-        else:
-            found = random_transcoders(clean, reads, ("standard", "jumprelu"), skip=True)
-            save_saelens(at, found)
-            for place in [(layer, name) for layer in range(3) for name in BESIDE if name != reads]:
-                x, own = torch.cat([sites[place][1:] for sites in clean]), at / f"{place[0]}.{place[1]}"
-                tiny.save_sae(own, place, "standard", "none", x, draw)
-                found[place] = PlainSae.read(own)
-        return Kept(model, at, plain, found)
+            return save_tracer_across(at, random_transcoders(clean, self.reads, kinds, across=True))
+        if self.layout == "tracer":
+            return save_tracer(at, random_transcoders(clean, self.reads, ("topk",), skip=True))
+        if self.layout == "normalized":
+            norms = {layer: plain.norm(layer) for layer in range(3)}
+            for sites in clean:
+                for layer, (gain, bias) in norms.items():
+                    sites[layer, self.reads] = (sites[layer, self.reads] - bias) / gain
+            found = save_saelens(at, random_transcoders(clean, self.reads, kinds, skip=True), "ln2.hook_normalized")
+            return {place: replace(one, norm=norms[place[0]]) for place, one in found.items()}
+        found = save_saelens(at, random_transcoders(clean, self.reads, kinds, skip=True))
+        for place in [(layer, name) for layer in range(3) for name in BESIDE if name != self.reads]:
+            x, own = torch.cat([sites[place][1:] for sites in clean]), at / f"{place[0]}.{place[1]}"
+            tiny.save_sae(own, place, "standard", "none", x, draw)
+            found[place] = PlainSae.read(own)
+        return found
 
 
 def random_transcoders(
-    clean: list[dict[Place, Tensor]],
+    clean: Clean,
     reads: str,
     architectures: tuple[str, ...],
     *,
@@ -92,7 +104,7 @@ def random_transcoders(
     """One a layer, by what it reads; their architectures in turn.
 
     Args:
-        clean: Activations of all sites, of some sequences.
+        clean: What they are made for.
         reads: `mlp_in` or `resid_mid`.
         architectures: Of standard, topk and jumprelu.
         skip: Whether each second one, from the first on, has a skip connection.
@@ -131,15 +143,19 @@ def _random(
     return PlainTranscoder.of(architecture, weights, decoders, K)
 
 
-def save_saelens(folder: Path, transcoders: Transcoders, *, prepend_bos: bool = True) -> Path:
-    """SAELens's folders, one each; TopK it doesn't have."""
+def save_saelens(folder: Path, transcoders: Transcoders, hook: str = "") -> Transcoders:
+    """SAELens's folders, one each; TopK it doesn't have. `hook` is what the norm makes before its weights."""
     for (layer, reads), one in transcoders.items():
         kind = {"standard": "transcoder", "jumprelu": "jumprelu_transcoder"}[one.config["architecture"]]
         skip = "W_skip" in one.weights
         kind = kind.replace("transcoder", "skip_transcoder") if skip else kind
         ((written, w_dec),) = one.decoders.items()
-        hook = f"blocks.{layer}.{HOOKS[reads]}"
-        metadata = {"hook_name": hook, "hook_name_out": f"blocks.{written[0]}.hook_mlp_out", "prepend_bos": prepend_bos}
+        metadata = {
+            "hook_name": f"blocks.{layer}.{hook or HOOKS[reads]}",
+            "hook_name_out": f"blocks.{written[0]}.hook_mlp_out",
+            "prepend_bos": True,
+            "model_from_pretrained_kwargs": {"fold_ln": bool(hook), "center_writing_weights": False},
+        }
         d_in, d_sae = one.weights["W_enc"].shape
         config = {
             "architecture": kind,
@@ -155,10 +171,10 @@ def save_saelens(folder: Path, transcoders: Transcoders, *, prepend_bos: bool = 
         at.mkdir(parents=True)
         (at / "cfg.json").write_text(json.dumps(config))
         _save({**one.weights, "W_dec": w_dec}, at / "sae_weights.safetensors")
-    return folder
+    return transcoders
 
 
-def save_tracer(folder: Path, transcoders: Transcoders) -> Path:
+def save_tracer(folder: Path, transcoders: Transcoders) -> Transcoders:
     """circuit-tracer's folder, per layer: one architecture, without thresholds TopK's if it says k."""
     reads, first = next((reads, one) for (_, reads), one in transcoders.items())
     kind = first.config["architecture"]
@@ -170,10 +186,10 @@ def save_tracer(folder: Path, transcoders: Transcoders) -> Path:
         if "threshold" in weights:
             weights["activation_function.threshold"] = weights.pop("threshold")
         _save(weights, folder / f"layer_{layer}.safetensors")
-    return folder
+    return transcoders
 
 
-def save_tracer_across(folder: Path, transcoders: Transcoders) -> Path:
+def save_tracer_across(folder: Path, transcoders: Transcoders) -> Transcoders:
     """circuit-tracer's folder, across layers."""
     _config(folder, "cross_layer_transcoder", next(reads for _, reads in transcoders), {})
     for (layer, _), one in transcoders.items():
@@ -183,7 +199,7 @@ def save_tracer_across(folder: Path, transcoders: Transcoders) -> Path:
         _save(encoder, folder / f"W_enc_{layer}.safetensors")
         rows = [w_dec for _, w_dec in sorted(one.decoders.items())]
         _save({f"W_dec_{layer}": torch.stack(rows, 1)}, folder / f"W_dec_{layer}.safetensors")
-    return folder
+    return transcoders
 
 
 def _config(folder: Path, kind: str, reads: str, more: dict[str, object]) -> None:
