@@ -1,6 +1,7 @@
 """Plug points: a folder whose `__init__` holds one Protocol, and whose other files each hold one plug-in.
 
-A file `name.py` (underscores become hyphens in the name that people type) holds its plug-in as `plugin`.
+A file `name.py` (underscores become hyphens in the name that people type) holds its plug-in as `plugin`. A folder below
+is a plug point of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from circuitcli.errors import UsageError, nearest
 
 # What a plug-in of a folder is called, where that isn't the folder's name without its s.
-_WORDS = {"renderers": "format", "texts": "text source", "core.activations": "architecture"}
+_WORDS = {"renderers": "format", "texts": "text source", "core.activations": "architecture", "saes.layouts": "layout"}
 
 
 def names(folder: str) -> list[str]:
@@ -27,7 +28,8 @@ def names(folder: str) -> list[str]:
 @cache
 def _files(path: tuple[str, ...]) -> tuple[str, ...]:
     """Looked for once in each set of folders: settings ask for every name of a plug-in."""
-    return tuple(sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(path) if not m.name.startswith("_")))
+    files = (m.name for m in pkgutil.iter_modules(path) if not m.ispkg and not m.name.startswith("_"))
+    return tuple(sorted(name.replace("_", "-") for name in files))
 
 
 def _place(folder: str) -> Sequence[str]:

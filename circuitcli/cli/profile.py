@@ -47,7 +47,8 @@ def import_(
     as_json: _Json = False,
 ) -> None:
     """Read, translate, check and print or write."""
-    from circuitcli.settings import migrate, plain_yaml
+    from circuitcli import plain_yaml
+    from circuitcli.settings import migrate
     from circuitcli.store import written
 
     terminal = Terminal(as_json=as_json, quiet=False)

@@ -3,66 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from circuitcli import plugins
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError, nearest
 from circuitcli.runtime.names import check
-from circuitcli.saes._facts import Facts
+from circuitcli.saes._entry import SaeEntry, nested
 from circuitcli.saes._files import Files, digest
-from circuitcli.saes._locate import CONFIG, Located
+from circuitcli.saes._place import CONFIG, Located
 
 if TYPE_CHECKING:
     from circuitcli.core.dictionary import Dictionary
     from circuitcli.core.model import Model
     from circuitcli.runtime.hub import Hub
 
-
-@dataclass(frozen=True)
-class SaeEntry:
-    """What saes.json says of one SAE: what it is, and where it is from.
-
-    Attributes:
-        facts: What it is.
-        provider: The plug-in that it comes from.
-        source, config: The files of its weights and of its configuration: a path, or hf://owner/repo/path.
-        revision: The hub's commit; None for a local folder.
-        stated: What its release says of it that its files don't; see `Stated`.
-    """
-
-    facts: Facts
-    provider: str
-    source: str
-    config: str | None
-    revision: str | None
-    stated: dict[str, Any]
-
-    @property
-    def at(self) -> Site:
-        """Where it reads."""
-        return self.facts.site
-
-    @property
-    def written(self) -> tuple[Site, ...]:
-        """Where it writes, in the model's order."""
-        return self.facts.writes
-
-    def document(self) -> dict[str, Any]:
-        """As saes.json has it: facts and origin side by side."""
-        tree = asdict(self)
-        about = tree.pop("facts")
-        layer, site = about.pop("site")
-        return {"layer": layer, "site": site, **tree, **about}
-
-
-def nested(tree: dict[str, Any]) -> dict[str, Any]:
-    """What `document` made, with facts in a place of their own; nothing is checked."""
-    origin = {field.name for field in fields(SaeEntry)} - {"facts"}
-    about = {key: value for key, value in tree.items() if key not in (*origin, "layer", "site")}
-    about["site"] = (tree.get("layer"), tree.get("site"))
-    return {"facts": about, **{key: value for key, value in tree.items() if key in origin}}
+__all__ = [
+    "Offer",
+    "SaeEntry",
+    "SaeSource",
+    "entry",
+    "fitted",
+    "load",
+    "nested",
+    "offers",
+    "provider_of",
+    "still_there",
+]
 
 
 @dataclass(frozen=True)
@@ -184,6 +152,8 @@ def entry(provider: str, located: Located, files: Files, *, norms_subtract_mean:
         config=located.config_source,
         revision=located.revision,
         stated=stated,
+        layout=located.layout,
+        more=located.more_sources,
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import ordinary
 from circuitcli.saes import _saelens
+from circuitcli.saes._spec import Spec
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,21 @@ class Stated:
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one SAE on disk.
+    """The files of one dictionary on disk.
 
     Attributes:
         weights: A `.safetensors` or `.pt` file.
-        config: Its configuration; None where the weights' file holds it (the first format of res-jb).
+        config: Its configuration; None where the weights' file holds it (the first format of res-jb), or nothing does.
         stated: What its release says of it.
+        more: Files of further weights, which others of its release may share.
+        layout: The plug-in of `saes.layouts` that reads them.
     """
 
     weights: Path
     config: Path | None
     stated: Stated = Stated()
+    more: tuple[Path, ...] = ()
+    layout: str = "saelens"
 
 
 def site_of(config: Path) -> Site:
@@ -62,7 +68,7 @@ def site_of(config: Path) -> Site:
     return stated_site(spec_of(config), Stated(), str(config))
 
 
-def spec_of(config: Path) -> _saelens.Spec:
+def spec_of(config: Path) -> Spec:
     """What a configuration's file says.
 
     Raises:
@@ -72,7 +78,7 @@ def spec_of(config: Path) -> _saelens.Spec:
 
 
 def digest(files: Files) -> str:
-    """sha256 over the sha256 of the configuration and of the weights, and over what is stated, where anything is.
+    """sha256 over the sha256 of the configuration and of all weights, and over what is stated, where anything is.
 
     Raises:
         OSError, InputError: A file can't be read.
@@ -80,15 +86,28 @@ def digest(files: Files) -> str:
     whole = hashlib.sha256()
     for path in (files.config, files.weights):
         if path is not None:
-            with ordinary(path).open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
+            whole.update(_sha256(path))
+    for path in files.more:
+        status = ordinary(path).stat()
+        whole.update(_shared(path, status.st_ino, status.st_size, status.st_mtime_ns))
     stated = {key: value for key, value in asdict(files.stated).items() if value is not None}
     if stated:
         whole.update(json.dumps(stated, sort_keys=True).encode())
     return whole.hexdigest()
 
 
-def stated_site(spec: _saelens.Spec, stated: Stated, where: str) -> Site:
+def _sha256(path: Path) -> bytes:
+    with ordinary(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@lru_cache(maxsize=1024)
+def _shared(path: Path, inode: int, size: int, changed: int) -> bytes:
+    """Of a file that several dictionaries share, hashed once: they may be gigabytes."""
+    return _sha256(path)
+
+
+def stated_site(spec: Spec, stated: Stated, where: str) -> Site:
     """The site that the release states, or the configuration: the same where both do."""
     if stated.site is not None and spec.site is not None and stated.site != spec.site:
         raise InputError(
@@ -97,5 +116,7 @@ def stated_site(spec: _saelens.Spec, stated: Stated, where: str) -> Site:
         )
     site = stated.site or spec.site
     if site is None:
-        raise InputError(f"{where} names no hook, so that its site is unknown.", hint="Its cfg.json needs hook_name.")
+        raise InputError(
+            f"{where} names no hook, so that its site is unknown.", hint="Its configuration needs hook_name."
+        )
     return site

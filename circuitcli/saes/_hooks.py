@@ -26,6 +26,16 @@ _READ = {
     NORMALIZED: "mlp_in",
 }
 _WRITTEN = {"mlp.hook_out": "mlp_out"}
+_MODULE = re.compile(r"(?:model\.)?(?:language_model\.)?layers\.(\d{1,9})\.([a-z_.]+)")
+_MODULES = {
+    "input": "resid_pre",
+    "self_attn.o_proj.input": "z",
+    "post_attention_layernorm.output": "attn_out",
+    "pre_feedforward_layernorm.input": "resid_mid",
+    "pre_feedforward_layernorm.output": "mlp_in",
+    "post_feedforward_layernorm.output": "mlp_out",
+    "output": "resid_post",
+}
 
 
 def read(hook: str, module: str | None = None) -> Site | None:
@@ -44,6 +54,12 @@ def read(hook: str, module: str | None = None) -> Site | None:
 def written(hook: str) -> Site | None:
     """The site that a transcoder's hook is written at; None if it is none."""
     return _named(hook, _WRITTEN)
+
+
+def module(name: str) -> Site | None:
+    """The site of the input or output of a module of Gemma in transformers; None if it is none."""
+    found = _MODULE.fullmatch(name)
+    return Site(int(found[1]), _MODULES[found[2]]) if found and found[2] in _MODULES else None
 
 
 def normalized(hook: str | None) -> bool:

@@ -1,89 +1,119 @@
-"""SAEs whose files are known, and perhaps not yet here."""
+"""Where the dictionaries of a folder, a repository or a record are: every layout is asked for those that it knows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
+from circuitcli import plugins
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.runtime.remote import RemoteFile
-from circuitcli.saes._files import Files, Stated, site_of
+from circuitcli.runtime.foreign import shown
+from circuitcli.saes._entry import SaeEntry
+from circuitcli.saes._place import SCHEME, File, Located, Place, hub, split
 
-SCHEME = "hf://"
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+if TYPE_CHECKING:
+    from circuitcli.saes.layouts import Layout
+
+LAYOUTS = "saes.layouts"
+
+_DEPTHS, _MANY = (1, 2, 3), 20_000  # folders below a local one, and files at which no deeper ones are looked for
+_SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Located:
-    """Where the files of one SAE are.
+def again(entry: SaeEntry) -> Located:
+    """Where the files of a recorded dictionary are, those on the hub at the commit that was recorded.
 
-    Attributes:
-        site: Where it reads.
-        weights, config: On disk or on the hub; some old formats have no file of configuration.
-        stated: What its release says of it.
-        neuronpedia: Its source there.
+    Raises:
+        HubError: They aren't in the cache any more, and the hub couldn't be asked.
     """
+    addresses = [entry.source, *([entry.config] if entry.config else []), *entry.more]
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for address in addresses:
+        if address.startswith(SCHEME):
+            repo, path, revision = split(address)
+            wanted.setdefault((repo, revision or str(entry.revision)), []).append(path)
+    found = {
+        (repo, revision, path): file
+        for (repo, revision), paths in wanted.items()
+        for path, file in zip(paths, hub().files(repo, paths, revision), strict=True)
+    }
 
-    site: Site
-    weights: Path | RemoteFile
-    config: Path | RemoteFile | None
-    stated: Stated = field(default_factory=Stated)
-    neuronpedia: str | None = None
+    def file(address: str) -> File:
+        if not address.startswith(SCHEME):
+            return Path(address)
+        repo, path, revision = split(address)
+        return found[repo, revision or str(entry.revision), path]
 
-    @property
-    def source(self) -> str:
-        """The file of its weights, as saes.json has it."""
-        return _address(self.weights)
-
-    @property
-    def config_source(self) -> str | None:
-        """The file of its configuration, likewise."""
-        return None if self.config is None else _address(self.config)
-
-    @property
-    def remote(self) -> list[RemoteFile]:
-        """Those of its files that come from the hub."""
-        return [file for file in (self.weights, self.config) if isinstance(file, RemoteFile)]
-
-    @property
-    def revision(self) -> str | None:
-        """The hub's commit."""
-        return self.remote[0].commit if self.remote else None
-
-    def files(self, fetched: Mapping[RemoteFile, Path]) -> Files:
-        """Its files on disk, those from the hub where they were fetched to."""
-        weights = fetched[self.weights] if isinstance(self.weights, RemoteFile) else self.weights
-        config = fetched[self.config] if isinstance(self.config, RemoteFile) else self.config
-        return Files(weights=weights, config=config, stated=self.stated)
-
-
-def _address(file: Path | RemoteFile) -> str:
-    return f"{SCHEME}{file.repo}/{file.path}" if isinstance(file, RemoteFile) else str(file)
+    return Located(
+        site=entry.at,
+        weights=file(entry.source),
+        config=file(entry.config) if entry.config else None,
+        stated=entry.told,
+        neuronpedia=entry.facts.neuronpedia,
+        more=tuple(map(file, entry.more)),
+        layout=entry.layout,
+    )
 
 
 def in_folder(root: Path) -> list[Located]:
-    """The SAELens folders in a folder, or the folder itself, at the site that each one's cfg.json names.
+    """The dictionaries in a folder on disk, at the sites that their files name, of the first depth that has any.
 
     Raises:
         InputError: There is none, or two read the same site.
     """
-    folders = [cfg.parent for cfg in sorted([*root.glob("cfg.json"), *root.glob("*/cfg.json")])]
-    if not folders:
-        raise InputError(f"There is no SAE in {root}.", hint=f"It needs folders with a {CONFIG} and an {WEIGHTS} each.")
-    found = [Located(site_of(folder / CONFIG), folder / WEIGHTS, folder / CONFIG) for folder in folders]
-    return one_a_site(found, str(root))
+    for depth in _DEPTHS:
+        place = Place(str(root), _below(root, depth))
+        found = _all_in(place)
+        if found or len(place.files) > _MANY:
+            break
+    return one_a_site(found or _none(place), str(root))
+
+
+def in_repository(address: str, revision: str) -> list[Located]:
+    """The dictionaries at an address on the hub; their configurations are fetched to see where they read.
+
+    Raises:
+        InputError: There is none, or two read the same site.
+        HubError: The hub couldn't be asked.
+    """
+    repo, path, own = split(address)
+    prefix = f"{path}/" if path else ""
+    there = {file.path: file for file in hub().listing(repo, own or revision)}
+    place = Place(address, {name[len(prefix) :]: file for name, file in there.items() if name.startswith(prefix)})
+    return one_a_site(_all_in(place) or _none(place), address)
+
+
+def _below(root: Path, depth: int) -> dict[str, File]:
+    """The files in a folder and in those below it, so deep."""
+    paths = [path for level in range(1, depth + 2) for path in root.glob("/".join("*" * level))]
+    return {path.relative_to(root).as_posix(): path for path in sorted(paths) if not path.is_dir()}
+
+
+def _all_in(place: Place) -> list[Located]:
+    layouts: list[Layout] = [plugins.load(LAYOUTS, name) for name in plugins.names(LAYOUTS)]
+    return [one for layout in layouts for one in layout.find(place)]
+
+
+def _none(place: Place) -> NoReturn:
+    looked = "; ".join(plugins.load(LAYOUTS, name).files for name in plugins.names(LAYOUTS))
+    names = sorted(place.files, key=lambda name: (name.count("/"), name))
+    has = ", ".join(map(shown, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
+    raise InputError(
+        f"There is no SAE or transcoder in {place.name}: {f'it has {has}' if has else 'it has no files'}.",
+        hint=f"Looked for: {looked}.",
+    )
 
 
 def one_a_site(found: Sequence[Located], release: str) -> list[Located]:
-    """Refuse two SAEs at one site."""
+    """Refuse two dictionaries at one site."""
     seen: dict[Site, Located] = {}
     for located in found:
         if located.site in seen:
             raise InputError(
-                f"Two SAEs in {release} read {located.site}: {seen[located.site].source} and {located.source}.",
-                hint="Give a release, folder or path with one SAE a site.",
+                f"Two dictionaries in {release} read {located.site}: {seen[located.site].source} and {located.source}.",
+                hint="Give a release, folder or path with one a site.",
             )
         seen[located.site] = located
     return list(found)

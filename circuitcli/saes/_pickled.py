@@ -45,5 +45,17 @@ def read(path: Path) -> tuple[Mapping[str, Any] | None, dict[str, Tensor]]:
     return config, {name: tensor.detach() for name, tensor in weights.items()}
 
 
+def tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that holds nothing else.
+
+    Raises:
+        InputError: It can't be read, wants code, or holds something else.
+    """
+    config, weights = read(path)
+    if config is not None:
+        _no_sae(path)
+    return weights
+
+
 def _no_sae(path: Path) -> NoReturn:
     raise InputError(f"{path} holds no SAE.", hint="It should hold a state dict, or {cfg, state_dict}.")

@@ -1,28 +1,31 @@
-"""SAEs from files of every format: what to record of one, and the SAE itself.
+"""Dictionaries from files of every layout: what to record of one, and the dictionary itself.
 
-1. Read the configuration: SAELens's `cfg.json`, hook-z-kk's `…_cfg.json`, or what a `.pt` file holds with its weights.
-2. Read the weights, from safetensors or a `.pt` file.
-3. Check both against each other; fold into the weights what the core has no word for.
-4. Add what the release states.
+1. Its layout says what the files hold, in SAELens's words, and what each tensor is called there.
+2. Check both against each other; fold into the weights what the core has no word for.
+3. Add what the release states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from circuitcli import plugins
 from circuitcli.core.activations import Activation, tensors
-from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.dictionary import Decoder, Dictionary
 from circuitcli.core.frame import Frame, Normalisation, centrable
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.saes import _pickled, _saelens, _weights
+from circuitcli.saes import _weights
 from circuitcli.saes._facts import Facts
 from circuitcli.saes._files import Files, Stated, digest, stated_site
+from circuitcli.saes._spec import Spec, decoder
+from circuitcli.saes.layouts import Layout
+
+LAYOUTS = "saes.layouts"
 
 _NORMALISATIONS: dict[str, Normalisation] = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
 
@@ -54,7 +57,7 @@ def sae(files: Files) -> Dictionary:
 
 
 def _made(
-    spec: _saelens.Spec, weights: Mapping[str, Tensor], stated: Stated, norms_subtract_mean: bool, where: str
+    spec: Spec, weights: Mapping[str, Tensor], stated: Stated, norms_subtract_mean: bool, where: str
 ) -> Dictionary:
     """The dictionary of weights that were checked; `where` is their file."""
     site = stated_site(spec, stated, where)
@@ -75,10 +78,11 @@ def _made(
         ),
         w_skip=w.get("W_skip"),
         centre_out=centred and spec.transcodes,
+        further=tuple(Decoder(further, w[decoder(further)]) for further in spec.further),
     )
 
 
-def _known(made: Dictionary, spec: _saelens.Spec, stated: Stated, norms_subtract_mean: bool, where: str) -> Facts:
+def _known(made: Dictionary, spec: Spec, stated: Stated, norms_subtract_mean: bool, where: str) -> Facts:
     """What there is to record of a dictionary, without sha256."""
     site = made.reads
     centred = _centred(spec, stated, site, norms_subtract_mean)
@@ -102,7 +106,7 @@ def _known(made: Dictionary, spec: _saelens.Spec, stated: Stated, norms_subtract
     )
 
 
-def _written(spec: _saelens.Spec, site: Site, where: str) -> Site:
+def _written(spec: Spec, site: Site, where: str) -> Site:
     """Where it writes: of a transcoder what the MLP of the layer that it reads gives.
 
     Raises:
@@ -123,7 +127,7 @@ def _written(spec: _saelens.Spec, site: Site, where: str) -> Site:
     return spec.writes
 
 
-def _normalized(spec: _saelens.Spec, stated: Stated, norms_subtract_mean: bool, where: str) -> bool:
+def _normalized(spec: Spec, stated: Stated, norms_subtract_mean: bool, where: str) -> bool:
     """Whether it reads what the MLP's norm makes before its gain and bias.
 
     Raises:
@@ -139,14 +143,14 @@ def _normalized(spec: _saelens.Spec, stated: Stated, norms_subtract_mean: bool, 
     return spec.normalized in ("yes", "unknown") or (spec.normalized == "rms" and not norms_subtract_mean)
 
 
-def _centred(spec: _saelens.Spec, stated: Stated, site: Site, norms_subtract_mean: bool) -> bool | None:
+def _centred(spec: Spec, stated: Stated, site: Site, norms_subtract_mean: bool) -> bool | None:
     """Whether it is of a model with centred weights, where that matters; None where it does and nobody says."""
     touched = [site, *([spec.writes] if spec.writes else [])]
     matters = any(centrable(one, norms_subtract_mean=norms_subtract_mean) for one in touched)
     return _first(stated.center_writing_weights, spec.center_writing_weights) if matters else False
 
 
-def _activation(spec: _saelens.Spec, weights: Mapping[str, Tensor], where: str) -> Activation:
+def _activation(spec: Spec, weights: Mapping[str, Tensor], where: str) -> Activation:
     made = spec.kind(**spec.numbers, **{name: weights[name] for name in tensors(spec.kind)})
     needed = made.unfit(weights["W_enc"].shape[1])
     if needed is not None:
@@ -155,24 +159,28 @@ def _activation(spec: _saelens.Spec, weights: Mapping[str, Tensor], where: str) 
     return made
 
 
-def _read(files: Files, norms_subtract_mean: bool, *, thorough: bool) -> tuple[_saelens.Spec, Dictionary, str]:
-    """What its configuration says, the dictionary, and its file."""
-    given = None if files.config is None else _saelens.read_config(files.config)
-    inside: Mapping[str, Any] | None = None
-    if files.weights.suffix == ".pt":
-        inside, weights = _pickled.read(files.weights)
-    else:
-        weights = _weights.read(files.weights)
-    config = given if given is not None else inside
-    if config is None:
-        raise InputError(f"{files.weights} has no configuration.", hint="It needs a cfg.json beside it.")
-    where = str(files.weights)
-    spec = _stated(_saelens.spec(config, str(files.config or files.weights)), files.stated)
-    checked = _weights.checked(weights, spec, where, finite=thorough)
-    return spec, _made(spec, checked, files.stated, norms_subtract_mean, where), where
+def _read(files: Files, norms_subtract_mean: bool, *, thorough: bool) -> tuple[Spec, Dictionary, str]:
+    """What its files say, the dictionary, and its file."""
+    layout: Layout = plugins.load(LAYOUTS, files.layout)
+    held = layout.read(files)
+    spec = _stated(held.spec, files.stated)
+    weights = _weights.checked(held.weights, spec, held.where, finite=thorough and not held.stored)
+    if thorough:
+        _refuse_negative(weights, spec, held.where)
+        for path, names in held.stored.items():
+            _weights.refuse_infinite(path, names)
+    return spec, _made(spec, weights, files.stated, norms_subtract_mean, held.where), held.where
 
 
-def _stated(spec: _saelens.Spec, stated: Stated) -> _saelens.Spec:
+def _refuse_negative(weights: Mapping[str, Tensor], spec: Spec, where: str) -> None:
+    if spec.unclipped and "threshold" in weights and weights["threshold"].min() < 0:
+        raise InputError(
+            f"{where} has thresholds below 0, above which activations may be negative.",
+            hint="A feature's activation is 0 or more: set them to 0 where they are meant so.",
+        )
+
+
+def _stated(spec: Spec, stated: Stated) -> Spec:
     """What the configuration says, of what its release knows to be a transcoder."""
     if stated.writes is None:
         return spec

@@ -9,113 +9,20 @@ supported is refused by name; see `_meaning`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any
 
 from circuitcli import plugins
-from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.runtime import foreign
 from circuitcli.saes import _hooks, _meaning
 from circuitcli.saes._said import Said
+from circuitcli.saes._spec import ACTIVATIONS, SHIFT, Named, Normalized, Spec, kind_of
 
-if TYPE_CHECKING:
-    from circuitcli.core.activations import Activation
-
-ACTIVATIONS = "core.activations"
-SHIFT = "b_dec_in"  # a transcoder's, subtracted from what it reads
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in")
 _RESHAPES = ("none", "hook_z")
-
-
-Normalized = Literal["yes", "no", "rms", "unknown"]
-
-
-class Named(NamedTuple):
-    """A tensor in a file: its name, and whether it lies there with its axes the other way round."""
-
-    name: str
-    transposed: bool = False
-
-
 # Of the first transcoders, which subtracted b_dec as SAEs do, and had another bias for what they write.
 _WITH_TWO_BIASES = {SHIFT: Named("b_dec"), "b_dec": Named("b_dec_out")}
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a configuration says, in SAELens's words.
-
-    Attributes:
-        site: Where the SAE reads; None where it names no hook.
-        writes: Where it writes, of a transcoder; None: where it reads, or the configuration doesn't say.
-        transcodes: Whether it is a transcoder.
-        skip: Whether that has a skip connection.
-        normalized: Whether it reads what the MLP's norm makes before its gain and bias: "yes", "no", "rms" (yes, if
-            that is an RMS norm), or "unknown" (yes, if it is, and else nobody can know).
-        architecture: The name of a plug-in of `core.activations`.
-        normalisation: One of `NORMALISATIONS`.
-        d_in, d_sae, d_out: Its widths, where it gives them.
-        numbers: What its activation takes of them.
-        apply_b_dec_to_input: Whether b_dec is subtracted before encoding.
-        rescale: Whether features are chosen, and their activations given, as if the decoder's rows had norm 1.
-        finetuned: Whether activations are multiplied by the weights' `scaling_factor` before decoding.
-        prepend_bos: Whether it was trained on sequences that start with BOS.
-        center_writing_weights: Whether it was trained on a stream whose mean was removed; None where it doesn't say.
-        fold_value_biases: Whether it was trained on a z from which the values' biases had been moved away.
-        context_size: The length of those sequences, where it gives it.
-        neuronpedia: Its name on Neuronpedia, where it gives it.
-        names: Of its tensors in the files, by SAELens's, where they have others.
-    """
-
-    site: Site | None
-    architecture: str
-    normalisation: str
-    d_in: int | None
-    d_sae: int | None
-    numbers: Mapping[str, int | float]
-    apply_b_dec_to_input: bool
-    rescale: bool
-    finetuned: bool
-    prepend_bos: bool
-    center_writing_weights: bool | None
-    fold_value_biases: bool
-    context_size: int | None
-    neuronpedia: str | None
-    writes: Site | None = None
-    transcodes: bool = False
-    skip: bool = False
-    normalized: Normalized = "no"
-    d_out: int | None = None
-    names: Mapping[str, Named] = field(default_factory=dict)
-
-    @property
-    def kind(self) -> type[Activation]:
-        """Of its activation."""
-        return kind_of(self.architecture)
-
-    @property
-    def word(self) -> str:
-        """What kind of dictionary it is."""
-        return "transcoder" if self.transcodes else "SAE"
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """What its weights have beside W_enc, W_dec and b_dec, each [d_sae]."""
-        from circuitcli.core.activations import tensors
-
-        return (*(["b_enc"] if self.kind.biased else []), *tensors(self.kind))
-
-    def named(self, tensor: str) -> Named:
-        """What a tensor of SAELens's is called in the files."""
-        return self.names.get(tensor, Named(tensor))
-
-
-def kind_of(architecture: str) -> type[Activation]:
-    """The activation of an architecture; torch is imported by it, not before."""
-    kind: type[Activation] = plugins.load(ACTIVATIONS, architecture)
-    return kind
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -5,42 +5,62 @@
                                                                                b_dec ← b_dec/s
     shift c               a transcoder sees x − c                              b_enc ← b_enc − c·W_enc
     decoder norms n       activations are n times what they were, and decode along rows of norm 1
-                                                       W_enc ← W_enc·n, b_enc ← b_enc·n, W_dec ← W_dec/n
+                                                       W_enc ← W_enc·n, b_enc ← b_enc·n, W_dec ← W_dec/n,
+                                                       threshold ← threshold·n; gated: r_mag ← r_mag + log n,
+                                                       b_mag ← b_mag·n
 
 The second comes before the last, as in SAELens: s changes the norms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from statistics import mode
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from circuitcli.errors import InputError
-from circuitcli.runtime.foreign import ordinary, why
-from circuitcli.saes._saelens import SHIFT, Spec
+from circuitcli.runtime.foreign import ordinary, shown, why
+from circuitcli.saes._spec import SHIFT, Spec, decoder
 
 _SCALING = ("scaling_factor", "finetuning_scaling_factor")  # in files, and as SAELens's loader renames it
 # Numbers of fewer bits stand for others by scales that no SAE's file has a place for.
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_STORED = dict(zip(("F64", "F32", "F16", "BF16"), _DTYPES, strict=True))  # by safetensors' names
+_PART = 1 << 26  # bytes
+_SHOWN = 5
 _SMALLEST_NORM = 1e-8  # SAELens's
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file.
+    """Every tensor of a safetensors file, mapped; or of an .npz file.
 
     Raises:
         InputError: It can't be read.
     """
     ordinary(path, hint="Get the SAE again.")
+    if path.suffix == ".npz":
+        return _arrays(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 it isn't a mapping
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} can't be read: {why(error)}.", hint="Get the SAE again.") from None
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    """Every array of numbers in an archive of numpy's, as Gemma Scope has them."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: torch.from_numpy(file[name]) for name in file.files}
+    except (OSError, ValueError, TypeError, BadZipFile) as error:
+        raise InputError(f"{path} can't be read: {why(error)}.", hint="Get it again.") from None
 
 
 def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bool) -> dict[str, Tensor]:
@@ -74,27 +94,76 @@ def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bo
         if finite and not torch.isfinite(tensor).all():
             raise InputError(f"{where}: {name} has NaN or infinite values.", hint="Get the SAE again.")
     ours = {key: tensor.T if spec.named(key).transposed else tensor for key, tensor in ours.items()}
-    return {key: tensor.float().contiguous() for key, tensor in ours.items()}
+    return {key: _kept(tensor, key, spec) for key, tensor in ours.items()}
+
+
+def _kept(tensor: Tensor, key: str, spec: Spec) -> Tensor:
+    """A tensor in float32 and in order; of a transcoder's decoder what its file has, so that it may stay there.
+
+    A per-layer one that lies the other way round is put in order: asking for its rows would read all of it each time.
+    """
+    decodes = spec.transcodes and key.startswith("W_dec")
+    if not decodes:
+        return tensor.float().contiguous()
+    return tensor if spec.further or key != "W_dec" else tensor.contiguous()
+
+
+def one(weights: Mapping[str, Tensor], name: str, where: str) -> Tensor:
+    """The tensor of that name, in a file that has no other.
+
+    Raises:
+        InputError: It isn't so.
+    """
+    if set(weights) != {name}:
+        has = ", ".join(map(shown, sorted(weights)[:_SHOWN])) or "nothing"
+        raise InputError(f"{where} should hold {name} alone; it holds {has}.", hint="Get it again.")
+    return weights[name]
+
+
+def refuse_infinite(path: Path, names: Collection[str]) -> None:
+    """Look through tensors of a safetensors file part by part: no page of it stays in memory, as it would if mapped.
+
+    Raises:
+        InputError: One has NaN or infinite values.
+    """
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        start = file.tell()
+        for name in names:
+            dtype = _STORED.get(header[name]["dtype"])
+            if dtype is None:
+                continue
+            begin, end = header[name]["data_offsets"]
+            file.seek(start + begin)
+            while begin < end:
+                part = bytearray(min(_PART, end - begin))
+                begin += file.readinto(part)
+                if not torch.frombuffer(part, dtype=dtype).isfinite().all():
+                    raise InputError(f"{path}: {name} has NaN or infinite values.", hint="Get the SAE again.")
 
 
 def _needed(spec: Spec) -> tuple[str, ...]:
     """The tensors that a dictionary has, by SAELens's names."""
-    more = [*(["W_skip"] if spec.skip else []), *([SHIFT] if SHIFT in spec.names else [])]
+    more = [*(["W_skip"] if spec.skip else []), *([SHIFT] if SHIFT in spec.names else []), *map(decoder, spec.further)]
     return ("W_enc", "W_dec", "b_dec", *spec.tensors, *more)
 
 
 def _shapes(ours: Mapping[str, Tensor], spec: Spec, where: str) -> dict[str, tuple[int, ...]]:
-    """The shape that each tensor should have, by the configuration where it says it, else by W_enc."""
+    """The shape that each tensor should have, by the configuration where it says it, else by what most of them have."""
     w_enc, (name, turned) = ours["W_enc"], spec.named("W_enc")
     if w_enc.ndim != 2 or not w_enc.numel():
         axes = "[d_sae, d_in]" if turned else "[d_in, d_sae]"
         raise InputError(f"{where}: {name} isn't a matrix.", hint=f"It should be {axes}, neither of them 0.")
     rows, columns = w_enc.shape[::-1] if turned else w_enc.shape
-    d_in, d_sae = spec.d_in or rows, spec.d_sae or columns
+    decoded = ours["W_dec"].shape[::-1] if spec.named("W_dec").transposed else ours["W_dec"].shape
+    features = [columns, *(ours[key].shape[0] for key in spec.tensors if ours[key].ndim == 1), *decoded[:1]]
+    d_sae = spec.d_sae or mode(features)
+    d_in = spec.d_in or mode([rows, *ours["b_dec"].shape[:1], *decoded[1:]])
     d_out = (spec.d_out or d_in) if spec.transcodes else d_in
-    features = dict.fromkeys((*spec.tensors, *_SCALING), (d_sae,))
+    vectors = dict.fromkeys((*spec.tensors, *_SCALING), (d_sae,))
     matrices = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "W_skip": (d_out, d_in)}
-    return {**matrices, "b_dec": (d_out,), SHIFT: (d_in,), **features}
+    decoders = dict.fromkeys(map(decoder, spec.further), (d_sae, d_out))
+    return {**matrices, **decoders, "b_dec": (d_out,), SHIFT: (d_in,), **vectors}
 
 
 def folded(weights: Mapping[str, Tensor], spec: Spec, factor: float | None, where: str) -> dict[str, Tensor]:
@@ -127,7 +196,11 @@ def folded(weights: Mapping[str, Tensor], spec: Spec, factor: float | None, wher
         w["b_enc"] = w["b_enc"] - w.pop(SHIFT) @ w["W_enc"]
     if spec.rescale:
         norms = w["W_dec"].norm(dim=-1).clamp(min=_SMALLEST_NORM)
-        w["W_enc"], w["b_enc"], w["W_dec"] = w["W_enc"] * norms, w["b_enc"] * norms, w["W_dec"] / norms.unsqueeze(-1)
+        w["W_dec"] = w["W_dec"] / norms.unsqueeze(-1)
+        if "r_mag" in w:  # a gate stays where it opens
+            w["r_mag"], w["b_mag"] = w["r_mag"] + norms.log(), w["b_mag"] * norms
+        else:
+            w |= {key: w[key] * norms for key in ("W_enc", "b_enc", "threshold") if key in w}
     return w
 
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from circuitcli import demo
 from circuitcli.core.sites import SITES, Site
 from circuitcli.saes import Offer, SaeEntry, _locate
-from circuitcli.saes._locate import CONFIG, WEIGHTS, Located
+from circuitcli.saes._place import CONFIG, WEIGHTS, Located
 from circuitcli.saes._saelens import read_config
 from circuitcli.saes._said import Said
 

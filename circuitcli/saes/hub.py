@@ -1,29 +1,25 @@
-"""SAEs on the Hugging Face Hub: the releases of `releases.toml`, and any repository that holds SAELens folders."""
+"""Dictionaries on the Hugging Face Hub: the releases of `releases.toml`, and any repository that holds some."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from circuitcli.core.sites import SITES, Site
-from circuitcli.errors import InputError, UsageError
-from circuitcli.runtime.remote import stays_inside
+from circuitcli.runtime.remote import RemoteFile
 from circuitcli.saes import Offer, SaeEntry, _locate
-from circuitcli.saes._files import Stated, site_of
-from circuitcli.saes._locate import CONFIG, SCHEME, WEIGHTS, Located
-
-if TYPE_CHECKING:
-    from circuitcli.runtime.hub import Hub
+from circuitcli.saes._files import Stated
+from circuitcli.saes._place import CONFIG, SCHEME, WEIGHTS, Located, hub
 
 _D_IN, _BYTES = 768, 4  # GPT-2 small's width, in float32
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One SAE of a listed release: its files in the repository, and what is known of it before they are here."""
+    """One dictionary of a listed release: its files in the repository, and what is known of it before they are here."""
 
     site: Site
     weights: str
@@ -31,11 +27,19 @@ class Listed:
     stated: Stated
     neuronpedia: str | None
     d_sae: int
+    more: tuple[str, ...] = ()
+    layout: str = "saelens"
+    decoders: int = 1
 
     @property
     def size(self) -> int:
         """Bytes of its weights, nearly."""
-        return _BYTES * (2 * _D_IN * self.d_sae + self.d_sae + _D_IN)
+        return _BYTES * ((1 + self.decoders) * _D_IN * self.d_sae + self.d_sae + _D_IN)
+
+    @property
+    def paths(self) -> list[str]:
+        """Its files."""
+        return [path for path in (self.weights, self.config, *self.more) if path is not None]
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Release:
     repository: str
     saes: tuple[Listed, ...]
     neuronpedia: str | None
+    revision: str
 
 
 @cache
@@ -55,27 +60,37 @@ def releases() -> dict[str, Release]:
 
     tree = tomli.loads(files("circuitcli.saes").joinpath("releases.toml").read_text(encoding="utf-8"))
     return {
-        name: Release(name, row["repository"], tuple(_listed(row)), row["saes"][0].get("neuronpedia"))
+        name: Release(
+            name, row["repository"], tuple(_listed(row)), row["saes"][0].get("neuronpedia"), row.get("revision", "main")
+        )
         for name, row in tree.items()
     }
 
 
 def _listed(release: Mapping[str, Any]) -> list[Listed]:
-    """The SAEs of one row of the file."""
+    """The dictionaries of one row of the file."""
     found = []
     for group in release["saes"]:
         for index, layer in enumerate(group["layers"]):
             folder, file = _path(group, "folder", index, layer), _path(group, "file", index, layer)
             site = Site(layer, group["site"])
-            stated = Stated(site=site, scaling_factor=_each(group, "scaling_factors", index), **release["stated"])
+            writes = Site(layer, group["writes"]) if "writes" in group else None
+            factor = _each(group, "scaling_factors", index)
+            stated = Stated(site=site, scaling_factor=factor, writes=writes, **release["stated"])
+            config = group.get("config", f"{folder}/{CONFIG}" if file is None else _beside(file))
+            further = [later for later in group["layers"] if later > layer] if "more" in group else []
+            own = [group["more"].format(layer=layer)] if group.get("own") else []
             found.append(
                 Listed(
                     site=site,
-                    weights=file or f"{folder}/{WEIGHTS}",
-                    config=f"{folder}/{CONFIG}" if file is None else _beside(file),
+                    weights=file or f"{folder}/{group.get('weights', WEIGHTS)}",
+                    config=config or None,
                     stated=stated,
                     neuronpedia=group["neuronpedia"].format(layer=layer) if "neuronpedia" in group else None,
                     d_sae=release.get("widths", {}).get(str(layer), release["d_sae"]),
+                    more=(*own, *(group["more"].format(layer=later) for later in further)),
+                    layout=group.get("layout", "saelens"),
+                    decoders=1 + len(further),
                 )
             )
     return found
@@ -131,74 +146,41 @@ class OnHub:
         """At one commit."""
         if release not in releases():
             return _locate.at(_found(release, revision), sites)
-        repository = releases()[release].repository
-        chosen = [sae for site in sites for sae in releases()[release].saes if sae.site == site]
-        paths = [path for sae in chosen for path in (sae.weights, sae.config) if path is not None]
-        there = _hub().files(repository, paths, revision, sizes={sae.weights: sae.size for sae in chosen})
-        by_path = {file.path: file for file in there}
+        listed = releases()[release]
+        chosen = [sae for site in sites for sae in listed.saes if sae.site == site]
+        paths = list(dict.fromkeys(path for sae in chosen for path in sae.paths))
+        wanted = listed.revision if revision == "main" else revision
+        there = hub().files(listed.repository, paths, wanted, sizes={sae.weights: sae.size for sae in chosen})
+        by_path = dict(zip(paths, there, strict=True))
         return [
             Located(
-                sae.site,
-                by_path[sae.weights],
-                by_path[sae.config] if sae.config is not None else None,
-                sae.stated,
-                sae.neuronpedia,
+                site=sae.site,
+                weights=by_path[sae.weights],
+                config=by_path[sae.config] if sae.config is not None else None,
+                stated=sae.stated,
+                neuronpedia=sae.neuronpedia,
+                more=tuple(by_path[path] for path in sae.more),
+                layout=sae.layout,
             )
             for sae in chosen
         ]
 
     def again(self, entry: SaeEntry) -> Located:
         """At the commit that was recorded."""
-        repo, weights = _split(entry.source)
-        paths = [weights, *([_split(entry.config)[1]] if entry.config else [])]
-        there = {file.path: file for file in _hub().files(repo, paths, str(entry.revision))}
-        config = there[paths[1]] if entry.config else None
-        return Located(entry.at, there[weights], config, Stated(site=entry.at, **entry.stated), entry.facts.neuronpedia)
-
-
-def _hub() -> Hub:
-    from circuitcli.runtime.hub import Hub  # only now: releases are listed without it
-
-    return Hub()
-
-
-def _split(address: str) -> tuple[str, str]:
-    """Repository and path of hf://owner/repo/path."""
-    owner, _, rest = address.removeprefix(SCHEME).strip("/").partition("/")
-    name, _, path = rest.partition("/")
-    if not (owner and name) or (path and not stays_inside(path)):
-        raise UsageError(
-            f"`{address}` names no folder of a repository.", hint="Give hf://owner/repo, or hf://owner/repo/path."
-        )
-    return f"{owner}/{name}", path
+        return _locate.again(entry)
 
 
 def _found(release: str, revision: str) -> list[Located]:
-    """The SAELens folders at an address on the hub; their configurations are fetched to see where they read."""
-    hub, (repo, path) = _hub(), _split(release)
-    there = {file.path: file for file in hub.listing(repo, revision)}
-    folders = [
-        folder
-        for folder in (file.rpartition("/")[0] for file in there if file.rpartition("/")[2] == CONFIG)
-        if (not path or folder == path or folder.startswith(f"{path}/")) and _join(folder, WEIGHTS) in there
-    ]
-    if not folders:
-        raise InputError(
-            f"There is no SAE at {release}.", hint=f"It needs folders with a {CONFIG} and an {WEIGHTS} each."
-        )
-    sites = [site_of(config) for config in hub.fetch([there[_join(folder, CONFIG)] for folder in folders])]
-    listed = {(row.repository, sae.weights): sae for row in releases().values() for sae in row.saes}
+    """The dictionaries at an address on the hub."""
+    listed = {(row.repository, row.revision, sae.weights): sae for row in releases().values() for sae in row.saes}
     found = []
-    for folder, site in zip(folders, sites, strict=True):
-        weights = _join(folder, WEIGHTS)
-        known = listed.get((repo, weights))  # the same files, the same reading, whatever they are called by
-        stated, neuronpedia = (known.stated, known.neuronpedia) if known else (Stated(site=site), None)
-        found.append(Located(site, there[weights], there[_join(folder, CONFIG)], stated, neuronpedia))
-    return _locate.one_a_site(found, release)
-
-
-def _join(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
+    for one in _locate.in_repository(release, revision):
+        assert isinstance(one.weights, RemoteFile)
+        # The same files, the same reading, whatever they are called by.
+        known = listed.get((one.weights.repo, one.weights.revision, one.weights.path))
+        stated, neuronpedia = (known.stated, known.neuronpedia) if known else (one.stated, None)
+        found.append(replace(one, stated=replace(stated, site=one.site), neuronpedia=neuronpedia))
+    return found
 
 
 plugin = OnHub()

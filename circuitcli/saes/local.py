@@ -1,4 +1,4 @@
-"""SAEs in a folder on disk, in SAELens's format."""
+"""SAEs and transcoders in a folder on disk, in any layout."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from circuitcli.core.sites import Site
 from circuitcli.saes import Offer, SaeEntry, _locate
-from circuitcli.saes._locate import Located
+from circuitcli.saes._place import Located
 
 
 class Local:
-    """A release is a folder that is an SAE, or holds folders that are."""
+    """A release is a folder that is a dictionary, or holds some."""
 
     def knows(self, release: str) -> bool:
         """Whether there is such a folder."""
@@ -23,7 +23,7 @@ class Local:
         return []
 
     def sites(self, release: str, revision: str) -> list[Site]:
-        """Every SAE in it."""
+        """Every dictionary in it."""
         return [located.site for located in _locate.in_folder(_folder(release))]
 
     def default_sites(self, release: str) -> None:
@@ -37,7 +37,7 @@ class Local:
 
     def again(self, entry: SaeEntry) -> Located:
         """Where it was."""
-        return Located(entry.at, Path(entry.source), Path(str(entry.config)))
+        return _locate.again(entry)
 
 
 def _folder(release: str) -> Path:

@@ -19,7 +19,7 @@ from circuitcli.core.sites import Site, parse_hook
 from circuitcli.errors import InputError
 from circuitcli.runtime.caches import user_cache
 from circuitcli.saes import Offer, SaeEntry
-from circuitcli.saes._locate import CONFIG, WEIGHTS, Located
+from circuitcli.saes._place import CONFIG, WEIGHTS, Located
 
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from circuitcli.errors import CircuitError, UsageError
-from circuitcli.settings.plain_yaml import load, plain
+from circuitcli.plain_yaml import load, plain
 from circuitcli.settings.resolve import GPT2, PRESETS, Layers, nest, resolve
 from circuitcli.settings.template import toml_value
 

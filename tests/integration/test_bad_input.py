@@ -130,7 +130,10 @@ def unknown_release(saes: Path) -> list[str]:
 
 
 def release_without_saes(saes: Path) -> list[str]:
-    return ["--release", str(saes.parent)]
+    folder = saes.parent / "others"
+    (folder / "1.resid_post").mkdir(parents=True)
+    (folder / "1.resid_post" / "weights.bin").write_bytes(b"")
+    return ["--release", str(folder)]
 
 
 def layer_without_sae(saes: Path) -> list[str]:
@@ -178,7 +181,7 @@ def torn_config(saes: Path) -> list[str]:
 
 
 def unknown_architecture(saes: Path) -> list[str]:
-    configure(saes / "0.resid_post", lambda config: config.update(architecture="transcoder"))
+    configure(saes / "0.resid_post", lambda config: config.update(architecture="crosscoder"))
     return ["--release", str(saes)]
 
 
@@ -194,7 +197,7 @@ def no_cuda(saes: Path) -> list[str]:
 WORDS = {
     model_without_config: ["config.json"],
     unknown_release: ["nothing-res-jb", "demo"],
-    release_without_saes: ["no SAE in", "cfg.json"],
+    release_without_saes: ["no SAE or transcoder in", "1.resid_post/weights.bin", "cfg.json", "ae.pt", "config.yaml"],
     layer_without_sae: ["1.resid_post", "layers 0, 2", "--layers"],
     site_without_sae: ["mlp_out", "none"],
     other_width: ["128", "32", "--release"],
@@ -202,9 +205,9 @@ WORDS = {
     infinite_weights: ["b_dec", "infinite"],
     wrong_shape: ["W_dec", "(39, 32)", "(40, 32)"],
     torn_weights: ["sae_weights.safetensors", "can't be read"],
-    missing_weights: ["sae_weights.safetensors", "can't be read"],
+    missing_weights: ["sae_weights.safetensors", "isn't there"],
     torn_config: ["cfg.json", "can't be read"],
-    unknown_architecture: ["transcoder", "standard"],
+    unknown_architecture: ["crosscoder", "standard"],
     unknown_hook: ["blocks.0.hook_nothing", "resid_post"],
     no_cuda: ["CUDA", "--device auto"],
 }

@@ -210,7 +210,7 @@ def test_a_repository_that_isnt_listed(circuit: Any, tmp_path: Path) -> None:
     nothing = circuit(
         "fetch-saes", "--run", tmp_path / "d", "--model", "gpt2", "--release", f"{address}/v5_32k_layer_x"
     )
-    nothing.refused(3, "no SAE at", "cfg.json")
+    nothing.refused(3, "no SAE or transcoder in", "it has no files", "cfg.json")
     circuit("fetch-saes", "--run", tmp_path / "e", "--model", "gpt2", "--release", "hf://jbloom").refused(
         2, "hf://jbloom"
     )

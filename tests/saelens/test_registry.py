@@ -21,7 +21,7 @@ from circuitcli.errors import InputError
 from circuitcli.runtime.hub import Hub
 from circuitcli.saes import entry, load, provider_of
 from circuitcli.saes import registry as source
-from circuitcli.saes._locate import CONFIG, WEIGHTS
+from circuitcli.saes._place import CONFIG, WEIGHTS
 from circuitcli.saes.hub import Listed, releases
 
 pytestmark = [pytest.mark.saelens, pytest.mark.filterwarnings("ignore")]

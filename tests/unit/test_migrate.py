@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from circuitcli.errors import CircuitError, InputError, UsageError
+from circuitcli.plain_yaml import MAX_CHARACTERS
 from circuitcli.settings import Settings, resolve, table
 from circuitcli.settings.migrate import migrate, notes, profile
-from circuitcli.settings.plain_yaml import MAX_CHARACTERS
 from circuitcli.settings.template import template
 
 # The keys of the older tool's last versions, with the forms that it had.

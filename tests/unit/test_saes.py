@@ -207,11 +207,18 @@ def test_saes_json_has_facts_and_origin_side_by_side(tmp_path: Path) -> None:
     ((recorded, _),) = take(write(tmp_path / "sae")).values()
     tree = recorded.document()
     assert list(tree) == [
-        "layer", "site", "provider", "source", "config", "revision", "stated", "sha256", "d_in", "d_sae",
-        "architecture", "normalisation", "prepend_bos", "context_size", "centre", "centre_stated", "fold_value_biases",
-        "neuronpedia", "writes", "skip", "normalized", "centre_out",
+        "layer", "site", "provider", "source", "config", "revision", "stated", "layout", "more", "sha256", "d_in",
+        "d_sae", "architecture", "normalisation", "prepend_bos", "context_size", "centre", "centre_stated",
+        "fold_value_biases", "neuronpedia", "writes", "skip", "normalized", "centre_out",
     ]  # fmt: skip
-    since = ("writes", "skip", "normalized", "centre_out")  # what was recorded before there were transcoders has none
+    since = (
+        "layout",
+        "more",
+        "writes",
+        "skip",
+        "normalized",
+        "centre_out",
+    )  # what was recorded before there were transcoders has none
     old = {key: value for key, value in tree.items() if key not in since}
     assert dictionaries.recorded().validate_json(json.dumps({"saes": [old]}))["saes"] == [recorded]
     read = dictionaries.recorded().validate_json(json.dumps({"saes": [tree]}))["saes"]

@@ -5,20 +5,34 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from circuitcli.errors import InputError, UsageError
+from circuitcli.errors import CircuitError, InputError, UsageError
 
-# Far more than any file of settings has; larger ones, and deeper ones, are refused before anything is built.
+# Far more than any such file has; larger ones, and deeper ones, are refused before anything is built.
 MAX_CHARACTERS = 100_000
 _MAX_DEPTH = 10
 _MAX_DIGITS = 1000
 _NUMBER = re.compile(rf"[-+]?\d.{{{_MAX_DIGITS}}}", re.DOTALL)
 
 
-def load(text: str, name: str) -> dict[Any, Any]:
+def load(
+    text: str,
+    name: str,
+    *,
+    holds: str = "settings",
+    example: str = "SEED: 0",
+    error: type[CircuitError] = UsageError,
+) -> dict[Any, Any]:
     """The mapping that a YAML text holds.
 
+    Args:
+        text: Of the file.
+        name: Of the file, for messages.
+        holds: What it should hold.
+        example: A line of such a file.
+        error: What is raised where it isn't YAML, or no mapping.
+
     Raises:
-        UsageError: It isn't YAML, or no mapping.
+        CircuitError: See `error`.
         InputError: It is too large or too deep, refers to itself, or asks for types of its own (`!!python/…`).
     """
     import yaml
@@ -28,13 +42,13 @@ def load(text: str, name: str) -> dict[Any, Any]:
     try:
         _check_events(yaml.parse(text, Loader=yaml.SafeLoader), name)
         found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{name} is not YAML: {_why(error)}.", hint="Mend that line.") from None
-    except ValueError as error:  # a date or a number that there isn't, such as 2024-99-99
-        raise UsageError(f"{name} is not YAML: {error}.", hint="Mend that value.") from None
+    except yaml.YAMLError as reason:
+        raise error(f"{name} is not YAML: {_why(reason)}.", hint="Mend that line.") from None
+    except ValueError as reason:  # a date or a number that there isn't, such as 2024-99-99
+        raise error(f"{name} is not YAML: {reason}.", hint="Mend that value.") from None
     if not isinstance(found, dict):
-        what = "holds nothing" if found is None else "holds no settings"
-        raise UsageError(f"{name} {what}.", hint="It should have lines such as `SEED: 0`.")
+        what = "holds nothing" if found is None else f"holds no {holds}"
+        raise error(f"{name} {what}.", hint=f"It should have lines such as `{example}`.")
     return found
 
 
@@ -62,9 +76,7 @@ def _check_events(events: Any, name: str) -> None:
 
 
 def _refused(name: str, why: str) -> InputError:
-    return InputError(
-        f"{name} {why}: it is refused.", hint="A file of settings is plain text, numbers and lists; mend it."
-    )
+    return InputError(f"{name} {why}: it is refused.", hint="Such a file is plain text, numbers and lists; mend it.")
 
 
 def _why(error: Exception) -> str:
