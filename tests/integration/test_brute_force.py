@@ -58,10 +58,16 @@ CASES = [
     Asked(THREE, "top", "steer"),
     Asked(MLP, "top", "zero"),
     Asked(MLP, "onward", "resample", 1),
-    # Transcoders, beside SAEs.
+    # Transcoders, beside SAEs or alone; cross-layer ones of which some write behind the last layer that is chosen.
     Asked(["mlp_in", "resid_post"], "top", "zero", made=Made("gpt2", "saelens")),
+    Asked(["mlp_in"], "onward", "mean", made=Made("gpt2", "across")),
+    Asked(["mlp_in"], "top", "steer", made=Made("neox", "tracer")),
+    Asked(["mlp_in"], "all", "zero", made=Made("neox", "across")),
     Asked(["resid_mid", *MLP], "onward", "resample", 2, made=Made("llama", "saelens")),
     Asked(["mlp_in"], "all", "mean", made=Made("gemma2", "normalized")),
+    Asked(["resid_mid"], "top", "mean", made=Made("llama", "across"), layers=":2"),
+    Asked(["resid_mid"], "all", "steer", made=Made("gemma2", "tracer")),
+    Asked(["resid_mid"], "onward", "zero", 1, made=Made("gemma2", "across")),
 ]
 
 
@@ -243,8 +249,8 @@ def test_every_stored_effect_and_every_change_that_is_not_stored(case: Case, out
                 else:
                     assert change[feature] <= bar[feature] + slack, (up, down, feature)
             doubtful, total = doubtful + int(read.doubtful.sum()), total + len(read.doubtful)
-    assert total > 500
-    assert (later > 100) == (case.positions == "onward"), "attention carries effects to later positions"
+    assert total >= 200
+    assert (later > 50) == (case.positions == "onward"), "attention carries effects to later positions"
     assert doubtful <= DOUBTFUL * total
 
 

@@ -19,6 +19,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 from support.commands import Result, command, contents, environment, tables_of
+from support.transcoders import Made
 
 from circuitcli.settings import resolve
 from circuitcli.stages import run_all
@@ -112,6 +113,24 @@ def test_killed_between_any_two_changes(circuit: Circuit, long: Path, whole: Pat
         assert circuit(*args, root).code == 0
         assert tables_of(root) == tables_of(whole), everything[moment]
         assert not list(root.rglob("*.part"))
+
+
+def test_killed_where_features_write_several_layers(circuit: Circuit, tiny_text: Path, tmp_path: Path):
+    tree: dict[str, Any] = Made("gpt2", "across").save(tmp_path / "made").run("mlp_in")
+    tree |= {"runtime": {"device": "cpu", "batch_size": 16}, "graph": {"formats": ["json"]}, "allow_misfit": True}
+    tree["texts"] |= {"file": str(tiny_text), "num_sequences": 20, "max_tokens": 8}
+    tree["features"] = {"thinning": 1.0, "branching": 1, "seq_cap": 3}  # more features than one shard has
+    profile = tmp_path / "profile.toml"
+    profile.write_text(tomli_w.dumps(tree))
+    args = ["run-all", "--profile", profile, "--run"]
+    everything = run_killed(circuit, -1, *args, tmp_path / "whole")
+    ablations = [i for i, change in enumerate(everything) if "ablations/.effects" in change]
+    assert len(ablations) > 2
+    for moment in (ablations[1] + 1, ablations[-1]):
+        root = tmp_path / str(moment)
+        assert len(run_killed(circuit, moment, *args, root)) == moment
+        assert circuit(*args, root).code == 0
+        assert tables_of(root) == tables_of(tmp_path / "whole"), everything[moment]
 
 
 @given(moments=st.lists(st.integers(0, 70), min_size=1, max_size=3), batch=st.sampled_from([5, 16]))

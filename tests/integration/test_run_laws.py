@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.brute import rows
 from support.plain import NUMBERS
+from support.transcoders import Made
 
 from circuitcli.runtime.device import Runtime
 from circuitcli.stages import ablate, cache_acts, passes
@@ -26,12 +27,23 @@ def keyed(job: Job, pattern: str, keys: tuple[str, ...]) -> dict[tuple[Any, ...]
 
 
 CASES = [("top", "zero"), ("onward", "zero"), ("all", "zero"), ("top", "resample"), ("all", "resample")]
+CASES += [("onward", "mean", "across layers")]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
-def job(request: Any, measure: Any) -> Job:
-    positions, intervention = request.param
-    return measure({**SMALL, "ablate": {"positions": positions, "intervention": intervention}})
+def asked(request: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings; of the last case with transcoders across layers."""
+    positions, intervention, *which = request.param
+    more: dict[str, Any] = {}
+    if which:
+        more = Made("gpt2", "across").save(tmp_path_factory.mktemp("made")).run("mlp_in")
+        more["features"] = {**SMALL["features"], "thinning": 0.12}
+    return {**SMALL, **more, "ablate": {"positions": positions, "intervention": intervention}}
+
+
+@pytest.fixture(scope="module")
+def job(asked: dict[str, Any], measure: Any) -> Job:
+    return measure(asked)
 
 
 def largest(job: Job) -> dict[tuple[int, str], float]:
@@ -44,7 +56,7 @@ def largest(job: Job) -> dict[tuple[int, str], float]:
 
 
 def test_law_4_batch_size_and_shard_size_change_nothing(
-    job: Job, measure: Any, monkeypatch: pytest.MonkeyPatch
+    job: Job, asked: dict[str, Any], measure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch, sequences, features = {"top": (2, 5, 1), "onward": (2, 4, 1), "all": (3, 1, 2)}[
         job.settings.ablate.positions
@@ -54,10 +66,8 @@ def test_law_4_batch_size_and_shard_size_change_nothing(
     monkeypatch.setattr(passes, "CLEAN_SEQUENCES", 5)
     # No room: clean passes are thrown away and made again, and SAEs are read one at a time.
     monkeypatch.setattr(Runtime, "room", lambda *_: 0)
-    runtime = {"device": "cpu", "batch_size": batch}
-    same = {"positions": job.settings.ablate.positions, "intervention": job.settings.ablate.intervention}
-    other = measure({**SMALL, "ablate": same, "runtime": runtime})
-    assert len(list(other.run.root.glob("acts/0.z/*"))) == -(-12 // sequences)
+    other = measure({**asked, "runtime": {"device": "cpu", "batch_size": batch}})
+    assert len(list(next(other.run.root.glob("acts/0.*")).iterdir())) == -(-12 // sequences)
     assert len(list(other.run.root.glob("ablations/contexts-*"))) > len(list(job.run.root.glob("ablations/contexts-*")))
     bound = {place: 1e-5 * value for place, value in largest(job).items()}
     tables = {

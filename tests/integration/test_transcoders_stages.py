@@ -20,7 +20,7 @@ from circuitcli.stages import attribute, cache_acts, fetch_saes, validate
 from circuitcli.stages.stage import Job
 from circuitcli.store import tables, validations
 
-MADE = [Made("gpt2", "normalized")]
+MADE = [Made("gpt2", "normalized"), Made("gemma2", "across")]
 
 
 @pytest.fixture(scope="module", params=MADE, ids=lambda made: f"{made.family}-{made.layout}")
