@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from circuitcli.cli.options import Request
 from circuitcli.cli.session import one_stage
 
 if TYPE_CHECKING:
+    from circuitcli.core.sites import Site
     from circuitcli.stages.stage import Job
 
 HELP = "Find, fetch, check and record SAEs, and fetch the model."
@@ -38,9 +40,12 @@ def show(job: Job, terminal: Terminal) -> None:
     from circuitcli.cli.layout import Column
     from circuitcli.results.dictionaries import entries_of
 
+    entries = entries_of(job.run)
+    elsewhere = any(e.facts.elsewhere for e in entries)
     rows = [
         (
             str(e.at),
+            *([_written(e.written)] if elsewhere else []),
             e.facts.architecture,
             e.facts.normalisation,
             str(e.facts.d_in),
@@ -49,10 +54,16 @@ def show(job: Job, terminal: Terminal) -> None:
             "yes" if e.facts.centre else "no",
             e.source if terminal.piped else _shortened(e.source),
         )
-        for e in entries_of(job.run)
+        for e in entries
     ]
-    columns = ("site", "architecture", "normalisation", "d_in", "d_sae", "BOS", "centred", Column("source", cut.path))
+    sites = ("site", "writes") if elsewhere else ("site",)
+    columns = (*sites, "architecture", "normalisation", "d_in", "d_sae", "BOS", "centred", Column("source", cut.path))
     terminal.table("SAEs", columns, rows)
+
+
+def _written(sites: Sequence[Site]) -> str:
+    """3.mlp_out, or the first and the last of several."""
+    return str(sites[0]) if len(sites) == 1 else f"{sites[0]} … {sites[-1]}"
 
 
 def _shortened(source: str) -> str:
@@ -72,9 +83,9 @@ def _list(terminal: Terminal) -> None:
         (
             offer.name,
             cut.GAP.join(offer.sites),
-            cut.GAP.join(f"{width:,}" for width in offer.widths),
+            cut.GAP.join(f"{width:,}" for width in offer.widths) or "–",
             _ranges(offer.layers),
-            f"{offer.bytes_each / 1e6:,.0f} MB",
+            f"{offer.bytes_each / 1e6:,.0f} MB" if offer.bytes_each else "–",
             offer.neuronpedia or "–",
         )
         for offer in offers

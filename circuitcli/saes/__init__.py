@@ -40,9 +40,9 @@ class Offer:
     Attributes:
         name: Of the release.
         sites: The names of its sites.
-        widths: d_sae of its SAEs, each once.
+        widths: d_sae of its dictionaries, each once; none where only their files say it.
         layers: Of its SAEs.
-        bytes_each: Of the weights of one SAE, nearly; of the largest where they differ.
+        bytes_each: Of the weights of one, nearly; of the largest where they differ; None where only their files say it.
         neuronpedia: Its sources there, {layer} standing for the layer; None if it isn't there.
     """
 
@@ -50,7 +50,7 @@ class Offer:
     sites: tuple[str, ...]
     widths: tuple[int, ...]
     layers: tuple[int, ...]
-    bytes_each: int
+    bytes_each: int | None
     neuronpedia: str | None
 
 

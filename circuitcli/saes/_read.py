@@ -184,7 +184,7 @@ def _stated(spec: Spec, stated: Stated) -> Spec:
     """What the configuration says, of what its release knows to be a transcoder."""
     if stated.writes is None:
         return spec
-    return replace(spec, writes=stated.writes, transcodes=True, apply_b_dec_to_input=False)
+    return replace(spec, writes=stated.writes)
 
 
 def _first(stated: bool | None, said: bool | None) -> bool | None:

@@ -34,17 +34,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return foreign.json_object(path, hint="Get the SAE again.")
 
 
-def spec(config: Mapping[str, Any], where: str) -> Spec:
+def spec(config: Mapping[str, Any], where: str, *, transcodes: bool = False) -> Spec:
     """What a configuration says.
 
     Args:
         config: As it was read; before SAELens 6, since, or of hook-z-kk.
         where: The file that it is from, for messages.
+        transcodes: Whether it is known to be of a transcoder, which SAELens had no word for before 6.
 
     Raises:
         InputError: It isn't a configuration of an SAE, or of one that isn't supported, or names a hook that is no site.
     """
-    said = Said(_of_hook_z_kk(config, where) if "act_name" in config else config, where)
+    said = Said(_of_hook_z_kk(config, where) if "act_name" in config else config, where, transcodes=transcodes)
     architecture = _architecture(said)
     found = Spec(
         site=said.site(),

@@ -25,13 +25,13 @@ _NESTED = ("metadata", "activation_fn_kwargs", "model_from_pretrained_kwargs")
 class Said:
     """Answers, None where nothing is said; `where` is the file that they are from."""
 
-    def __init__(self, config: Mapping[str, Any], where: str) -> None:
+    def __init__(self, config: Mapping[str, Any], where: str, *, transcodes: bool = False) -> None:
         """The configuration as it was read.
 
         Raises:
             InputError: What should be an object in it is none.
         """
-        self.where = where
+        self.where, self._transcodes = where, transcodes
         self._top = {**config, **{key: self._object(config, key) for key in _NESTED}}
         inner = self._top["metadata"]
         self._options = (self._object(inner, "model_from_pretrained_kwargs"), self._top["model_from_pretrained_kwargs"])
@@ -92,7 +92,9 @@ class Said:
         return self.text("activation_fn_str") or self.text("activation_fn") or "relu"
 
     def transcodes(self) -> bool:
-        """Whether it is a transcoder: by its architecture's name, or, before SAELens had them, by a flag."""
+        """Whether it is a transcoder: as is known, by its architecture's name, or by the flag that there was before."""
+        if self._transcodes:
+            return True
         name = self.text("architecture") or ""
         return name.removesuffix(_TRANSCODER) in _TRANSCODERS if name.endswith(_TRANSCODER) else self.processed()
 

@@ -26,15 +26,15 @@ class Listed:
     config: str | None
     stated: Stated
     neuronpedia: str | None
-    d_sae: int
+    d_sae: int | None
     more: tuple[str, ...] = ()
     layout: str = "saelens"
     decoders: int = 1
 
     @property
-    def size(self) -> int:
-        """Bytes of its weights, nearly."""
-        return _BYTES * ((1 + self.decoders) * _D_IN * self.d_sae + self.d_sae + _D_IN)
+    def size(self) -> int | None:
+        """Bytes of its weights, nearly; None if its width isn't known."""
+        return _BYTES * ((1 + self.decoders) * _D_IN * self.d_sae + self.d_sae + _D_IN) if self.d_sae else None
 
     @property
     def paths(self) -> list[str]:
@@ -87,7 +87,7 @@ def _listed(release: Mapping[str, Any]) -> list[Listed]:
                     config=config or None,
                     stated=stated,
                     neuronpedia=group["neuronpedia"].format(layer=layer) if "neuronpedia" in group else None,
-                    d_sae=release.get("widths", {}).get(str(layer), release["d_sae"]),
+                    d_sae=release.get("widths", {}).get(str(layer), release.get("d_sae")),
                     more=(*own, *(group["more"].format(layer=later) for later in further)),
                     layout=group.get("layout", "saelens"),
                     decoders=1 + len(further),
@@ -124,9 +124,9 @@ class OnHub:
             Offer(
                 name=release.name,
                 sites=tuple(site for site in SITES if any(sae.site.name == site for sae in release.saes)),
-                widths=tuple(sorted({sae.d_sae for sae in release.saes})),
+                widths=tuple(sorted({sae.d_sae for sae in release.saes if sae.d_sae})),
                 layers=tuple(sorted({sae.site.layer for sae in release.saes})),
-                bytes_each=max(sae.size for sae in release.saes),
+                bytes_each=max((sae.size for sae in release.saes if sae.size), default=None),
                 neuronpedia=release.neuronpedia,
             )
             for release in releases().values()
@@ -150,7 +150,9 @@ class OnHub:
         chosen = [sae for site in sites for sae in listed.saes if sae.site == site]
         paths = list(dict.fromkeys(path for sae in chosen for path in sae.paths))
         wanted = listed.revision if revision == "main" else revision
-        there = hub().files(listed.repository, paths, wanted, sizes={sae.weights: sae.size for sae in chosen})
+        there = hub().files(
+            listed.repository, paths, wanted, sizes={sae.weights: sae.size for sae in chosen if sae.size}
+        )
         by_path = dict(zip(paths, there, strict=True))
         return [
             Located(

@@ -18,7 +18,7 @@ import numpy as np
 from circuitcli.core.strata import StratifiedSample
 from circuitcli.core.words import amount, duration
 from circuitcli.errors import InputError
-from circuitcli.stages import questions
+from circuitcli.stages import kinds, questions
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import attributions, tables
 
@@ -39,6 +39,7 @@ def run(job: Job) -> Outcome:
         UsageError, InputError: A question isn't as it should be; see `questions`.
     """
     job.parents(NAME)  # a stage that is missing is told before a file that can't be read
+    kinds.check(job.run)
     return stage(job, NAME, {"questions": questions.identity(job)}, lambda todo: _Attribution(job, todo).work())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from circuitcli import plugins
@@ -33,7 +34,14 @@ def choose(tools: Tools, run: Run | None, *, force: bool) -> tuple[Checkpoint, l
     norms_subtract_mean = checkpoint.shape.norms_subtract_mean
     entries = [entry(provider, one, one.files(fetched), norms_subtract_mean=norms_subtract_mean) for one in located]
     for found in entries:
-        _check_width(found, checkpoint)
+        _check_fit(found, checkpoint)
+    across = [found for found in entries if len(found.written) > 1]
+    missing = _missing(across, source.sites(release, saes_revision)) if across else []
+    if missing:
+        tools.report.say(
+            f"Note: the cross-layer transcoder of {release} has no dictionary that reads "
+            f"{', '.join(map(str, missing))}: what it would write is left to the errors."
+        )
     unstated = [str(e.at) for e in entries if not e.facts.centre_stated]
     if unstated:
         tools.report.say(
@@ -90,7 +98,20 @@ def _sites(tools: Tools, source: SaeSource, revision: str, checkpoint: Checkpoin
     return sorted(chosen, key=lambda s: s.order)
 
 
-def _check_width(entry: SaeEntry, checkpoint: Checkpoint) -> None:
+def _missing(across: Sequence[SaeEntry], available: Sequence[Site]) -> list[Site]:
+    """Where a cross-layer transcoder has no dictionary in the release, of all layers that its others write to."""
+    first, last = min(entry.at.layer for entry in across), max(site.layer for entry in across for site in entry.written)
+    return [one for layer in range(first, last + 1) if (one := Site(layer, across[0].at.name)) not in available]
+
+
+def _check_fit(entry: SaeEntry, checkpoint: Checkpoint) -> None:
+    beyond = [str(site) for site in entry.written if site.layer >= checkpoint.shape.n_layers]
+    if beyond:
+        raise InputError(
+            f"The dictionary at {entry.at} writes {', '.join(beyond)}; "
+            f"{checkpoint.name} has {amount(checkpoint.shape.n_layers, 'layer')}.",
+            hint="It is of another model: choose others with --release, or its model with --model.",
+        )
     width = checkpoint.shape.width(entry.at.name)
     if entry.facts.d_in != width:
         raise InputError(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from circuitcli.stages import examples as reading
+from circuitcli.stages import kinds
 from circuitcli.stages.auditing import named
 from circuitcli.stages.evaluation import Evaluation
 from circuitcli.stages.given import Given, given
@@ -60,6 +61,7 @@ def dry_run(job: Job) -> Foreseen | None:
 def _asked(job: Job) -> tuple[Evaluation, dict[str, str]]:
     """What is judged, and what decides its numbers beside the settings."""
     job.parents(NAME)
+    kinds.check(job.run)
     of = Evaluation(job, given(job), audited=named(job))
     return of, {"examples": reading.identity(job), "features": _identity(of.circuit)}
 

@@ -128,6 +128,8 @@ def _remote(addresses: list[str]) -> dict[str, RemoteFile]:
     wanted: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for address in addresses:
         repo, path, revision = split(address)
+        if not path:
+            raise InputError(f"`{address}` names no file.", hint="Give hf://owner/repo/path?revision=….")
         wanted.setdefault((repo, revision or "main"), []).append((address, path))
     found: dict[str, Any] = {}
     for (repo, revision), pairs in wanted.items():

@@ -46,7 +46,8 @@ class SaeLens:
         config = inside if config is None else config
         if config is None:
             raise InputError(f"{files.weights} has no configuration.", hint="It needs a cfg.json beside it.")
-        return Held(_saelens.spec(config, where), weights, str(files.weights), stored)
+        spec = _saelens.spec(config, where, transcodes=files.stated.writes is not None)
+        return Held(spec, weights, str(files.weights), stored)
 
 
 plugin = SaeLens()
