@@ -34,9 +34,13 @@ class Recipe:
         d_sae: Latents.
         k: Latents of topk that may fire at a position.
         l0: The mean number of latents that standard ones aim at.
+        l0_transcoder: The mean number that fire in a per-layer transcoder, which has `d_sae` too.
+        d_clt, l0_clt: The same of each layer of the cross-layer transcoder.
+        transcoder_steps: Of all transcoders.
+        transcoder_tuning_steps: Of them thereafter, on what the model says as well.
         rate: Peak learning rate.
         patience: Steps without firing after which a latent restarts.
-        minutes, tuning_minutes: Where they would be over first, the schedule is run through faster.
+        minutes, tuning_minutes, transcoder_minutes: Where they would be over first, the schedule is run through faster.
     """
 
     steps: int
@@ -45,10 +49,16 @@ class Recipe:
     d_sae: int = 1024
     k: int = 16
     l0: float = 30.0
+    l0_transcoder: float = 24.0
+    d_clt: int = 512
+    l0_clt: float = 16.0
+    transcoder_steps: int = 1500
+    transcoder_tuning_steps: int = 300
     rate: float = 1.5e-3
     patience: int = 150
     minutes: float = math.inf
     tuning_minutes: float = math.inf
+    transcoder_minutes: float = math.inf
 
 
 class Autoencoder(nn.Module):

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from circuitcli.core.sites import Site
-from circuitcli.demo.activations import harvest, sites
-from circuitcli.demo.corpus import BOS_ID, Stream, draw_rows
+from circuitcli.demo.activations import sites, text_activations
+from circuitcli.demo.corpus import Stream
 from circuitcli.demo.dictionaries import Autoencoder, Recipe
 from circuitcli.demo.tuning import state, tune
 
@@ -28,14 +28,14 @@ def train(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     where = sites(model.config.n_layer)
-    first = _activations(model, streams[0], 4 * recipe.rows, where, generator)
+    first = text_activations(model, streams[0], 4 * recipe.rows, where, generator)
     order = sorted(where, key=lambda site: (site.name != "resid_post", site))  # the slowest first
     dictionaries = [Autoencoder(site, first[site], recipe) for site in order]
     optimisers = [torch.optim.Adam(d.parameters(), lr=recipe.rate, betas=(0.9, 0.999)) for d in dictionaries]
     started = time.monotonic()
 
     def draw(step: int) -> dict[Site, Tensor]:
-        return _activations(model, streams[step % len(streams)], recipe.rows, where, generator)
+        return text_activations(model, streams[step % len(streams)], recipe.rows, where, generator)
 
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         batch = pool.submit(draw, 0).result()
@@ -66,15 +66,6 @@ def save(dictionaries: Sequence[Autoencoder], context: int, folder: Path) -> Non
         target.mkdir(parents=True, exist_ok=True)
         save_file(dictionary.weights(), target / "sae_weights.safetensors")
         (target / "cfg.json").write_text(json.dumps(dictionary.config(context), indent=2) + "\n", encoding="utf-8")
-
-
-def _activations(
-    model: GPT2LMHeadModel, stream: Stream, count: int, where: Sequence[Site], generator: torch.Generator
-) -> dict[Site, Tensor]:
-    """Activations float32 [n, d_in] at each site, of `count` fresh rows without their BOS tokens."""
-    rows = draw_rows(stream, count, model.config.n_positions, generator)
-    text = rows != BOS_ID
-    return {site: x[text] for site, x in harvest(model, rows, where).items()}
 
 
 def _step(dictionary: Autoencoder, optimiser: torch.optim.Optimizer, x: Tensor, step: int, progress: float) -> None:

@@ -22,7 +22,6 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
-from torch.nn import functional
 from transformers import GPT2LMHeadModel
 
 from circuitcli.core.activations.standard import Relu
@@ -30,32 +29,14 @@ from circuitcli.core.activations.topk import TopK
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.frame import Frame
 from circuitcli.core.sites import Site
-from circuitcli.demo import corpus, language_model
+from circuitcli.demo import corpus, language_model, measure_transcoders
 from circuitcli.demo.activations import SITES, harvest, hooked, sites
+from circuitcli.demo.measure_transcoders import FOLDERS, SetQuality
+from circuitcli.demo.rows import Rows, cross_entropy, rows_of
 
 OPENING = ("In the beginning, God created the", " heavens")
 TRAINING = "training.json"
-_BATCH = 16
 _CHUNK = 8192
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Passages as rows: BOS, tokens, padding. `tokens` int64 [n, t], `lengths` int64 [n] with BOS counted."""
-
-    tokens: Tensor
-    lengths: Tensor
-
-    def counted(self) -> Tensor:
-        """The positions of text, bool [n, t]."""
-        at = torch.arange(self.tokens.shape[1])
-        return (at >= 1) & (at < self.lengths[:, None])
-
-    def batches(self) -> list["Rows"]:
-        """The same passages in batches of similar length."""
-        order = self.lengths.argsort(stable=True)
-        parts = [order[i : i + _BATCH] for i in range(0, len(order), _BATCH)]
-        return [Rows(self.tokens[i, : int(self.lengths[i].max())], self.lengths[i]) for i in parts]
 
 
 @dataclass(frozen=True)
@@ -84,26 +65,7 @@ class Report:
 
     bars: list[Bar]
     dictionaries: list[Quality]
-
-
-def rows_of(tokenizer: Tokenizer, documents: Sequence[corpus.Document], longest: int) -> Rows:
-    """BOS and the tokens of each document, cut to `longest` and padded with BOS."""
-    encoded = [[corpus.BOS_ID, *ids][:longest] for ids in corpus.encode(tokenizer, documents)]
-    width = max(map(len, encoded))
-    tokens = torch.tensor([ids + [corpus.BOS_ID] * (width - len(ids)) for ids in encoded])
-    return Rows(tokens, torch.tensor([len(ids) for ids in encoded]))
-
-
-@torch.no_grad()
-def cross_entropy(model: GPT2LMHeadModel, rows: Rows) -> float:
-    """Mean of −log p(next token) at positions ≥ 1. Nats."""
-    total, count = 0.0, 0
-    for batch in rows.batches():
-        logits = model(batch.tokens, attention_mask=torch.ones_like(batch.tokens), use_cache=False).logits
-        target = batch.counted()[:, 2:]
-        losses = functional.cross_entropy(logits[:, 1:-1][target], batch.tokens[:, 2:][target], reduction="sum")
-        total, count = total + losses.item(), count + int(target.sum())
-    return total / count
+    transcoders: list[SetQuality]
 
 
 def bigram_cross_entropy(stream: corpus.Stream, rows: Rows, size: int) -> float:
@@ -168,8 +130,14 @@ def measure(folder: Path, most: int | None = None) -> Report:
     found = [load_dictionary(folder / "saes" / site.hook) for site in sites(model.config.n_layer)]
     qualities = [quality(model, site, sae, rows, clean_nats) for site, sae in found]
     bigram_nats = json.loads((folder / TRAINING).read_text(encoding="utf-8"))["bigram_nats"]
-    bars = [*_model_bars(model, tokenizer, clean_nats, bigram_nats), *_dictionary_bars(qualities)]
-    return Report(bars, qualities)
+    sets = {name: measure_transcoders.load(folder / name) for name in FOLDERS}
+    replacing = [measure_transcoders.quality(name, model, one, rows, clean_nats) for name, one in sets.items()]
+    bars = [
+        *_model_bars(model, tokenizer, clean_nats, bigram_nats),
+        *_dictionary_bars(qualities),
+        *(bar for one in replacing for bar in _transcoder_bars(one)),
+    ]
+    return Report(bars, qualities, replacing)
 
 
 def table(report: Report) -> str:
@@ -179,6 +147,16 @@ def table(report: Report) -> str:
     lines += ["", "| Dictionary | FVU | mean L0 | dead | recovered |", "|---|---|---|---|---|"]
     for q in report.dictionaries:
         lines.append(f"| `{q.site.hook}` | {q.fvu:.3f} | {q.l0:.1f} | {q.dead:.1%} | {q.recovered:.3f} |")
+    lines += [
+        "",
+        "| Stands for | FVU | mean L0 | dead | recovered | first guess the same |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in report.transcoders:
+        for layer in one.layers:
+            numbers = f"{layer.fvu:.3f} | {layer.l0:.1f} | {layer.dead:.1%} | {layer.recovered:.3f}"
+            lines.append(f"| `{one.name}`: MLP {layer.layer} | {numbers} | |")
+        lines.append(f"| `{one.name}`: all at once | | | | {one.recovered:.3f} | {one.agreement:.1%} |")
     return "\n".join(lines) + "\n"
 
 
@@ -217,6 +195,25 @@ def _dictionary_bars(qualities: Sequence[Quality]) -> list[Bar]:
         words = f"mean {mean:.3f}, worst {worst:.3f}"
         bars.append(Bar(f"{site}: recovered at least 0.85 on average, none below 0.7", words, met))
     return [*bars, Bar("at most 20% of latents dead in every dictionary", f"worst {dead:.1%}", dead <= 0.2)]
+
+
+def _transcoder_bars(one: SetQuality) -> list[Bar]:
+    fvu, dead = max(layer.fvu for layer in one.layers), max(layer.dead for layer in one.layers)
+    fewest, most = min(layer.l0 for layer in one.layers), max(layer.l0 for layer in one.layers)
+    return [
+        Bar(f"{one.name}: FVU at most 0.40 in every layer", f"worst {fvu:.3f}", fvu <= 0.40),
+        Bar(
+            f"{one.name}: mean L0 from 10 to 40 in every layer",
+            f"{fewest:.1f} to {most:.1f}",
+            fewest >= 10 and most <= 40,
+        ),
+        Bar(f"{one.name}: at most 20% of latents dead in every layer", f"worst {dead:.1%}", dead <= 0.2),
+        Bar(
+            f"{one.name}: recovered at least 0.8 where they stand for all MLPs at once",
+            f"{one.recovered:.3f}",
+            one.recovered >= 0.8,
+        ),
+    ]
 
 
 def main() -> None:

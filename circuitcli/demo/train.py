@@ -2,8 +2,11 @@
 
 1. Hold out documents, learn the tokenizer, write the held-out passages.
 2. Train the language model, round it to float16, write it.
-3. Train the dictionaries on the model as written, tune those of resid_post, round them to float16, write them.
-4. Count the bigram and write `training.json`; `python -m circuitcli.demo.measure --folder DIR` does the rest.
+3. Train the autoencoders on the model as written, tune those of resid_post, round them to float16, write them.
+4. Train the transcoders on it, per layer and across layers, round them to float16, write them.
+5. Count the bigram and write `training.json`; `python -m circuitcli.demo.measure --folder DIR` does the rest.
+
+With `--again FOLDER` the model, the autoencoders and the record of that folder are kept: only 4 is done.
 
 The same seed, file, versions and number of threads give the same files, unless a limit of minutes cut training short.
 Needs PyTorch 2.9 (its Muon).
@@ -15,15 +18,18 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
-from circuitcli.demo import corpus, dictionary_training, language_model, measure
+from circuitcli.demo import corpus, dictionary_training, language_model, measure, transcoder_training
 from circuitcli.demo.dictionaries import Recipe
 from circuitcli.demo.language_model import Schedule, Shape
+from circuitcli.demo.rows import rows_of
 
 OPENING_COPIES = 5
 """How often the opening document stands in each stream: the demo's prompt comes from it."""
@@ -31,7 +37,7 @@ OPENING_COPIES = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train, from which file, into which folder."""
+    """What to train, from which file, into which folder; of the folder `kept` all but the transcoders is taken."""
 
     text: Path
     out: Path
@@ -39,6 +45,7 @@ class Plan:
     shape: Shape
     schedule: Schedule
     recipe: Recipe
+    kept: Path | None = None
 
 
 def run(plan: Plan) -> None:
@@ -49,31 +56,60 @@ def run(plan: Plan) -> None:
     started = time.monotonic()
 
     train, held = corpus.split(corpus.read(plan.text), plan.seed)
-    tokenizer = corpus.learn_tokenizer(train, plan.shape.vocabulary)
-    passages = corpus.passages(held, tokenizer, plan.seed, longest=min(120, plan.shape.context - 8))
-    corpus.write(passages, aside / "text.jsonl")
+    if plan.kept:
+        _copy(plan.kept, aside)
+        tokenizer = Tokenizer.from_file(str(aside / "model" / "tokenizer.json"))
+    else:
+        tokenizer = corpus.learn_tokenizer(train, plan.shape.vocabulary)
     encoded = corpus.encode(tokenizer, train)
     streams = [corpus.join(encoded, plan.seed + i, OPENING_COPIES) for i in range(4)]
+    if not plan.kept:
+        passages = corpus.passages(held, tokenizer, plan.seed, longest=min(120, plan.shape.context - 8))
+        corpus.write(passages, aside / "text.jsonl")
+        _model_and_autoencoders(plan, aside, tokenizer, streams)
+        rows = rows_of(tokenizer, passages, plan.shape.context)
+        record = {
+            "seed": plan.seed,
+            "text_sha256": sha256(plan.text.read_bytes()).hexdigest(),
+            "documents": {"training": len(train), "held_out": len(held), "passages": len(passages)},
+            "training_tokens": len(streams[0].tokens),
+            "bigram_nats": measure.bigram_cross_entropy(corpus.join(encoded, plan.seed), rows, plan.shape.vocabulary),
+            "minutes": round((time.monotonic() - started) / 60, 1),
+        }
+        _record(record, aside)
 
+    started = time.monotonic()
+    shipped = language_model.load(aside / "model")
+    trained = transcoder_training.train(shipped, streams, plan.recipe, plan.seed, _say)
+    transcoder_training.save(trained, aside / "transcoders", aside / "clt")
+    steps = {"transcoder_steps": plan.recipe.transcoder_steps}
+    _record(steps | {"transcoder_minutes": round((time.monotonic() - started) / 60, 1)}, aside)
+    aside.rename(plan.out)
+
+
+def _model_and_autoencoders(plan: Plan, folder: Path, tokenizer: Tokenizer, streams: Sequence[corpus.Stream]) -> None:
     model = language_model.build(plan.shape, plan.seed)
     language_model.train(model, streams, plan.schedule, plan.seed, _say)
-    language_model.save(model, tokenizer, aside / "model")
+    language_model.save(model, tokenizer, folder / "model")
 
-    shipped = language_model.load(aside / "model")
+    shipped = language_model.load(folder / "model")
     trained = dictionary_training.train(shipped, streams, plan.recipe, plan.seed, _say)
-    dictionary_training.save(trained, plan.shape.context, aside / "saes")
+    dictionary_training.save(trained, plan.shape.context, folder / "saes")
 
-    rows = measure.rows_of(tokenizer, passages, plan.shape.context)
-    record = {
-        "seed": plan.seed,
-        "text_sha256": sha256(plan.text.read_bytes()).hexdigest(),
-        "documents": {"training": len(train), "held_out": len(held), "passages": len(passages)},
-        "training_tokens": len(streams[0].tokens),
-        "bigram_nats": measure.bigram_cross_entropy(corpus.join(encoded, plan.seed), rows, plan.shape.vocabulary),
-        "minutes": round((time.monotonic() - started) / 60, 1),
-    }
-    (aside / measure.TRAINING).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    aside.rename(plan.out)
+
+def _copy(kept: Path, folder: Path) -> None:
+    """All that is made before the transcoders."""
+    for name in ("model", "saes"):
+        shutil.copytree(kept / name, folder / name)
+    for name in ("text.jsonl", measure.TRAINING):
+        shutil.copy(kept / name, folder / name)
+
+
+def _record(made: Mapping[str, object], folder: Path) -> None:
+    """Add to the record of the training, or begin it."""
+    path = folder / measure.TRAINING
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps({**before, **made}, indent=2) + "\n", encoding="utf-8")
 
 
 def _say(line: str) -> None:
@@ -94,6 +130,10 @@ def main() -> None:
     parser.add_argument("--sae-minutes", type=float, default=math.inf)
     parser.add_argument("--tuning-steps", type=int, default=700, help="of the resid_post dictionaries thereafter")
     parser.add_argument("--tuning-minutes", type=float, default=math.inf)
+    parser.add_argument("--transcoder-steps", type=int, default=1500, help="of all transcoders")
+    parser.add_argument("--transcoder-tuning-steps", type=int, default=300, help="of them thereafter")
+    parser.add_argument("--transcoder-minutes", type=float, default=math.inf)
+    parser.add_argument("--again", type=Path, metavar="FOLDER", help="train transcoders of its model, keep the rest")
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     if chosen.out.exists():
@@ -105,8 +145,11 @@ def main() -> None:
         minutes=chosen.sae_minutes,
         tuning_steps=chosen.tuning_steps,
         tuning_minutes=chosen.tuning_minutes,
+        transcoder_steps=chosen.transcoder_steps,
+        transcoder_tuning_steps=chosen.transcoder_tuning_steps,
+        transcoder_minutes=chosen.transcoder_minutes,
     )
-    run(Plan(chosen.text, chosen.out, chosen.seed, Shape(), schedule, recipe))
+    run(Plan(chosen.text, chosen.out, chosen.seed, Shape(), schedule, recipe, kept=chosen.again))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from circuitcli.core.activations.standard import Relu
 from circuitcli.core.activations.topk import TopK
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.sites import Site
+from circuitcli.demo import measure_transcoders
 from circuitcli.errors import InputError
 from circuitcli.results import dictionaries
 from circuitcli.runtime.hub import Hub
@@ -634,18 +635,48 @@ def test_no_pickle_in_a_folder_is_opened(tmp_path: Path, name: str, with_config:
     assert not sprung.exists()
 
 
-def test_the_demos_entries_say_the_same_on_every_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("release", "file", "number"), [
+    ("demo", "saes/blocks.1.hook_mlp_out/cfg.json", 12),
+    ("demo-transcoders", "transcoders/layer_1.safetensors", 4),
+    ("demo-clt", "clt/W_dec_1.safetensors", 4),
+])  # fmt: skip
+def test_the_demos_entries_say_the_same_on_every_machine(
+    release: str, file: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def entries() -> dict[Site, SaeEntry]:
-        return {site: recorded for site, (recorded, _) in take("demo").items()}
+        return {site: recorded for site, (recorded, _) in take(release).items()}
 
     here = entries()
-    elsewhere = shutil.copytree(demo.SAES, tmp_path / "site-packages" / "saes")
-    monkeypatch.setattr(demo, "SAES", elsewhere)
+    elsewhere = shutil.copytree(demo.FOLDER, tmp_path / "site-packages" / "demo")
+    monkeypatch.setattr(demo, "FOLDER", elsewhere)
     assert entries() == here
-    assert len(here) == 12
-    assert all(recorded.source.startswith("circuitcli/demo/saes/") for recorded in here.values())
+    assert len(here) == number
+    folder = f"circuitcli/demo/{file.split('/')[0]}/"
+    files = [file for one in here.values() for file in (one.source, one.config, *one.more)]
+    assert all(file and file.startswith(folder) for file in files)
     assert str(Path.cwd()) not in json.dumps([asdict(recorded) for recorded in here.values()])
-    changed = here[Site(1, "mlp_out")]
-    moved = elsewhere / Path(changed.source).parent.name / "cfg.json"
-    moved.write_text(moved.read_text() + " ")
+    [changed] = [one for one in here.values() if f"circuitcli/demo/{file}" in (one.source, one.config, *one.more)]
+    load(changed, Hub())
+    with (elsewhere / file).open("ab") as moved:
+        moved.write(b" ")
     assert "isn't the one that was recorded" in refused(lambda: load(changed, Hub())).message
+
+
+@pytest.mark.parametrize(("release", "cross"), [("demo-transcoders", False), ("demo-clt", True)])
+def test_the_demos_transcoders_are_read_as_they_were_trained(release: str, cross: bool) -> None:
+    """Beside what the demo's own measurements read, which go by the tensors of their files alone."""
+    found = {site: made for site, (_, made) in take(release).items()}
+    wanted = measure_transcoders.load(demo.CLT if cross else demo.TRANSCODERS)
+    assert found.keys() == wanted.keys() == {Site(layer, "mlp_in") for layer in range(4)}
+    torch.manual_seed(0)
+    x = torch.randn(20, 128)
+    for site, one in found.items():
+        other = wanted[site]
+        assert (one.writes, one.written) == (Site(site.layer, "mlp_out"), other.written)
+        assert len(one.written) == (4 - site.layer if cross else 1)
+        assert (one.w_skip is None) == cross
+        torch.testing.assert_close(one.encode(x), other.encode(x))
+        assert one.encode(x).any()
+        for mine, theirs in zip(one.decoders, other.decoders, strict=True):
+            torch.testing.assert_close(mine.w_dec.float(), theirs.w_dec)
+        torch.testing.assert_close(one.constant(x), other.constant(x))
