@@ -13,14 +13,20 @@ from circuitcli.errors import CheckFailed
 if TYPE_CHECKING:
     from circuitcli.core.fit import Fit, Numbers
 
-HELP = "Check whether the SAEs fit the model. They are tried on a sample of text, as stated and otherwise."
+HELP = "Check whether the dictionaries fit the model. They are tried on a sample of text, as stated and otherwise."
 EXAMPLES = "circuit doctor --model gpt2 --release gpt2-small-res-jb --layers 8"
 
 _NUMBERS = ("L0", "FVU", "CE clean", "CE spliced", "CE zero", "recovered", "KL", "dead")
 
+# What is wrong with an SAE, and with others.
+_MEND = {
+    True: "its cfg.json or choose another model, layer or release; see “Do they fit?” in docs/saes.md",
+    False: "its files or choose another model, layer or release; see “Doctor” in docs/transcoders.md",
+}
+
 
 def command(request: Request) -> None:
-    """Show how each SAE fits.
+    """Show how each dictionary fits.
 
     Raises:
         CheckFailed: One is wrong.
@@ -42,20 +48,22 @@ def command(request: Request) -> None:
     wrong = [found for found in fits if found.verdict == "wrong"]
     if wrong:
         raise CheckFailed(
-            f"{len(wrong)} of {len(fits)} SAEs {'does' if len(wrong) == 1 else 'do'}n't fit {tools.settings.model}; "
-            f"{wrong[0].site}: {wrong[0].why}.",
-            hint="Mend its cfg.json or choose another model, layer or release; see “Do they fit?” in docs/saes.md.",
+            f"{len(wrong)} of {len(fits)} {fit.plural({found.kind for found in fits})} "
+            f"{'does' if len(wrong) == 1 else 'do'}n't fit {tools.settings.model}; {wrong[0].site}: {wrong[0].why}.",
+            hint=f"Mend {_MEND[wrong[0].kind == 'SAE']}.",
             document=document,
         )
     terminal.document(document)
 
 
 def _show(fits: Sequence[Fit], engine: str, terminal: Terminal) -> None:
-    """One row an SAE, then the changes of each that doesn't fit, and on how many positions each was tried."""
+    """One row a dictionary, then the changes of each that doesn't fit, and on how many positions each was tried."""
     from circuitcli.stages import fit
 
-    rows = [(f.site, *_cells(f.numbers), f.verdict, engine) for f in fits]
-    terminal.table("Do the SAEs fit?", ("site", *_NUMBERS, "verdict", "engine"), rows)
+    elsewhere = any(f.writes != f.site for f in fits)  # where y is, if that isn't where x is
+    rows = [(f.site, *((f.writes,) if elsewhere else ()), *_cells(f.numbers), f.verdict, engine) for f in fits]
+    names = ("site", *(("judged at",) if elsewhere else ()), *_NUMBERS, "verdict", "engine")
+    terminal.table(f"Do the {fit.plural({f.kind for f in fits})} fit?", names, rows)
     for found in fits:
         if found.verdict == "fits" or fit.untold(found):
             continue

@@ -1,17 +1,21 @@
-"""Whether an SAE fits the model that it is used on.
+"""Whether a dictionary fits the model that it is used on.
 
 Measured at counted positions (≥ 1 of each sequence, no padding), in float32, whatever the model runs in:
 
     L0         mean number of features above 0
-    FVU        Σ|x − x̂|² / Σ|x − x̄|²                       fraction of variance unexplained, x̄ the mean position
-    CE         mean −log p(next token), nats: clean, spliced (x̂ in place of x), zero (0 in place of x; of a centred
+    FVU        Σ|y − ŷ|² / Σ|y − ȳ|²                       fraction of variance unexplained, ȳ the mean position
+    CE         mean −log p(next token), nats: clean, spliced (ŷ in place of y), zero (0 in place of y; of a centred
                SAE, or one with an offset, too it is the model's whole activation that becomes 0)
     recovered  (CE zero − CE spliced) / (CE zero − CE clean), null where the divisor is below MEASURABLE nats
     KL         mean KL(clean ‖ spliced), and KL(clean ‖ zero), nats
     dead       share of features that never fired on the sample
 
-The rule compares the SAE as stated with the same SAE read with one thing changed (`variants.CHANGES`), paired, on the
-same tokens. A change fits *better* where all of these hold:
+y is what a dictionary reconstructs: of an SAE what it reads, x, and of a transcoder what is where it writes. Of a
+cross-layer transcoder each dictionary is judged where it writes first, and ŷ is what all that write there say together;
+L0 and dead are its own. A change is then made to all of them.
+
+The rule compares the dictionary as stated with the same one read with one thing changed (`variants.CHANGES`), paired,
+on the same tokens. A change fits *better* where all of these hold:
 
 1.  FVU is at most BETTER times the stated one, at least GAIN below it, and below POOR, or it explains nothing itself.
 2.  In QUANTILE of RESAMPLES bootstrap samples of sequences it is lower too (of fewer than FEW sequences their pieces
@@ -25,13 +29,19 @@ FVU alone would be misled both ways. Centring and LayerNorm give the decoder an 
 is worth 1% of FVU on the demo; SAEs trained end to end have FVU above 1 and lose little of what the model says; the
 last hook_z SAE of GPT-2 small has FVU 1.7. KL alone is misled where a site says little.
 
-`wrong` is what is certain: a change halves (FAR) FVU and KL, FVU by FAR_GAIN at least; or the reconstruction is worse
-than none twice over, FVU ≥ 1 and KL spliced ≥ KL zero (FVU ≥ HOPELESS where KL can't be measured). `doubtful`: a
-change fits better, or the numbers are weak: FVU ≥ WEAK_FVU and KL spliced ≥ WEAK_KL · KL zero, or FVU ≥ 1 and half of
-that (FVU ≥ 1 alone where KL can't be measured); or an SAE that is dead or dense, or too little text. Else it `fits`.
+`wrong` is what is certain: a change halves (FAR) FVU and KL, FVU by FAR_GAIN at least; of a transcoder it takes a
+quarter of both (FAR_ELSEWHERE), since a right one leaves .1 to .4 of an MLP's variance unexplained, to which a mistake
+adds; or the reconstruction is worse than none twice over, FVU ≥ 1 and KL spliced ≥ KL zero (FVU ≥ HOPELESS where KL
+can't be measured). `doubtful`: a change fits better, or the numbers are weak: FVU ≥ WEAK_FVU and KL spliced ≥ WEAK_KL ·
+KL zero, or FVU ≥ 1 and half of that (FVU ≥ 1 alone where KL can't be measured); or one that is dead or dense, or too
+little text. Else it `fits`.
 
 A mistake that costs less than a twentieth of FVU isn't told. On the demo every one costs 9% or more, but for leaving
 out LayerNorm at one site, where it is worth 5%.
+
+That a skip connection is left out is told by fitting one (`core.left_out`). That helps a right transcoder too: on one
+without it by a third of FVU in the demo's first layer. So it counts only where it halves FVU and KL, or where FVU is
+WEAK_FVU or more; and it is named only where nothing else is better, since it mends a bit of every mistake.
 
 A change is tried on few sequences first, and goes on to the others only while it is `undecided`: the lower ends of the
 bootstrap intervals of both ratios (1 − QUANTILE) still allow what the rule's first and third line ask for, and L0 isn't
@@ -51,7 +61,7 @@ from circuitcli.core.variants import DENSE
 from circuitcli.core.words import amount
 
 BETTER, GAIN, POOR = 0.95, 0.01, 0.95
-FAR, FAR_GAIN = 0.5, 0.1
+FAR, FAR_ELSEWHERE, FAR_GAIN = 0.5, 0.75, 0.1
 QUANTILE, RESAMPLES, FEW = 0.995, 1000, 8
 MEASURABLE = 0.01
 HOPELESS, WEAK_FVU, WEAK_KL = 2.0, 0.5, 0.5
@@ -81,6 +91,7 @@ class Alternative:
 
     Attributes:
         name, words, site: Of the variant.
+        fitted: Whether a part of it was fitted to the sample; see the end of the rule.
         positions: Tokens that both variants counted: of few sequences where these showed that it isn't better.
         numbers: On these.
         fvu_ratio: FVU over the stated one's.
@@ -103,11 +114,22 @@ class Alternative:
     kl_ratio_low: float | None
     better: bool
     far: bool
+    fitted: bool = False
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How one SAE fits: its numbers, the changes tried, the verdict, and why."""
+    """How one dictionary fits.
+
+    Attributes:
+        site: Where it reads.
+        positions, numbers: On how many it was measured, and what came out.
+        verdict, why, change: By the module's rule, in words, and the name of the change that fits better.
+        alternatives: The changes that were tried.
+        kind: What such a dictionary is called.
+        writes: Where it was judged.
+        others: Where those read that write there too, and were counted in: of a cross-layer transcoder.
+    """
 
     site: str
     positions: int
@@ -116,6 +138,9 @@ class Fit:
     why: str
     change: str | None
     alternatives: tuple[Alternative, ...]
+    kind: str
+    writes: str
+    others: tuple[str, ...]
 
 
 def numbers(scores: Scores, keep: Int[np.ndarray, " m"] | None = None) -> Numbers:
@@ -162,12 +187,15 @@ def compare(stated: Scores, other: Scores) -> Alternative:
     if above is not None and below is not None:
         kl_ratio = float((above[0].sum() / above[1].sum()) / (below[0].sum() / below[1].sum()))
         kl_low, _ = resampled.interval(above, below)
-    better = _better(before, after, ratio, high, kl_ratio, other.variant.sae.d_in)
-    far = better and _far(before, after, ratio, kl_ratio)
-    variant = other.variant
+    better = _better(before, after, ratio, high, kl_ratio, other.variant.stated.d_in)
+    variant, fitted = other.variant, other.variant.lacking is not None
+    bar = FAR_ELSEWHERE if variant.stated.elsewhere and not fitted else FAR
+    far = better and _far(before, after, ratio, kl_ratio, bar)
+    if fitted:
+        better = far or (better and before.fvu is not None and before.fvu >= WEAK_FVU)
     return Alternative(
-        variant.name, variant.words, str(variant.sae.reads), len(mine), after, ratio, low, high, kl_ratio, kl_low,
-        better=better, far=far,
+        variant.name, variant.words, str(variant.reads), len(mine), after, ratio, low, high, kl_ratio, kl_low,
+        better=better, far=far, fitted=fitted,
     )  # fmt: skip
 
 
@@ -175,7 +203,7 @@ def undecided(stated: Scores, tried: Alternative) -> bool:
     """Whether a change that was tried on few sequences could turn out better on more, by the end of the docstring."""
     if tried.fvu_ratio_low is None:
         return False
-    most = 2 * max(stated.variant.sae.d_in / DENSE, numbers(stated).l0)
+    most = 2 * max(stated.variant.stated.d_in / DENSE, numbers(stated).l0)
     kl = tried.kl_ratio_low is None or tried.kl_ratio_low <= BETTER
     return tried.fvu_ratio_low <= BETTER and kl and tried.numbers.l0 <= most
 
@@ -193,7 +221,7 @@ def _next_token(
     of_before, of_after = stated.zero.kl[mine], other.zero.kl[its]
     if before.mean() == 0 or min(of_before.mean(), of_after.mean()) < MEASURABLE:
         return None, None
-    if stated.variant.sae.reads == other.variant.sae.reads:
+    if stated.variant.writes == other.variant.writes:
         of_before = of_after = np.ones_like(before)
     return (after, of_after), (before, of_before)
 
@@ -228,18 +256,26 @@ def _better(
     return clear and sparse and (kl_ratio is None or kl_ratio <= BETTER)
 
 
-def _far(before: Numbers, after: Numbers, ratio: float | None, kl_ratio: float | None) -> bool:
+def _far(before: Numbers, after: Numbers, ratio: float | None, kl_ratio: float | None, bar: float) -> bool:
     assert ratio is not None and before.fvu is not None and after.fvu is not None
-    return ratio <= FAR and before.fvu - after.fvu >= FAR_GAIN and (kl_ratio is None or kl_ratio <= FAR)
+    return ratio <= bar and before.fvu - after.fvu >= FAR_GAIN and (kl_ratio is None or kl_ratio <= bar)
 
 
 def judge(stated: Scores, found: tuple[Alternative, ...]) -> Fit:
     """The verdict by the module's rule."""
     measured = numbers(stated)
-    best = min((a for a in found if a.better), key=lambda a: a.numbers.fvu or 0.0, default=None)
-    sae = stated.variant.sae
-    verdict, why = _verdict(measured, best, len(stated.seq), sae.d_in)
-    return Fit(str(sae.reads), len(stated.seq), measured, verdict, why, best.name if best else None, found)
+    best = min((a for a in found if a.better), key=lambda a: (a.fitted, a.numbers.fvu or 0.0), default=None)
+    variant = stated.variant
+    verdict, why = _verdict(measured, best, len(stated.seq), variant.stated.d_in)
+    if variant.missing:  # what they say there is none of its error
+        layers = ", ".join(map(str, variant.missing))
+        measured = replace(measured, fvu=None, ce_spliced=None, recovered=None, kl_spliced=None)
+        verdict, why = "doubtful", f"those that read in layers {layers} write there too, and aren't chosen"
+    name, others = best.name if best else None, tuple(str(one.reads) for one in variant.others)
+    return Fit(
+        str(variant.reads), len(stated.seq), measured, verdict, why, name, found,
+        kind=variant.kind, writes=str(variant.writes), others=others,
+    )  # fmt: skip
 
 
 def _verdict(now: Numbers, best: Alternative | None, positions: int, d_in: int) -> tuple[Verdict, str]:

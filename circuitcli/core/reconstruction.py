@@ -1,27 +1,27 @@
-"""Splicing SAEs into a model: what each variant of an SAE loses of activations, and what the next token loses by it.
+"""Splicing dictionaries into a model: what each variant of one loses of activations, and the next token by it.
 
 The model reads the sample once. Every variant starts from those passes: it encodes their activations, the rest of the
-model is resumed at the site, and the clean log-probabilities of a position serve all variants that are tried together.
-What a variant did in some of the sequences is kept, so that it can go on with the others.
+model is resumed where it writes, and the clean log-probabilities of a position serve all variants that are tried
+together. What a variant did in some of the sequences is kept, so that it can go on with the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitcli.core.encodings import Encodings, blocks
 from circuitcli.core.model import Addition, Model, Pass
+from circuitcli.core.reading import Variant
 from circuitcli.core.sites import Site
-from circuitcli.core.variants import Variant
 
-# How many positions, padding counted, one pass has; and how many one block of features or logits.
-_PASS, _BLOCK = 1024, 256
+# How many positions, padding counted, one pass has.
+_PASS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +79,11 @@ class Scores:
     Attributes:
         variant: Which.
         seq, token: Sequence, and place in its text, BOS not counted.
-        error, spread: |x − x̂|² and |x − x̄|².
+        error, spread: |y − ŷ|² and |y − ȳ|², of y where it writes: x, of an SAE.
         active: Features above 0.
         dead: Share of features that never fired.
         clean: −log p of the next token, nats; None where nothing was spliced.
-        spliced, zero: With x̂, or 0, in place of x at all counted positions; None where that wasn't run.
+        spliced, zero: With ŷ, or 0, in place of y at all counted positions; None where that wasn't run.
     """
 
     variant: Variant
@@ -99,7 +99,7 @@ class Scores:
 
     @property
     def fvu(self) -> float:
-        """Σ|x − x̂|² / Σ|x − x̄|²."""
+        """Σ|y − ŷ|² / Σ|y − ȳ|²."""
         return float(self.error.sum() / self.spread.sum())
 
 
@@ -111,36 +111,34 @@ class _Part:
     text: Text
 
     @property
+    def counted(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+        """Row and column of each counted position."""
+        row, pos = self.text.counted.nonzero(as_tuple=True)
+        return row, pos
+
+    @property
     def places(self) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """Sequence of each counted position, and its place in the text, BOS not counted."""
-        row, pos = self.text.counted.nonzero(as_tuple=True)
+        row, pos = self.counted
         return self.sequences[row].cpu().numpy(), pos.cpu().numpy() - self.text.bos
 
 
-class _Encoded(NamedTuple):
-    """What a variant made of a part: x̂ − x, features above 0 at each counted position, and which fired at all."""
-
-    delta: Float[Tensor, "n d"]
-    active: Float[Tensor, " n"]
-    fired: Bool[Tensor, " d_sae"]
-
-
 _CLEAN = "clean"  # in place of an edit: none
-_Key = Variant | Site | str  # a variant, or the site at which x becomes 0
+_Key = Variant | Site | str  # a variant, or the site at which y becomes 0
 
 
 class Splicer:
     """Splices SAEs into the model on a sample, which it first reads unedited: `first` sequences before the others."""
 
     def __init__(self, model: Model, text: Text, sites: Sequence[Site], *, first: int | None = None) -> None:
-        """Nothing is run yet; `sites` are those that variants are at."""
+        """Nothing is run yet; `sites` are those that variants read and write."""
         self._model = model
         self._read = sorted({s for site in sites for s in (site, *model.bases(site))}, key=lambda s: s.order)
         few = list(_parts(text, 0, len(text) if first is None else first))
         self._few = len(few)
         self._parts = [*few, *_parts(text, len(text) if first is None else first, len(text))]
         self._passes: dict[int, Pass] = {}
-        self._encoded: dict[tuple[Variant, int], _Encoded] = {}
+        self._encodings = Encodings(self._x, [part.sequences[part.counted[0]] for part in self._parts])
         self._lost: dict[tuple[_Key, int], Lost] = {}
 
     def run(self, done: Callable[[int], None] = lambda count: None) -> None:
@@ -166,7 +164,7 @@ class Splicer:
         splice: bool = True,
         done: Callable[[int], None] = lambda count: None,
     ) -> list[Scores]:
-        """Encode and decode at every counted position and, if asked, run the rest of the model on x̂ and on 0.
+        """Encode and decode at every counted position and, if asked, run the rest of the model on ŷ and on 0.
 
         Args:
             variants: What to try, together.
@@ -177,7 +175,7 @@ class Splicer:
         parts = range(self._few if few else len(self._parts))
         for i in parts:
             for variant in variants:
-                self._encode(variant, i)
+                self._encodings.of(variant, i)
             if splice:
                 self._splice(variants, i, done)
         return [self._scores(variant, parts, splice) for variant in variants]
@@ -190,26 +188,12 @@ class Splicer:
     def _x(self, site: Site, i: int) -> Float[Tensor, "n d"]:
         return self._pass(i).sites[site][self._parts[i].text.counted].float()
 
-    def _encode(self, variant: Variant, i: int) -> None:
-        if (variant, i) in self._encoded:
-            return
-        sae, x = variant.sae, self._x(variant.sae.reads, i)
-        delta, active = torch.empty_like(x), torch.empty(len(x), device=x.device)
-        fired = torch.zeros(sae.d_sae, dtype=torch.bool, device=x.device)
-        for rows in _blocks(len(x)):
-            a = sae.encode(x[rows])
-            delta[rows] = sae.decode(a, x[rows]) - x[rows]
-            fires = a > 0
-            active[rows] = fires.sum(-1).float()
-            fired |= fires.any(0)
-        self._encoded[variant, i] = _Encoded(delta, active, fired)
-
     def _splice(self, variants: Sequence[Variant], i: int, done: Callable[[int], None]) -> None:
-        """The rest of the model on x̂ of each variant, and on 0 at their sites, where that wasn't run before."""
+        """The rest of the model on ŷ of each variant, and on 0 at their sites, where that wasn't run before."""
         edits: dict[_Key, tuple[Site, Float[Tensor, "n d"]]] = {}
         for variant in variants:
-            site = variant.sae.reads
-            edits |= {site: (site, -self._x(site, i)), variant: (site, self._encoded[variant, i].delta)}
+            site = variant.writes
+            edits |= {site: (site, -self._x(site, i)), variant: (site, self._encodings.of(variant, i).delta)}
         finals = {}
         for key, (site, rows) in edits.items():
             if (key, i) not in self._lost:
@@ -219,7 +203,7 @@ class Splicer:
             self._lost |= {(key, i): lost for key, lost in self._compared(finals, i).items()}
 
     def _edited(self, site: Site, rows: Float[Tensor, "n d"], i: int) -> Float[Tensor, "n d"]:
-        """The last stream at the counted positions, a row added to x at each of them."""
+        """The last stream at the counted positions, a row added at each of them to what is at the site."""
         clean, counted = self._pass(i), self._parts[i].text.counted
         delta = torch.zeros(clean.sites[site].shape, dtype=torch.float32, device=rows.device)
         delta[counted] = rows
@@ -234,7 +218,7 @@ class Splicer:
         following = text.tokens[row, (pos + 1).clamp(max=text.tokens.shape[1] - 1)].unsqueeze(1)
         kl = {key: torch.empty(len(row), device=clean.device) for key in (_CLEAN, *finals)}
         nats = {key: torch.empty(len(row), device=clean.device) for key in kl}
-        for at in _blocks(len(row)):
+        for at in blocks(len(row)):
             before = self._model.logits(clean[at]).log_softmax(-1)
             p = before.exp()
             for key in kl:
@@ -246,15 +230,15 @@ class Splicer:
 
     def _scores(self, variant: Variant, parts: Sequence[int], splice: bool) -> Scores:
         """What was found of a variant in some parts."""
-        site, encoded = variant.sae.reads, [self._encoded[variant, i] for i in parts]
-        x = torch.cat([self._x(site, i) for i in parts])
+        site, encoded = variant.writes, [self._encodings.of(variant, i) for i in parts]
+        y = torch.cat([self._x(site, i) for i in parts])
         seq, token = (np.concatenate(column) for column in zip(*(self._parts[i].places for i in parts), strict=True))
         scores = Scores(
             variant,
             seq,
             token,
             error=_numbers(torch.cat([found.delta for found in encoded]).pow(2).sum(-1)),
-            spread=_numbers((x - x.mean(0)).pow(2).sum(-1)),
+            spread=_numbers((y - y.mean(0)).pow(2).sum(-1)),
             active=_numbers(torch.cat([found.active for found in encoded])),
             dead=float((~torch.stack([found.fired for found in encoded]).any(0)).float().mean()),
         )
@@ -284,10 +268,6 @@ def _parts(text: Text, start: int, stop: int) -> Iterator[_Part]:
         chosen = (order[: max(1, _PASS // width)].sort().values + start).to(text.tokens.device)
         yield _Part(chosen, text.part(chosen))
         order = order[len(chosen) :]
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
 
 
 def _numbers(values: Tensor) -> Float[np.ndarray, " n"]:

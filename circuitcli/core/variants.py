@@ -1,4 +1,4 @@
-"""Variants of an SAE: ways to read it that go wrong, each a single change to how it is read, made or unmade.
+"""Variants of a dictionary: ways to read it that go wrong, each a single change to how it is read, made or unmade.
 
 `CHANGES` is the table of them; a new one is one entry. A change that would change nothing, or makes no sense
 here (centring under LayerNorm, for z, or where the model's norms keep the mean), makes no variant.
@@ -7,17 +7,16 @@ here (centring under LayerNorm, for z, or where the model's norms keep the mean)
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from jaxtyping import Float
-from torch import Tensor
-
+from circuitcli.core import misread
 from circuitcli.core.activations.standard import Relu
 from circuitcli.core.activations.topk import TopK
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.frame import Frame, Normalisation, centrable
-from circuitcli.core.shape import ModelShape
+from circuitcli.core.reading import Change, Reading, Variant
 from circuitcli.core.sites import Site
+from circuitcli.core.surroundings import Make, Surroundings
 
 _RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 # The k of published TopK SAEs.
@@ -27,66 +26,27 @@ _KS = (16, 32, 64)
 DENSE = 4
 
 
-@dataclass(frozen=True, eq=False)
-class Surroundings:
-    """What decides which changes make sense.
+def variants(stated: Variant, around: Callable[[Dictionary], Surroundings]) -> list[Variant]:
+    """Every change that makes sense for a dictionary.
 
-    Attributes:
-        shape: Of the model.
-        norms_subtract_mean: Whether the model's norms subtract the mean over d_model, as measured on it.
-        z_offset: What value biases add to z in the SAE's layer.
-        bos: Whether the text starts with BOS; None where the model has no BOS.
-        l0: Mean number of active features, as the SAE is stated.
+    Args:
+        stated: As its files state it.
+        around: The surroundings of it, and of others that are read with it.
     """
-
-    shape: ModelShape
-    norms_subtract_mean: bool
-    z_offset: Float[Tensor, " d_z"]
-    bos: bool | None
-    l0: float
-
-
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """An SAE as stated, or with one change: read otherwise, at another site, or on text with BOS flipped."""
-
-    name: str
-    words: str
-    sae: Dictionary
-    flips_bos: bool = False
-
-
-Make = Callable[[Dictionary, Surroundings], Dictionary | None]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing that may be wrong with how an SAE is read.
-
-    Attributes:
-        name: What it is called in tables and documents.
-        words: The end of the sentence “it would fit better …”.
-        make: The SAE read so, or None where that is nothing new.
-        flips_bos: Whether the text gets BOS, or loses it.
-    """
-
-    name: str
-    words: str
-    make: Make
-    flips_bos: bool = False
-
-
-def variants(sae: Dictionary, around: Surroundings) -> list[Variant]:
-    """Every change that makes sense for an SAE."""
-    made = ((change, change.make(sae, around)) for change in CHANGES)
-    found = [Variant(c.name, c.words, changed, c.flips_bos) for c, changed in made if changed is not None]
-    seen, kept = {_tensor(sae.reads)}, []
-    for variant in found:  # the layer before a resid_post is the resid_pre of its block
-        elsewhere = variant.sae.reads != sae.reads
-        if elsewhere and _tensor(variant.sae.reads) in seen:
+    seen, kept = {_tensor(stated.reads)}, []
+    for change in CHANGES:
+        reading = Reading(change, around)
+        if not reading.new(stated.stated, stated.others):
             continue
-        seen.add(_tensor(variant.sae.reads))
-        kept.append(variant)
+        lacking = stated if change.fits else None
+        found = replace(
+            stated, name=change.name, words=change.words, reading=reading, flips_bos=change.flips_bos, lacking=lacking
+        )
+        if not stated.stated.elsewhere and found.reads != stated.reads:
+            if _tensor(found.reads) in seen:  # the layer before a resid_post is the resid_pre of its block
+                continue
+            seen.add(_tensor(found.reads))
+        kept.append(found)
     return kept
 
 
@@ -99,16 +59,17 @@ def _centre(on: bool) -> Make:
     def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
         able = centrable(sae.reads, norms_subtract_mean=around.norms_subtract_mean)
         new = able and sae.frame.normalisation != "layer_norm" and sae.frame.centre != on
-        return _framed(sae, replace(sae.frame, centre=on)) if new else None
+        return _framed(misread.centred_skip(sae) if on else sae, replace(sae.frame, centre=on)) if new else None
 
     return make
 
 
 def _normalised(how: Normalisation) -> Make:
     def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
+        if sae.frame.normalisation == how or (how == "layer_norm" and sae.elsewhere):
+            return None  # a transcoder has the model's own norm before it, or behind it
         centre = sae.frame.centre and how != "layer_norm"  # which takes the mean away itself
-        new = replace(sae.frame, normalisation=how, centre=centre)
-        return _framed(sae, new) if sae.frame.normalisation != how else None
+        return _framed(sae, replace(sae.frame, normalisation=how, centre=centre))
 
     return make
 
@@ -148,16 +109,10 @@ def _negated(sae: Dictionary, around: Surroundings) -> Dictionary | None:
 
 def _subtracted(on: bool) -> Make:
     def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
+        if sae.elsewhere and not sae.apply_b_dec_to_input:
+            return misread.b_dec(-1 if on else +1)(sae, around)
         new = sae.apply_b_dec_to_input != on and bool(sae.b_dec.any())
         return replace(sae, apply_b_dec_to_input=on) if new else None
-
-    return make
-
-
-def _layer(by: int) -> Make:
-    def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
-        layer = sae.reads.layer + by
-        return _moved(sae, Site(layer, sae.reads.name)) if 0 <= layer < around.shape.n_layers else None
 
     return make
 
@@ -165,14 +120,11 @@ def _layer(by: int) -> Make:
 def _residual(name: str) -> Make:
     def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
         there = name != "resid_mid" or not around.shape.parallel
-        elsewhere = sae.reads.name in _RESIDUAL and sae.reads.name != name
-        return _moved(sae, Site(sae.reads.layer, name)) if there and elsewhere else None
+        new = sae.reads.name in _RESIDUAL and sae.reads.name != name and not sae.elsewhere
+        site = Site(sae.reads.layer, name)
+        return replace(sae, reads=site, writes=site) if there and new else None
 
     return make
-
-
-def _moved(sae: Dictionary, site: Site) -> Dictionary:
-    return replace(sae, reads=site, writes=site)
 
 
 def _raw_z(sae: Dictionary, around: Surroundings) -> Dictionary | None:
@@ -198,9 +150,22 @@ CHANGES = (
     Change("b_dec negated", "with b_dec of the other sign", _negated),
     Change("b_dec subtracted", "with b_dec subtracted from its input", _subtracted(True)),
     Change("b_dec not subtracted", "without subtracting b_dec from its input", _subtracted(False)),
-    Change("layer before", "at the layer before", _layer(-1)),
-    Change("layer after", "at the layer after", _layer(+1)),
+    Change("layer before", "at the layer before", misread.layer(-1), moves=True),
+    Change("layer after", "at the layer after", misread.layer(+1), moves=True),
     *(Change(name, f"at {name} of its block", _residual(name)) for name in _RESIDUAL),
     Change("raw z", "on z as it is", _raw_z),
     Change("processed z", "on z of the processed model, its value biases taken out", _processed_z),
+    Change("before the norm", "before the norm (resid_mid)", misread.before_norm),
+    Change("gain", "behind the norm with its gain and bias (mlp_in)", misread.behind_norm(gain=True)),
+    Change("no gain", "behind the norm without its gain and bias", misread.behind_norm(gain=False)),
+    Change("no skip", "without its skip connection", misread.without_skip),
+    Change("skip transposed", "with W_skip transposed", misread.skip_transposed),
+    Change("skip left out", "with a skip connection, which seems to be left out", misread.skip_left_out, fits=True),
+    Change("W_enc transposed", "with W_enc transposed", misread.encoder_transposed),
+    Change("W_dec transposed", "with W_dec transposed", misread.decoder_transposed),
+    Change("transposed", "with W_enc and W_dec transposed", misread.both_transposed),
+    Change("written before", "with what it writes one layer before", misread.written(-1)),
+    Change("written after", "with what it writes one layer after", misread.written(+1)),
+    Change("centred output", "with the mean over d_model left out of what it writes", misread.centre_out(True)),
+    Change("no centred output", "with the mean over d_model in what it writes", misread.centre_out(False)),
 )

@@ -156,14 +156,15 @@ class _Inputs:
     @cached_property
     def groups(self) -> list[list[SaeEntry]]:
         """The SAEs that are in memory together: all, or one after another those that fit."""
+        from circuitcli.stages.fit import together
+
         groups: list[list[SaeEntry]] = []
         room = self.job.runtime.room(_SAE_BYTES)
-        for entry in self.entries:
-            size = 8 * entry.facts.d_in * entry.facts.d_sae
-            taken = sum(8 * e.facts.d_in * e.facts.d_sae for e in groups[-1]) if groups else room
-            if taken + size > room:
+        for one in together(self.entries):
+            taken = _size(groups[-1]) if groups else room
+            if taken + _size(one) > room:
                 groups.append([])
-            groups[-1].append(entry)
+            groups[-1] += one
         return groups
 
     def saes(self, group: Sequence[SaeEntry]) -> list[Dictionary]:
@@ -172,6 +173,10 @@ class _Inputs:
             self._saes = []
             self._saes = [self.job.subject.sae(entry) for entry in group]
         return self._saes
+
+
+def _size(entries: Sequence[SaeEntry]) -> int:
+    return sum(8 * entry.facts.d_in * entry.facts.d_sae for entry in entries)
 
 
 def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Span]) -> None:

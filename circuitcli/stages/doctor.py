@@ -1,4 +1,4 @@
-"""doctor: whether the chosen SAEs fit the model. It needs no run and writes nothing."""
+"""doctor: whether the chosen dictionaries fit the model. It needs no run and writes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "doctor"
 
 @dataclass(frozen=True)
 class Findings:
-    """How each SAE fits, and how the model's ablations would be computed (see `runtime.engine`)."""
+    """How each dictionary fits, and how the model's ablations would be computed (see `runtime.engine`)."""
 
     engine: Engine
     fits: list[Fit]
@@ -29,12 +29,12 @@ class Findings:
 
 
 def run(subject: Subject) -> Findings:
-    """How each SAE fits, by all changes and with the next token measured for each of them."""
+    """How each dictionary fits, by all changes and with the next token measured for each of them."""
     settings, report = subject.tools.settings, subject.tools.report
     sample = read_sample(subject, report.say)
     found = []
-    for entry in subject.entries:  # one at a time: together they may not fit into memory
-        found += fit.examine(subject, [subject.sae(entry)], sample, full=True)
+    for judged in fit.together(subject.entries):  # all of them may not fit into memory
+        found += fit.examine(subject, fit.read(subject, judged), sample, full=True)
     if engine(subject.model) == "whole":
         report.say(slowness(settings.model, subject.model, float(sample.lengths.mean())))
     return Findings(engine(subject.model), found)

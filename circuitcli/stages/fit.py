@@ -1,8 +1,8 @@
-"""Whether the SAEs of a run fit its model: what `doctor` and `cache-acts` share. The rule is in `core.fit`."""
+"""Whether the dictionaries of a run fit its model: what `doctor` and `cache-acts` share. The rule is in `core.fit`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,27 +15,48 @@ from circuitcli.core.reconstruction import Text
 from circuitcli.core.sampling import Sample
 from circuitcli.core.words import amount
 from circuitcli.errors import InputError
+from circuitcli.saes import SaeEntry
 from circuitcli.stages.sequences import prepend_bos
 from circuitcli.stages.subject import Subject
 from circuitcli.stages.tools import Tools
 
 # About how many positions are measured (whole sequences are): by doctor, and before activations are cached.
 FULL, CHEAP = 2048, 256
-# SAEs that a warning calls by name, at most.
+# Dictionaries that a warning calls by name, at most.
 _NAMED = 4
 
 
 def examine(subject: Subject, saes: Sequence[Dictionary], sample: Sample, *, full: bool) -> list[Fit]:
-    """How each SAE fits, on the first sequences of the sample; `full`: on more of them, the next token of all changes.
+    """How each dictionary fits, on the first sequences of the sample.
 
-    The SAEs share one pass of the model, and the memory of all their sites.
+    They share one pass of the model, and the memory of all their sites.
+
+    Args:
+        subject: The model, and what is recorded of its dictionaries.
+        saes: Some of these, and with one all that write where it writes first.
+        sample: The text.
+        full: Whether on more sequences, with the next token of all changes.
     """
     text, report = _text(subject, sample, positions=FULL if full else CHEAP), subject.tools.report
+    normalized = {entry.at for entry in subject.entries if entry.facts.normalized}
     with report.track("Reading the sample", len(text), "sequences") as done:
-        trials = Examiner(subject.model, text, subject.tokenizer.bos, saes, done).trials(saes)
-    what = f"Examining {saes[0].reads}" if len(saes) == 1 else f"Examining {len(saes)} SAEs"
-    with report.track(what, sum(trial.total for trial in trials), "sequences") as done:
+        trials = Examiner(subject.model, text, subject.tokenizer.bos, saes, done, normalized).trials(saes)
+    kind = {trial.stated.kind for trial in trials}
+    what = f"{len(saes)} {plural(kind)}" if len(saes) > 1 else str(saes[0].reads)
+    with report.track(f"Examining {what}", sum(trial.total for trial in trials), "sequences") as done:
         return [trial.examine(full=full, done=done) for trial in trials]
+
+
+def together(entries: Sequence[SaeEntry]) -> list[list[SaeEntry]]:
+    """Dictionaries that are judged one by one, and those of a cross-layer transcoder, which write the same sites."""
+    several = {site for entry in entries if len(entry.facts.writes) > 1 for site in entry.facts.writes}
+    across = [entry for entry in entries if entry.facts.elsewhere and several & set(entry.facts.writes)]
+    return [across, *([e] for e in entries if e not in across)] if across else [[e] for e in entries]
+
+
+def read(subject: Subject, judged: Sequence[SaeEntry]) -> list[Dictionary]:
+    """Dictionaries that are judged together; of several the decoders stay in their files, but for rows that fire."""
+    return [subject.sae(entry, decoder=len(judged) == 1) for entry in judged]
 
 
 def _text(subject: Subject, sample: Sample, *, positions: int) -> Text:
@@ -47,7 +68,7 @@ def _text(subject: Subject, sample: Sample, *, positions: int) -> Text:
 
 
 def check(tools: Tools, fits: Sequence[Fit]) -> None:
-    """Refuse SAEs that don't fit, and say which are doubtful; where the settings allow misfits, only name them.
+    """Refuse dictionaries that don't fit, and say which are doubtful; where settings allow misfits, only name them.
 
     Raises:
         InputError: One is wrong.
@@ -56,7 +77,7 @@ def check(tools: Tools, fits: Sequence[Fit]) -> None:
     if wrong and not tools.settings.allow_misfit:
         more = f" So {_are(len(wrong) - 1)} {len(wrong) - 1} other{'s' * (len(wrong) > 2)}." if len(wrong) > 1 else ""
         raise InputError(
-            f"The SAE at {wrong[0].site} doesn't fit {tools.settings.model}: {wrong[0].why}.{more}",
+            f"The {wrong[0].kind} at {wrong[0].site} doesn't fit {tools.settings.model}: {wrong[0].why}.{more}",
             hint="`circuit doctor` with the same settings says more; --allow-misfit goes on all the same.",
         )
     for line in warnings(wrong if tools.settings.allow_misfit else fits, hint=" See `circuit doctor`."):
@@ -64,26 +85,31 @@ def check(tools: Tools, fits: Sequence[Fit]) -> None:
 
 
 def warnings(fits: Sequence[Fit], *, hint: str = "") -> list[str]:
-    """A line for each reason for which SAEs don't fit, may not, or can't be judged; it names those it holds for."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """A line for each reason for which some don't fit, may not, or can't be judged; it names those it holds for."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
     for fit in fits:
         if fit.verdict != "fits":
-            reasons.setdefault(("untold" if untold(fit) else fit.verdict, fit.why), []).append(fit.site)
-    return [_warning(kind, why, sites, hint) for (kind, why), sites in reasons.items()]
+            reasons.setdefault(("untold" if untold(fit) else fit.verdict, fit.why, fit.kind), []).append(fit.site)
+    return [_warning(verdict, why, kind, sites, hint) for (verdict, why, kind), sites in reasons.items()]
+
+
+def plural(kinds: Collection[str]) -> str:
+    """What several are called: by their kind, if they are of one."""
+    return f"{next(iter(kinds))}s" if len(kinds) == 1 else "dictionaries"
 
 
 def untold(fit: Fit) -> bool:
-    """Whether the text is too short to say anything."""
+    """Whether the text is too short to say anything, or what would be judged with it isn't chosen."""
     return fit.positions < MIN_POSITIONS or fit.numbers.fvu is None
 
 
-def _warning(kind: str, why: str, sites: Sequence[str], hint: str) -> str:
+def _warning(verdict: str, why: str, kind: str, sites: Sequence[str], hint: str) -> str:
     several = len(sites) > 1
     shown = ", ".join(sites[:_NAMED]) + (f" and {amount(len(sites) - _NAMED, 'other')}" if len(sites) > _NAMED else "")
-    saes = f"the SAE{'s' * several} at {shown}"
-    if kind == "untold":
+    saes = f"the {kind}{'s' * several} at {shown}"
+    if verdict == "untold":
         return f"Warning: whether {saes} fit{'s' * (not several)} wasn't checked: {why}."
-    verb = "may not" if kind == "doubtful" else "don't" if several else "doesn't"
+    verb = "may not" if verdict == "doubtful" else "don't" if several else "doesn't"
     return f"Warning: {saes} {verb} fit: {why}.{hint}"
 
 
@@ -92,5 +118,5 @@ def _are(count: int) -> str:
 
 
 def document(fits: Sequence[Fit]) -> list[dict[str, Any]]:
-    """What is recorded and printed of each SAE."""
+    """What is recorded and printed of each."""
     return [asdict(fit) for fit in fits]

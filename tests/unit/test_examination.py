@@ -17,9 +17,9 @@ from circuitcli.core import examination, reconstruction
 from circuitcli.core.edits import adding
 from circuitcli.core.examination import Examiner
 from circuitcli.core.fit import Fit
+from circuitcli.core.reading import Variant
 from circuitcli.core.reconstruction import Splicer, Text
 from circuitcli.core.sites import Site
-from circuitcli.core.variants import Variant
 from circuitcli.runtime.model import BridgeModel
 
 

@@ -15,10 +15,12 @@ from circuitcli.core.activations.standard import Relu
 from circuitcli.core.examination import Examiner
 from circuitcli.core.fit import Fit, Numbers, Verdict, compare, judge, numbers, undecided
 from circuitcli.core.frame import Frame
+from circuitcli.core.reading import Variant
 from circuitcli.core.reconstruction import Lost, Scores, Splicer, Text
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
-from circuitcli.core.variants import CHANGES, Surroundings, Variant, variants
+from circuitcli.core.surroundings import Surroundings
+from circuitcli.core.variants import CHANGES, variants
 from circuitcli.demo import corpus, language_model, measure
 from circuitcli.stages.fit import warnings
 
@@ -83,10 +85,10 @@ def test_special_tokens_of_a_text_never_count():
 
 def test_changes_that_make_no_sense_are_left_out(saes):
     model_shape = ModelShape(3, 32, 32, 99, 32)
-    around = Surroundings(model_shape, True, torch.ones(32), True, 5.0)
+    around = Surroundings(model_shape, True, torch.ones(32), True, 5.0, lambda layer: None)
 
     def names(sae, here=around):
-        return {variant.name for variant in variants(sae, here)}
+        return {variant.name for variant in variants(Variant("", "", sae), lambda _: here)}
 
     z, post, mid = saes[Site(0, "z")], saes[Site(1, "resid_post")], saes[Site(0, "resid_mid")]
     assert not {"centring", "resid_pre", "layer before"} & names(z)
@@ -222,7 +224,7 @@ def test_one_warning_a_reason_that_names_a_few_sites():
     numbers = Numbers(l0=1.0, fvu=0.2, dead=0.0)
 
     def fit(site: str, verdict: Verdict, why: str, positions: int = 100) -> Fit:
-        return Fit(site, positions, numbers, verdict, why, None, ())
+        return Fit(site, positions, numbers, verdict, why, None, (), "SAE", site, ())
 
     few = [fit(f"{layer}.z", "doubtful", "4 positions of text are too few to tell", 4) for layer in range(6)]
     poor = [fit("7.z", "doubtful", "no feature ever fires"), fit("8.z", "doubtful", "no feature ever fires")]
