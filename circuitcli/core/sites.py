@@ -7,7 +7,7 @@ A site is a place in a block, in the order in which the block computes them. `re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -192,24 +192,6 @@ def check_sites(sites: Iterable[Site]) -> None:
             raise UsageError(
                 f"{site} and {twin} are one tensor under two names.", hint="Choose one of the two with --site."
             )
-
-
-def check_written(writes: Mapping[Site, Site]) -> None:
-    """Refuse two dictionaries that stand for one site: what both say of it would be taken from it twice.
-
-    Those of a cross-layer transcoder, which say together what is there, each have a site that they write first.
-
-    Args:
-        writes: By what each dictionary reads the first site that it writes.
-    """
-    first: dict[Site, Site] = {}
-    for reads, site in writes.items():
-        if site in first:
-            raise UsageError(
-                f"The dictionaries of {first[site]} and {reads} both stand for {site}, which would count twice.",
-                hint="Choose one of the two with --site, in a run of its own; `circuit ablate` takes both.",
-            )
-        first[site] = reads
 
 
 def require_layers(layers: Iterable[int], available: Iterable[int], *, site: str, release: str) -> None:

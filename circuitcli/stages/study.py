@@ -23,7 +23,7 @@ from circuitcli.core.attribution.measured import Prompt
 from circuitcli.core.attribution.metric import Metric
 from circuitcli.core.attribution.parts import BOTTOM, Errors, Features, Source, Tokens, edits_of
 from circuitcli.core.model import Fixed, Model
-from circuitcli.core.sites import Site, check_written
+from circuitcli.core.sites import Site
 from circuitcli.stages.baselines import Baselines
 from circuitcli.stages.inputs import Inputs
 from circuitcli.stages.questions import Asked
@@ -167,12 +167,7 @@ def open_study(inputs: Inputs, baselines: Baselines, asked: Asked, number: int, 
 
 
 def sites_of(inputs: Inputs) -> list[Site]:
-    """The sites of a run's nodes: where dictionaries read and write.
-
-    Raises:
-        UsageError: Two dictionaries stand for one site.
-    """
-    check_written({reads: sites[0] for reads, sites in inputs.passes.written.items()})
+    """The sites of a run's nodes: where dictionaries read and write."""
     written = {site for sites in inputs.passes.written.values() for site in sites}
     return sorted({BOTTOM, *inputs.widths, *written}, key=lambda site: site.order)
 

@@ -16,7 +16,6 @@ from support.transcoders import Kept, Made
 from test_validate_plain import BACKEND, PROMPTS, TARGETS
 
 from circuitcli.core.sites import Site
-from circuitcli.errors import UsageError
 from circuitcli.stages import attribute, cache_acts, fetch_saes, validate
 from circuitcli.stages.stage import Job
 from circuitcli.store import tables, validations
@@ -73,19 +72,6 @@ def test_attribute(made: tuple[Made, Kept], start: Callable[..., Job], tmp_path:
     for edge, weight in zip(edges, expected, strict=True):
         assert edge["exact"] == pytest.approx(weight, abs=1e-4 * largest + 2e-6), edge
     assert len(edges) > 30
-
-
-@pytest.mark.parametrize("stage", [attribute, validate], ids=lambda stage: stage.NAME)
-def test_two_dictionaries_of_one_site_are_refused(stage: Any, start: Callable[..., Job], tmp_path: Path) -> None:
-    """An SAE of what an MLP gives, beside the MLP's transcoder; ablate takes both, see test_brute_force.py."""
-    settings = Made("gpt2", "saelens").save(tmp_path).run("mlp_in", "mlp_out")
-    settings["texts"] |= {"source": "prompt", "prompt": PROMPTS[:4], "file": ""}
-    job = start(tmp_path / "run", settings | {"validate": {"circuit": "none"}, "graph": {"of": "attribution"}})
-    fetch_saes.run(job)
-    cache_acts.run(job)
-    said = "The dictionaries of 0.mlp_in and 0.mlp_out both stand for 0.mlp_out"
-    with pytest.raises(UsageError, match=said):
-        stage.run(job)
 
 
 def node_of(row: dict[str, Any]) -> Node:
