@@ -23,7 +23,9 @@ from support.transcoded import by_hand
 from circuitcli.core.ablation import Rows
 from circuitcli.core.active import Active
 from circuitcli.core.dictionary import Dictionary, reconstructed
+from circuitcli.core.edits import adding_all
 from circuitcli.core.frame import Frame
+from circuitcli.core.model import Addition
 from circuitcli.core.sites import Site
 from circuitcli.runtime.model import BridgeModel
 
@@ -39,9 +41,13 @@ LENGTHS = torch.tensor([9, 7, 9, 5])
 
 
 @functools.cache
+def folders(family: str) -> Path:
+    return save_checkpoint(family, Path(mkdtemp()))
+
+
+@functools.cache
 def models(family: str) -> tuple[BridgeModel, PlainFamily]:
-    folder = save_checkpoint(family, Path(mkdtemp()))
-    return load_model(folder), PlainFamily(folder, family)
+    return load_model(folders(family)), PlainFamily(folders(family), family)
 
 
 def dictionaries(model: BridgeModel, kind: str, *, across: bool) -> dict[Site, Dictionary]:
@@ -97,8 +103,47 @@ def compared(result: engine.Result, row: int, outcome: Outcome, downstream: list
 @pytest.mark.parametrize("across", [False, True], ids=["per layer", "across layers"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ablations_are_those_of_plain_transformers(family: str, across: bool, positions: str) -> None:
-    model, plain = models(family)
     kind = TRANSCODERS[(FAMILIES.index(family) + list(HORIZON).index(positions)) % 3]  # each in all positions modes
+    agree(family, kind, positions, across=across)
+
+
+@pytest.mark.parametrize(("family", "positions"), [("gpt2", "top"), ("llama", "onward"), ("gemma2", "all")])
+def test_whole_sequences_are_computed_again_to_the_same(
+    family: str, positions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are of a model whose attention has no door of ours."""
+    monkeypatch.setattr(models(family)[0], "whole_because", "a test wants it so")
+    agree(family, "jumprelu", positions, across=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision(family: str) -> None:
+    """The model's alone: in both ways of adding at several sites, and in float32, it is the same up to that."""
+    folder = folders(family)
+    half, whole = load_model(folder, "bfloat16"), models(family)[0]
+    ours = dictionaries(whole, "relu", across=True)
+    site, last = next(iter(ours)), Site(whole.shape.n_layers - 1, "resid_post")
+    x = whole.run(TOKENS, [site]).sites[site]
+    strongest = ours[site].encode(x).max(-1)
+    deltas = ours[site].edit(x, strongest.indices, strongest.values, torch.zeros(TOKENS.shape))
+    edit = Addition.of({at: delta.index_fill(1, torch.tensor([0]), 0) for at, delta in deltas.items()})
+    clean = half.run(TOKENS, [*half.bases(edit.site)], final=True)
+    fast = half.resume(clean, {s: clean.sites[s] for s in half.bases(edit.site)}, edit, [last], final=True)
+    slow, exact = (
+        model.run(TOKENS, [last], final=True, edits=adding_all({edit.site: edit.delta, **edit.further}))
+        for model in (half, whole)
+    )
+    assert fast.sites[last].dtype == torch.bfloat16
+    for run in (fast, slow):
+        error = (run.sites[last].float() - exact.sites[last]).abs().max()
+        assert error <= 0.05 * exact.sites[last].abs().max()
+    moved = (exact.final - whole.run(TOKENS, [], final=True).final).abs().max()
+    assert moved > 0.1 * exact.final.abs().max()
+
+
+def agree(family: str, kind: str, positions: str, *, across: bool) -> None:
+    """The engine's ablations are those of plain transformers."""
+    model, plain = models(family)
     ours = dictionaries(model, kind, across=across)
     theirs: Mapping = {tuple(site): by_hand(one) for site, one in ours.items()}
     sequences = [tokens[:length] for tokens, length in zip(TOKENS, LENGTHS, strict=True)]
