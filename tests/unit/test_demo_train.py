@@ -1,7 +1,9 @@
 """The demo's own training, at a size of seconds, and the shape of what is shipped."""
 
+import io
 import json
 import math
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,17 @@ def test_shipped_files_have_the_stated_shapes() -> None:
         if where.name == "resid_post":
             norms = tensors["W_dec"].float().norm(dim=1)
             torch.testing.assert_close(norms, torch.ones(1024), rtol=0, atol=2e-3)
+
+
+def test_what_is_shipped_fits_a_wheel_of_16_mb() -> None:
+    """Compressed as a wheel is."""
+    package = demo.FOLDER.parent
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as wheel:
+        for path in package.rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                wheel.write(path, path.relative_to(package))
+    assert len(whole.getvalue()) <= 16e6
 
 
 def test_shipped_text_is_enough_and_from_all_three_works() -> None:

@@ -21,7 +21,8 @@ from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
 from circuitcli.core.surroundings import Surroundings
 from circuitcli.core.variants import CHANGES, variants
-from circuitcli.demo import corpus, language_model, measure
+from circuitcli.demo import corpus, language_model, measure, measure_transcoders
+from circuitcli.demo.rows import cross_entropy, rows_of
 from circuitcli.stages.fit import warnings
 
 SITE = Site(0, "resid_post")
@@ -32,12 +33,31 @@ def test_numbers_are_those_of_plain_transformers(site):
     """circuitcli.demo.measure hooks transformers' own modules and shares the SAE's arithmetic alone."""
     plain = language_model.load(demo.MODEL)
     tokenizer = Tokenizer.from_file(str(demo.MODEL / "tokenizer.json"))
-    rows = measure.rows_of(tokenizer, corpus.read(demo.TEXT)[:5], 64)
+    rows = rows_of(tokenizer, corpus.read(demo.TEXT)[:5], 64)
     _, sae = measure.load_dictionary(demo.SAES / f"blocks.1.hook_{site}")
-    clean = measure.cross_entropy(plain, rows)
+    clean = cross_entropy(plain, rows)
     wanted = measure.quality(plain, Site(1, site), sae, rows, clean)
     splicer = Splicer(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), [sae.reads])
     [scores] = splicer.score([Variant("", "", sae)])
+    found = numbers(scores)
+    got = (found.fvu, found.l0, found.dead, found.recovered, found.ce_clean)
+    assert got == pytest.approx((wanted.fvu, wanted.l0, wanted.dead, wanted.recovered, clean), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "earlier"), [("transcoders", 0), ("clt", 2)])
+def test_numbers_of_transcoders_are_those_of_plain_transformers(name, earlier):
+    """Of layer 2: alone, or with what the dictionaries of two earlier layers say there."""
+    plain = language_model.load(demo.MODEL)
+    tokenizer = Tokenizer.from_file(str(demo.MODEL / "tokenizer.json"))
+    rows = rows_of(tokenizer, corpus.read(demo.TEXT)[:5], 64)
+    made = measure_transcoders.load(demo.FOLDER / name)
+    clean = cross_entropy(plain, rows)
+    wanted = measure_transcoders.quality(name, plain, made, rows, clean).layers[2]
+    judged = made[Site(2, "mlp_in")]
+    others = tuple(made[Site(layer, "mlp_in")] for layer in range(2 - earlier, 2))
+    sites = [site for one in (*others, judged) for site in (one.reads, judged.writes)]
+    splicer = Splicer(tiny.load_model(demo.MODEL), Text(rows.tokens, rows.lengths, bos=True), sites)
+    [scores] = splicer.score([Variant("", "", judged, others)])
     found = numbers(scores)
     got = (found.fvu, found.l0, found.dead, found.recovered, found.ce_clean)
     assert got == pytest.approx((wanted.fvu, wanted.l0, wanted.dead, wanted.recovered, clean), rel=1e-4, abs=1e-4)
