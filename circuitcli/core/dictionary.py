@@ -185,8 +185,8 @@ class Dictionary:
         return self.lands.put_back(a @ self.w_dec.float() + self.constant(x), x if y is None else y)
 
     def constant(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "... d_out"]:
-        """What it says at `writes` beside its features: b_dec + x W_skipᵀ, of x as it sees it."""
-        return self.b_dec if self.w_skip is None else self.b_dec + self.frame.seen(x) @ self.w_skip.T
+        """What it says at `writes` beside its features: b_dec + x W_skipᵀ, of x as it sees it but not normalised."""
+        return self.b_dec if self.w_skip is None else self.b_dec + self.frame.unscaled.seen(x) @ self.w_skip.T
 
     def edit(
         self,

@@ -51,6 +51,11 @@ class Frame:
         """The same on another device."""
         return self if self.offset is None else replace(self, offset=self.offset.to(device))
 
+    @property
+    def unscaled(self) -> Frame:
+        """The same without its normalisation: how a skip connection sees what is read, in SAELens."""
+        return replace(self, normalisation="none")
+
     def seen(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_in"]:
         """(x − shift) / divisor."""
         shift, divisor, _ = self.scale(x)

@@ -133,11 +133,6 @@ def skip_transposed(sae: Dictionary, around: Surroundings) -> Dictionary | None:
     return _without_gain(turned, around) if around.normalized else turned
 
 
-def centred_skip(sae: Dictionary) -> Dictionary:
-    """With a skip connection of what it reads less the mean over d_model."""
-    return sae if sae.w_skip is None else replace(sae, w_skip=sae.w_skip - sae.w_skip.mean(1, keepdim=True))
-
-
 def skip_left_out(sae: Dictionary, around: Surroundings) -> Dictionary | None:
     """As it is: a skip connection is fitted to what it lacks; see `core.left_out`."""
     return sae if sae.elsewhere and sae.w_skip is None else None

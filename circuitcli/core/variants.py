@@ -59,7 +59,7 @@ def _centre(on: bool) -> Make:
     def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
         able = centrable(sae.reads, norms_subtract_mean=around.norms_subtract_mean)
         new = able and sae.frame.normalisation != "layer_norm" and sae.frame.centre != on
-        return _framed(misread.centred_skip(sae) if on else sae, replace(sae.frame, centre=on)) if new else None
+        return _framed(sae, replace(sae.frame, centre=on)) if new else None
 
     return make
 

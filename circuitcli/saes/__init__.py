@@ -195,11 +195,11 @@ def fitted(loaded: Dictionary, recorded: SaeEntry, model: Model) -> Dictionary:
     Raises:
         InputError: It reads what a norm makes before its gain, and the model's norm has none that can be divided by.
     """
-    from circuitcli.saes._fitted import centred_skip, with_norm
+    from circuitcli.saes._fitted import with_norm
 
     facts = recorded.facts
     frame = replace(loaded.frame, centre=facts.centre)
     if facts.fold_value_biases:
         frame = replace(frame, offset=model.z_offset(recorded.at.layer))
-    made = centred_skip(replace(loaded, frame=frame, centre_out=facts.centre_out))
+    made = replace(loaded, frame=frame, centre_out=facts.centre_out)
     return with_norm(made, model.norm_weights(recorded.at.layer)) if facts.normalized else made

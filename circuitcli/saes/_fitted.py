@@ -1,8 +1,9 @@
 """What of a model goes into the weights of a dictionary that is used on it.
 
-norm's gain g and bias b    it reads n = (x − b)/g     W_enc ← W_enc/g, b_enc ← b_enc − (b/g)·W_enc, W_skip likewise
-and writes the same        W_dec ← g·W_dec, b_dec ← g·b_dec + b     of an SAE alone
-skip connection             of x − mean                W_skip ← W_skip less the mean of each row
+A norm's gain g and bias b, where a dictionary reads n = (x − b)/g, what the norm makes before them:
+
+    W_enc ← W_enc/g    b_enc ← b_enc − (b/g)·W_enc    and of a skip connection likewise
+    W_dec ← g·W_dec    b_dec ← g·b_dec + b            of an SAE, which writes where it reads
 """
 
 from __future__ import annotations
@@ -41,10 +42,3 @@ def with_norm(loaded: Dictionary, norm: NormWeights) -> Dictionary:
         return made
     w_skip = loaded.w_skip / gain
     return replace(made, w_skip=w_skip, b_dec=loaded.b_dec - w_skip @ bias)
-
-
-def centred_skip(loaded: Dictionary) -> Dictionary:
-    """A transcoder of a stream without its mean, whose skip connection reads the stream as it is."""
-    if not loaded.frame.centre or loaded.w_skip is None:
-        return loaded
-    return replace(loaded, w_skip=loaded.w_skip - loaded.w_skip.mean(1, keepdim=True))

@@ -48,14 +48,14 @@ class Drawn:
         return said
 
 
-def drawn(act: str = "relu", *, skip: bool = False, to: range | None = None, seed: int = 0, n: int = N) -> Drawn:
+def drawn(act: str = "relu", *, skip: bool = False, to: range | None = None, seed: int = 0) -> Drawn:
     draw = torch.Generator().manual_seed(seed)
 
     def some(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draw)
 
-    w_enc, b_enc, w_dec, b_dec = some(D, n), some(n), {layer: some(n, D) for layer in to or range(1)}, some(D)
-    w_skip, threshold = some(D, D) if skip else None, some(n).abs() if act == "jumprelu" else None
+    w_enc, b_enc, w_dec, b_dec = some(D, N), some(N), {layer: some(N, D) for layer in to or range(1)}, some(D)
+    w_skip, threshold = some(D, D) if skip else None, some(N).abs() if act == "jumprelu" else None
     return Drawn(w_enc, b_enc, w_dec, b_dec, w_skip, act, threshold)
 
 

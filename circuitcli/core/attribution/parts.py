@@ -282,7 +282,7 @@ def _encoder(dictionary: Dictionary, x: Tensor, pos: Tensor, feature: Tensor, ac
 
 
 def _skip(dictionary: Dictionary, w_skip: Tensor, x: Float[Tensor, "t r"]) -> Skip:
-    frame, lands = dictionary.frame, dictionary.lands
+    frame, lands = dictionary.frame.unscaled, dictionary.lands
 
     def of(x: Tensor) -> Tensor:
         return lands.step(torch.nn.functional.linear(frame.seen(x), w_skip), x)
