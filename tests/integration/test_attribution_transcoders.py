@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuitcli.core.attribution.direct import TARGET
 from circuitcli.core.attribution.metric import Metric
+from circuitcli.core.attribution.start import estimates
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.evidence.keeping import Instead, Keeping, keeping
 from circuitcli.core.frame import Frame
@@ -142,6 +143,28 @@ def test_nodes_estimated_are_differences(which: str) -> None:
             back = {site: -delta for site, delta in moved.items()}
             expected.append((other.effect(node.pos, moved) - other.effect(node.pos, back)) / 2e-6)
     close(of.estimates(), torch.tensor(expected), WITHIN)
+
+
+def test_where_a_run_starts_by_the_gradient() -> None:
+    """e of a feature that writes several sites: the slope of what taking it away does to the likeliest next tokens."""
+    model, hf = models("gpt2")
+    (site, one), *_ = dictionaries(model, "across layers").items()
+    plain, read = Hf(copy.deepcopy(hf.model).double(), "gpt2"), torch.tensor([0, 1, 0, 1, 1, 1, 1]).bool()
+    x = plain.run(PROMPT[None], [site])[0][site][0]
+    pos, feature = (by_hand(one).encode(x)[2:] > 0).nonzero()[:12].T
+    pos = pos + 2
+    a = by_hand(one).encode(x)[pos, feature]
+    ours = estimates(model, one, PROMPT[None], read[None], (torch.zeros_like(pos), pos, feature, a.float()))
+
+    def said(i: int, by: float) -> float:
+        def adding(w_dec: Tensor) -> Any:
+            return lambda y: y.index_add(1, pos[i : i + 1], by * a[i] * w_dec[feature[i]].double()[None, None])
+
+        edits = {decoder.site: adding(decoder.w_dec) for decoder in one.decoders}
+        return float(plain.run(PROMPT[None], [], edits)[1].detach()[0].log_softmax(-1).amax(-1)[read].sum())
+
+    expected = [(said(i, -1e-6) - said(i, 1e-6)) / 2e-6 for i in range(len(pos))]
+    close(ours, torch.tensor(expected), WITHIN)
 
 
 @pytest.mark.parametrize(
