@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,18 @@ from circuitcli.stages import attribute, cache_acts, fetch_saes, validate
 from circuitcli.stages.stage import Job
 from circuitcli.store import tables, validations
 
-MADE = [Made("gpt2", "normalized"), Made("gemma2", "across")]
+# With layers: of some, whose last layer has a site that only features of earlier ones write.
+MADE = [(Made("gpt2", "normalized"), ":"), (Made("gemma2", "across"), ":"), (Made("neox", "across"), ":2")]
+Chosen = tuple[Kept, dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=MADE, ids=lambda made: f"{made.family}-{made.layout}")
-def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Kept]:
-    return request.param, request.param.save(tmp_path_factory.mktemp("made"))
+@pytest.fixture(scope="module", params=MADE, ids=lambda made: f"{made[0].family}-{made[0].layout}-{made[1]}")
+def made(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Chosen:
+    """What is on disk, and settings of a run of it."""
+    which, layers = request.param
+    kept = which.save(tmp_path_factory.mktemp("made"))
+    chosen = {place: one for place, one in kept.dictionaries.items() if layers == ":" or place[0] < int(layers[1:])}
+    return replace(kept, dictionaries=chosen), kept.run(which.reads, layers=layers)
 
 
 def by_hand(kept: Kept, ids: list[int], counts: list[bool], metric: Callable) -> Transcoded:
@@ -33,15 +40,15 @@ def by_hand(kept: Kept, ids: list[int], counts: list[bool], metric: Callable) ->
     return Transcoded(kept.plain.hf, torch.tensor(ids), torch.tensor(counts), all_of, metric)
 
 
-def test_attribute(made: tuple[Made, Kept], start: Callable[..., Job], tmp_path: Path) -> None:
+def test_attribute(made: Chosen, start: Callable[..., Job], tmp_path: Path) -> None:
     """Every node that there is; and the measured edges between the strongest."""
-    which, kept = made
-    settings = kept.run(which.reads) | {
+    kept, settings = made
+    more = {
+        "texts": settings["texts"] | {"source": "prompt", "prompt": [PROMPTS[0]], "file": ""},
         "attribute": {"method": "exact", "edges": "exact", "candidates": 15},
         "graph": {"of": "attribution"},
     }
-    settings["texts"] |= {"source": "prompt", "prompt": [PROMPTS[0]], "file": ""}
-    job = start(tmp_path / "run", settings)
+    job = start(tmp_path / "run", settings | more)
     for stage in (fetch_saes, cache_acts, attribute):
         stage.run(job)
     (asked,) = json.loads((job.run.root / "attribution/questions.json").read_text())
@@ -80,14 +87,14 @@ def node_of(row: dict[str, Any]) -> Node:
     return Node(row["pos"], Site(row["layer"], row["site"]), row["feature"] if row["kind"] == "feature" else None)
 
 
-def test_validate(made: tuple[Made, Kept], start: Callable[..., Job], tmp_path: Path) -> None:
+def test_validate(made: Chosen, start: Callable[..., Job], tmp_path: Path) -> None:
     """m of every circuit: errors kept, kept where a dictionary has a feature of the circuit, or removed."""
-    which, kept = made
+    kept, settings = made
     file = tmp_path / "questions.jsonl"
     told = [{"prompt": prompt, "target": TARGETS[0], "against": TARGETS[1]} for prompt in PROMPTS[:4]]
     file.write_text("\n".join(map(json.dumps, told)))
     choice = {"prompts": str(file), "circuit": "none", "draws": 1, "nodes": 5, "sizes": [20], "candidates": 40}
-    job = start(tmp_path / "run", kept.run(which.reads) | {"validate": choice})
+    job = start(tmp_path / "run", settings | {"validate": choice})
     for stage in (fetch_saes, cache_acts, validate):
         stage.run(job)
     nodes = pd.DataFrame(tables.read(job.run.path(validations.NODES))).query("curve == 'exact'")
