@@ -34,7 +34,11 @@ def theirs(release: str) -> PretrainedSAELookup:
     return get_pretrained_saes_directory()[SPLITTING if "res_fs" in release else release]
 
 
-@pytest.mark.parametrize("release", sorted(set(releases()) - ONLY_OURS))
+# Their registry has no transcoders of GPT-2.
+TRANSCODERS = {name for name, row in releases().items() if row.saes[0].layout != "saelens" or row.saes[0].stated.writes}
+
+
+@pytest.mark.parametrize("release", sorted(set(releases()) - ONLY_OURS - TRANSCODERS))
 def test_places_and_statements_are_those_of_saelens(release: str) -> None:
     ours, registered = releases()[release], theirs(release)
     assert ours.repository == registered.repo_id

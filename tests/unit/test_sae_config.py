@@ -21,7 +21,7 @@ from circuitcli import plugins
 from circuitcli.core.activations import Activation
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
-from circuitcli.saes import _read, _saelens
+from circuitcli.saes import _read, _saelens, _spec
 
 CHANGED = {
     "transcode": True,
@@ -311,8 +311,10 @@ class Level(Activation):
 class TestNumbersOfAnActivationsOwn:
     @pytest.fixture(autouse=True)
     def known(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(_saelens, "kind_of", lambda architecture: Level)
-        monkeypatch.setattr(plugins, "names", lambda folder: ["level"])
+        names = plugins.names
+        for module in (_saelens, _spec):
+            monkeypatch.setattr(module, "kind_of", lambda architecture: Level)
+        monkeypatch.setattr(plugins, "names", lambda folder: ["level"] if "activations" in folder else names(folder))
 
     def spec(self, **options: Any) -> Any:
         return _saelens.spec(config() | {"architecture": "level"} | options, "cfg.json")
