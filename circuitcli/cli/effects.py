@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuitcli.cli import session
+from circuitcli.cli import session, steered
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 
 if TYPE_CHECKING:
     from circuitcli.stages.stage import Job
 
-HELP = "Reduce ablations to mean effects, logit effects and totals. --feature and --by-position show single features."
+HELP = (
+    "Reduce ablations to mean effects, logit effects and totals. --feature and --by-position show single features; "
+    "--steer scales some in a prompt."
+)
 EXAMPLES = """\
 circuit effects --run my-run
-circuit effects --run my-run --feature 2:749"""
+circuit effects --run my-run --feature 2:749
+circuit effects --run my-run --steer 2:749=3 --prompt "God said" --generate 20"""
 MORE: dict[str, tuple[Any, Any]] = {
     "features": (
         Annotated[
@@ -43,12 +47,15 @@ MORE: dict[str, tuple[Any, Any]] = {
         ],
         False,
     ),
+    **steered.MORE,
 }
 
 
 def command(request: Request) -> None:
-    """The stage, unless it is done, and its tables, or in their place cards or positions."""
-    if request.more["features"] or request.more["by_position"]:
+    """The stage, unless it is done, and its tables, cards or positions; or steering, which is no stage."""
+    if steered.wanted(request):
+        steered.command(request)
+    elif request.more["features"] or request.more["by_position"]:
         session.work(request, partial(_look, request))
     else:
         session.one_stage(request, show)

@@ -17,7 +17,7 @@ OFTEN = {
     "fetch-saes": "--run --model --release --layers --site --list",
     "cache-acts": "--run --prompt --text --dataset --num-sequences --max-tokens --top-k --seed",
     "ablate": "--run --pin --thinning --branching --max-features --seq-cap --positions --dry-run",
-    "effects": "--run --feature --by-position --logit-tokens",
+    "effects": "--run --feature --by-position --steer --prompt --generate --logit-tokens",
     "attribute": "--run --target --against --counterfactual --prompts --baseline --method --nodes",
     "graph": "--run --of --format --labels --max-edges --min-effect --extend --load",
     "stability": "--run --seeds --halves --interventions --dry-run --force --json",

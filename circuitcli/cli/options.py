@@ -26,6 +26,9 @@ _FLAGS = {
     "test": ("model", "saes.release", "saes.revision", "runtime.dtype"),
     "run-all": ("",),
 }
+# For a question that a stage's command answers without a run: which settings it has flags for beside the stage's.
+_BESIDE = {"effects": ("model", "saes.", "texts.prepend_bos", "runtime.dtype")}
+_BESIDE_PANEL = "With --steer, where no run is named"
 _EVERYWHERE = ("runtime.device", "runtime.batch_size")
 
 _COMMON: dict[str, tuple[Any, Any]] = {
@@ -99,8 +102,20 @@ class Request:
 def rows_of(command: str) -> list[Setting]:
     """The settings that a command has flags for."""
     own = STAGES[command].flags if command in STAGES else _FLAGS[command]
-    taken = [row for row in table() if row.flag.name and row.key.startswith((*own, *_EVERYWHERE))]
+    prefixes = (*own, *_BESIDE.get(command, ()), *_EVERYWHERE)
+    taken = [row for row in table() if row.flag.name and row.key.startswith(prefixes)]
     return [row for row in taken if not (row.key.startswith(APART) and command in _FLAGS)]
+
+
+def typed_beside(request: Request) -> list[str]:
+    """The flags that were typed which are none of the stage's own, but of a question that needs no run."""
+    rows = [row for row in rows_of(request.command) if row.key.startswith(_BESIDE.get(request.command, ()))]
+    return [str(row.flag.name) for row in rows if _is_in(request.flags, row.key)]
+
+
+def _is_in(flags: Layers, key: str) -> bool:
+    head, _, name = key.rpartition(".")
+    return name in (flags.get(head, {}) if head else flags)
 
 
 def settings_command(
@@ -143,7 +158,7 @@ def settings_command(
             with request.told():
                 body(request)
 
-        parameters = {row.parameter: (_annotation(row), None) for row in rows} | common | own
+        parameters = {row.parameter: (_annotation(row, _panel(name, row)), None) for row in rows} | common | own
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -163,15 +178,22 @@ def _meant(row: Setting, value: Any) -> Any:
     return "auto" if value == ["auto"] else value
 
 
+def _panel(command: str, row: Setting) -> str | None:
+    """The section of a command's help in which a setting stands."""
+    if row.key.startswith(_BESIDE.get(command, ())):
+        return _BESIDE_PANEL
+    return f"Settings: {row.key.partition('.')[0]}" if "." in row.key else None
+
+
 @cache
-def _annotation(row: Setting) -> Any:
+def _annotation(row: Setting, panel: str | None) -> Any:
     kind: Any = list[row.kind] if row.repeats else row.kind  # type: ignore[name-defined]
     flag = f"{row.flag.name}/--no-{row.flag.name[2:]}" if row.kind is bool and row.flag.name else row.flag.name
     option = typer.Option(
         flag,
         help=f"{row.flag.help} [default: {default_text(row)}]",
         metavar=row.flag.metavar,
-        rich_help_panel=f"Settings: {row.key.partition('.')[0]}" if "." in row.key else None,
+        rich_help_panel=panel,
         show_default=False,
     )
     return Annotated[kind | None, option]

@@ -153,13 +153,16 @@ def feature_named(node: str) -> FeatureId | None:
     return FeatureId(Site(int(found["layer"]), found["site"]), int(found["index"]))
 
 
-def resolve_pins(pins: Iterable[str], widths: dict[Site, int], *, word: str = "pin") -> list[FeatureId]:
+def resolve_pins(
+    pins: Iterable[str], widths: dict[Site, int], *, word: str = "pin", among: str = "this run"
+) -> list[FeatureId]:
     """The features that pins name, among the SAEs of a run, sorted and each once.
 
     Args:
         pins: Names as typed.
         widths: d_sae of each SAE of the run.
         word: What an error calls such a name.
+        among: Whose SAEs they are, for errors.
 
     Raises:
         UsageError: A pin doesn't parse, names no SAE of the run, needs a site, or lies outside the SAE.
@@ -170,7 +173,7 @@ def resolve_pins(pins: Iterable[str], widths: dict[Site, int], *, word: str = "p
         sites = [s for s in widths if s.layer == layer and name in (None, s.name)]
         if not sites:
             known = ", ".join(str(s) for s in sorted(widths, key=lambda s: s.order))
-            raise UsageError(f"The {word} `{pin}` is at no SAE of this run.", hint=f"The run has {known}.")
+            raise UsageError(f"The {word} `{pin}` is at no SAE of {among}.", hint=f"There are {known}.")
         if len(sites) > 1:
             names = ", ".join(f"`{s}.{index}`" for s in sorted(sites, key=lambda s: s.order))
             raise UsageError(f"The {word} `{pin}` could be at several sites.", hint=f"Name one: {names}.")

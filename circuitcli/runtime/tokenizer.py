@@ -43,6 +43,17 @@ class Tokenizer:
         found = self._tokenizer.bos_token_id
         return None if found is None else self._known([int(found)])[0]
 
+    @property
+    def eos(self) -> int | None:
+        """The id of the token that ends a text, if there is one."""
+        found = self._tokenizer.eos_token_id
+        return None if found is None else int(found)
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """The special tokens, but for what stands for words that the vocabulary lacks, as ordinary as they are."""
+        return frozenset(self._special.values()) - {self._tokenizer.unk_token_id}
+
     def encode(self, text: str) -> list[int]:
         """Token ids, none added; what is written like a special token is read as the characters that it is.
 
@@ -54,9 +65,8 @@ class Tokenizer:
     def encode_prompt(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids, none added, and the places of special tokens: those that are written out in the text."""
         ids = self._ids(text, parse=True)
-        # What stands for words that the vocabulary lacks is as ordinary as they are, unless it was typed.
-        typed = {self._special[found] for found in self._written.findall(text)}
-        special = {*self._special.values()} - {self._tokenizer.unk_token_id} | typed
+        # One that was typed is special, whatever else it stands for.
+        special = self.special | {self._special[found] for found in self._written.findall(text)}
         return ids, [place for place, token in enumerate(ids) if token in special]
 
     def token(self, text: str) -> int | None:
