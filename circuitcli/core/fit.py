@@ -41,7 +41,10 @@ out LayerNorm at one site, where it is worth 5%.
 
 That a skip connection is left out is told by fitting one (`core.left_out`). That helps a right transcoder too: on one
 without it by a third of FVU in the demo's first layer. So it counts only where it halves FVU and KL, or where FVU is
-WEAK_FVU or more; and it is named only where nothing else is better, since it mends a bit of every mistake.
+WEAK_FVU or more; and it is named only where nothing else is as clearly better, since it mends a bit of every mistake.
+
+Where norms subtract the mean over d_model, no next token says whether a transcoder writes it. So of that FVU decides
+alone, by halves, as an exact mean is worth something to a right one too.
 
 A change is tried on few sequences first, and goes on to the others only while it is `undecided`: the lower ends of the
 bootstrap intervals of both ratios (1 − QUANTILE) still allow what the rule's first and third line ask for, and L0 isn't
@@ -50,6 +53,7 @@ beyond twice what the fourth allows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -91,7 +95,7 @@ class Alternative:
 
     Attributes:
         name, words, site: Of the variant.
-        fitted: Whether a part of it was fitted to the sample; see the end of the rule.
+        fitted, unheard: Whether a part of it was fitted to the sample, and whether KL has no say; see the rule's end.
         positions: Tokens that both variants counted: of few sequences where these showed that it isn't better.
         numbers: On these.
         fvu_ratio: FVU over the stated one's.
@@ -115,6 +119,7 @@ class Alternative:
     better: bool
     far: bool
     fitted: bool = False
+    unheard: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,15 +192,16 @@ def compare(stated: Scores, other: Scores) -> Alternative:
     if above is not None and below is not None:
         kl_ratio = float((above[0].sum() / above[1].sum()) / (below[0].sum() / below[1].sum()))
         kl_low, _ = resampled.interval(above, below)
-    better = _better(before, after, ratio, high, kl_ratio, other.variant.stated.d_in)
+    heard = None if other.variant.unheard else kl_ratio
+    better = _better(before, after, ratio, high, heard, other.variant.stated.d_in)
     variant, fitted = other.variant, other.variant.lacking is not None
-    bar = FAR_ELSEWHERE if variant.stated.elsewhere and not fitted else FAR
-    far = better and _far(before, after, ratio, kl_ratio, bar)
-    if fitted:
-        better = far or (better and before.fvu is not None and before.fvu >= WEAK_FVU)
+    bar = FAR if fitted or variant.unheard or not variant.stated.elsewhere else FAR_ELSEWHERE
+    far = better and _far(before, after, ratio, heard, bar)
+    if fitted or variant.unheard:
+        better = far or (fitted and better and before.fvu is not None and before.fvu >= WEAK_FVU)
     return Alternative(
         variant.name, variant.words, str(variant.reads), len(mine), after, ratio, low, high, kl_ratio, kl_low,
-        better=better, far=far, fitted=fitted,
+        better=better, far=far, fitted=fitted, unheard=variant.unheard,
     )  # fmt: skip
 
 
@@ -204,7 +210,7 @@ def undecided(stated: Scores, tried: Alternative) -> bool:
     if tried.fvu_ratio_low is None:
         return False
     most = 2 * max(stated.variant.stated.d_in / DENSE, numbers(stated).l0)
-    kl = tried.kl_ratio_low is None or tried.kl_ratio_low <= BETTER
+    kl = tried.unheard or tried.kl_ratio_low is None or tried.kl_ratio_low <= BETTER
     return tried.fvu_ratio_low <= BETTER and kl and tried.numbers.l0 <= most
 
 
@@ -264,7 +270,7 @@ def _far(before: Numbers, after: Numbers, ratio: float | None, kl_ratio: float |
 def judge(stated: Scores, found: tuple[Alternative, ...]) -> Fit:
     """The verdict by the module's rule."""
     measured = numbers(stated)
-    best = min((a for a in found if a.better), key=lambda a: (a.fitted, a.numbers.fvu or 0.0), default=None)
+    best = _best([a for a in found if a.better])
     variant = stated.variant
     verdict, why = _verdict(measured, best, len(stated.seq), variant.stated.d_in)
     if variant.missing:  # what they say there is none of its error
@@ -276,6 +282,14 @@ def judge(stated: Scores, found: tuple[Alternative, ...]) -> Fit:
         str(variant.reads), len(stated.seq), measured, verdict, why, name, found,
         kind=variant.kind, writes=str(variant.writes), others=others,
     )  # fmt: skip
+
+
+def _best(better: Sequence[Alternative]) -> Alternative | None:
+    """What is named: the one with the least FVU, but one that was fitted only before others that aren't far better."""
+    read = [a for a in better if not a.fitted]
+    fitted = [a for a in better if a.fitted and (a.far or not read)]
+    chosen = read if any(a.far for a in read) or not fitted else fitted
+    return min(chosen, key=lambda a: a.numbers.fvu or 0.0, default=None)
 
 
 def _verdict(now: Numbers, best: Alternative | None, positions: int, d_in: int) -> tuple[Verdict, str]:

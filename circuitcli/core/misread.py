@@ -10,9 +10,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jaxtyping import Float
-from torch import Tensor
-
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import NormWeights
 from circuitcli.core.sites import Site
@@ -107,20 +104,15 @@ def b_dec(sign: int) -> Make:
     def make(sae: Dictionary, around: Surroundings) -> Dictionary | None:
         if not sae.elsewhere or sae.apply_b_dec_to_input or sae.d_in != len(sae.b_dec) or not sae.b_dec.any():
             return None
-        return replace(sae, b_enc=sae.b_enc + sign * _read_as(sae, sae.b_dec, around) @ sae.w_enc)
+        filed = as_filed(sae, around)
+        return replace(sae, b_enc=sae.b_enc + sign * filed.b_dec @ filed.w_enc)
 
     return make
 
 
-def _read_as(sae: Dictionary, x: Float[Tensor, " d"], around: Surroundings) -> Float[Tensor, " d"]:
-    """What is x where its files read, where it reads now."""
-    norm = around.norm(sae.reads.layer) if around.normalized else None
-    return x if norm is None else x * norm.gain
-
-
 def without_skip(sae: Dictionary, around: Surroundings) -> Dictionary | None:
     """Nothing but b_dec added to what its features say."""
-    return None if sae.w_skip is None else replace(sae, w_skip=None)
+    return None if sae.w_skip is None else replace(sae, w_skip=None, b_dec=as_filed(sae, around).b_dec)
 
 
 def skip_transposed(sae: Dictionary, around: Surroundings) -> Dictionary | None:

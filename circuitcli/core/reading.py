@@ -26,6 +26,7 @@ class Change:
         flips_bos: Whether the text gets BOS, or loses it.
         moves: Whether it is read in another layer; what would be in none goes.
         fits: Whether a skip connection is then fitted to what it lacks; see `core.left_out`.
+        unheard: Whether the model makes the same of what is written so, and the next token says nothing.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Change:
     flips_bos: bool = False
     moves: bool = False
     fits: bool = False
+    unheard: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Variant:
         reading: What each of them becomes. It is asked each time, so that no weights that differ are kept.
         flips_bos: Whether the text gets BOS, or loses it.
         lacking: The variant to whose error a skip connection is fitted; None: nothing is fitted.
+        unheard: Whether the next token says nothing of the change.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Variant:
     reading: Callable[[Dictionary], Dictionary | None] = as_stated
     flips_bos: bool = False
     lacking: Variant | None = None
+    unheard: bool = False
 
     @property
     def sae(self) -> Dictionary:

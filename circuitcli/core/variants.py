@@ -38,9 +38,14 @@ def variants(stated: Variant, around: Callable[[Dictionary], Surroundings]) -> l
         reading = Reading(change, around)
         if not reading.new(stated.stated, stated.others):
             continue
-        lacking = stated if change.fits else None
         found = replace(
-            stated, name=change.name, words=change.words, reading=reading, flips_bos=change.flips_bos, lacking=lacking
+            stated,
+            name=change.name,
+            words=change.words,
+            reading=reading,
+            flips_bos=change.flips_bos,
+            lacking=stated if change.fits else None,
+            unheard=change.unheard,
         )
         if not stated.stated.elsewhere and found.reads != stated.reads:
             if _tensor(found.reads) in seen:  # the layer before a resid_post is the resid_pre of its block
@@ -104,7 +109,7 @@ def _added(sae: Dictionary, around: Surroundings) -> Dictionary | None:
 
 
 def _negated(sae: Dictionary, around: Surroundings) -> Dictionary | None:
-    return replace(sae, b_dec=-sae.b_dec) if sae.b_dec.any() else None
+    return replace(sae, b_dec=sae.b_dec - 2 * misread.as_filed(sae, around).b_dec) if sae.b_dec.any() else None
 
 
 def _subtracted(on: bool) -> Make:
@@ -166,6 +171,8 @@ CHANGES = (
     Change("transposed", "with W_enc and W_dec transposed", misread.both_transposed),
     Change("written before", "with what it writes one layer before", misread.written(-1)),
     Change("written after", "with what it writes one layer after", misread.written(+1)),
-    Change("centred output", "with the mean over d_model left out of what it writes", misread.centre_out(True)),
-    Change("no centred output", "with the mean over d_model in what it writes", misread.centre_out(False)),
+    Change(
+        "centred output", "with the mean over d_model left to the MLP's own", misread.centre_out(True), unheard=True
+    ),
+    Change("no centred output", "with the mean over d_model that it writes", misread.centre_out(False), unheard=True),
 )

@@ -51,7 +51,7 @@ def model_with_mean(folder: Path, constant: float) -> Path:
     """The demo's model with a constant in every dimension of its stream, which none of its LayerNorms notices."""
     model = GPT2LMHeadModel.from_pretrained(demo.MODEL, dtype=torch.float32)
     model.transformer.wte.weight.data += constant
-    return _save(model, folder)
+    return save(model, folder)
 
 
 def model_with_biases(folder: Path, layer: int, size: float) -> Path:
@@ -62,10 +62,10 @@ def model_with_biases(folder: Path, layer: int, size: float) -> Path:
     added = size * torch.randn(width, generator=torch.Generator().manual_seed(0))
     attention.c_attn.bias.data[2 * width :] += added
     attention.c_proj.bias.data -= added @ attention.c_proj.weight.data
-    return _save(model, folder)
+    return save(model, folder)
 
 
-def _save(model: GPT2LMHeadModel, folder: Path) -> Path:
+def save(model: GPT2LMHeadModel, folder: Path) -> Path:
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo.MODEL / name, folder / name)

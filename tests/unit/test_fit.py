@@ -163,6 +163,42 @@ def test_the_rule(stated, change, verdict):
     assert judge(stated, (compare(stated, change),)).verdict == verdict
 
 
+def of_transcoder(scores: Scores, **told: object) -> Scores:
+    """The same scores, of one that writes elsewhere than it reads."""
+    stated = replace(scores.variant.stated, reads=Site(0, "mlp_in"), writes=Site(0, "mlp_out"))
+    return replace(scores, variant=replace(scores.variant, stated=stated, **told))
+
+
+SOME = Variant("stated", "", fakes.linear_sae(SITE))  # to which something is fitted
+
+
+@pytest.mark.parametrize(
+    ("stated", "change", "told", "verdict", "better"),
+    [
+        (made(0.6, 0.3), made(0.4, 0.2), {}, "wrong", True),  # a third: of an SAE it takes halves
+        (made(0.5, 0.3), made(0.4, 0.2), {}, "doubtful", True),
+        (made(0.4, 0.3), made(0.3, 0.2), {"lacking": SOME}, "fits", False),  # which helps what is right, too
+        (made(0.6, 0.3), made(0.5, 0.2), {"lacking": SOME}, "doubtful", True),
+        (made(0.4, 0.3), made(0.15, 0.1), {"lacking": SOME}, "wrong", True),
+        (made(0.6, 0.3), made(0.2, 0.3), {"unheard": True}, "wrong", True),  # the next token says nothing of it
+        (made(0.6, 0.3), made(0.4, 0.3), {"unheard": True}, "fits", False),
+    ],
+)
+def test_the_rule_for_transcoders(stated, change, told, verdict, better):
+    tried = compare(of_transcoder(stated), of_transcoder(change, **told))
+    assert (judge(of_transcoder(stated), (tried,)).verdict, tried.better) == (verdict, better)
+
+
+def test_what_was_fitted_is_named_only_before_what_is_not_far_better():
+    stated, near, far = (of_transcoder(made(*numbers)) for numbers in ((0.9, 0.9), (0.8, 0.8), (0.4, 0.3)))
+    fitted = compare(stated, of_transcoder(made(0.2, 0.1), lacking=SOME))
+    named = [
+        judge(stated, (replace(compare(stated, other), name="read"), replace(fitted, name="fitted"))).change
+        for other in (near, far)
+    ]
+    assert named == ["fitted", "read"]
+
+
 @pytest.mark.parametrize(
     ("stated", "change", "goes_on"),
     [

@@ -180,6 +180,33 @@ def test_behind_reads_what_it_is_told(bridge):
     torch.testing.assert_close(back.decode(back.encode(x), x, x), one.decode(one.encode(x), x, x), rtol=1e-3, atol=1e-3)
 
 
+def test_a_norm_that_was_taken_in_is_taken_out_again(bridge):
+    """Of one that was folded: before the norm, with the gain, and in another layer behind that layer's own norm."""
+    filed = random_transcoder(bridge, Site(1, "mlp_in"), "relu", skip=True, d_sae=40)
+    norms = {layer: bridge.norm_weights(layer) for layer in range(LAYERS)}
+
+    def folded(layer: int) -> Dictionary:
+        return misread.behind(filed, NormWeights(1 / norms[layer].gain, -norms[layer].bias / norms[layer].gain))
+
+    found = {variant.name: variant.sae for variant in variants(stated(folded(1)), around(bridge, normalized=True))}
+    for name, expected, site in (
+        ("before the norm", filed, Site(1, "resid_mid")),
+        ("gain", filed, Site(1, "mlp_in")),
+        ("layer before", folded(0), Site(0, "mlp_in")),
+        ("skip transposed", replace(folded(1), w_skip=filed.w_skip.T / norms[1].gain), Site(1, "mlp_in")),
+    ):
+        assert found[name].reads == site
+        for part in ("w_enc", "b_enc", "w_skip"):
+            torch.testing.assert_close(getattr(found[name], part), getattr(expected, part), rtol=1e-3, atol=1e-3)
+    unfolded = {
+        name: misread.behind(found[name], norms[1]) for name in ("b_dec subtracted", "no skip", "b_dec negated")
+    }
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    torch.testing.assert_close(unfolded["b_dec subtracted"].b_enc, filed.b_enc - filed.b_dec @ filed.w_enc, **close)
+    torch.testing.assert_close(unfolded["no skip"].b_dec, filed.b_dec, **close)
+    torch.testing.assert_close(unfolded["b_dec negated"].b_dec, -filed.b_dec, **close)
+
+
 class TestASkipConnectionThatIsLeftOut:
     def test_is_told_from_the_other_half(self):
         draw = torch.Generator().manual_seed(0)
