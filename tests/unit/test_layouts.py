@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -562,3 +563,58 @@ def test_files_say_which_layout_they_are_of() -> None:
         "circuit-tracer", "circuit-tracer-clt", "dictionary-learning", "gemma-scope-2", "sae-training", "saelens",
         "sparsecoder", "sparsify",
     }  # fmt: skip
+
+
+class Unknown:
+    """What nobody here knows, in a pickle; it would make a folder as it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["ae.pt", f"final_sparse_autoencoder_gpt2_blocks.1.ln2.hook_normalized_{N}.pt"])
+def test_a_pickle_that_wants_a_class_that_is_not_known_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    state: dict[str, Any] = learned("AutoEncoder")[0]
+    folder = layouts.save_dictionary_learning(tmp_path / "x", state, "AutoEncoder")
+    (folder / "ae.pt").unlink()
+    sprung = tmp_path / "sprung"
+    torch.save({**state, "bias": Unknown(sprung)}, folder / name)
+    error = refused(lambda: take(folder))
+    assert "it wants posix.mkdir" in error.message
+    assert "Nothing in it was run" in error.hint
+    assert not sprung.exists()
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from circuitcli import plugins
+from circuitcli.saes import _read
+source = plugins.load("saes", "local")
+(one,) = source.locate(sys.argv[1], "main", source.sites(sys.argv[1], "main"))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+facts = _read.facts(one.files({}))
+made = _read.sae(one.files({}))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, facts.d_sae, len(made.decoders))
+"""
+
+
+@pytest.mark.slow
+def test_what_a_cross_layer_transcoder_writes_is_never_in_memory(tmp_path: Path) -> None:
+    """200 MB of decoders are looked through for what isn't finite, hashed and mapped, beside 32 MB of an encoder."""
+    import subprocess
+    import sys
+
+    n, d, slots = 32_768, 256, 12
+    encoder = {"W_enc_0": torch.randn(n, d), "b_enc_0": torch.zeros(n), "b_dec_0": torch.zeros(d)}
+    layouts.save(tmp_path / "W_enc_0.safetensors", encoder)
+    decoders = torch.randn(n, slots, d).to(torch.bfloat16)
+    layouts.save(tmp_path / "W_dec_0.safetensors", {"W_dec_0": decoders})
+    layouts.say(tmp_path / "config.yaml", layouts.circuit_tracer_config("cross_layer_transcoder"))
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    grown, features, written = done.stdout.split()
+    assert (int(features), int(written)) == (n, slots)
+    assert float(grown) < 200, "MB: less than the decoders"
