@@ -31,6 +31,9 @@ _BESIDE = {"effects": ("model", "saes.", "texts.prepend_bos", "runtime.dtype")}
 _BESIDE_PANEL = "With --steer, where no run is named"
 _EVERYWHERE = ("runtime.device", "runtime.batch_size")
 
+# Parameters with which a command, whatever it is, keeps nothing.
+_KEEPING_NOTHING = ("dry_run", "listing", "steer")
+
 _COMMON: dict[str, tuple[Any, Any]] = {
     "profile": (
         Annotated[str | None, typer.Option("--profile", help="A TOML file of settings.", metavar="FILE")],
@@ -92,7 +95,7 @@ class Request:
 
     @property
     def _what_next(self) -> str:
-        if not self.keeps or self.more.get("dry_run") or self.more.get("listing"):
+        if not self.keeps or any(self.more.get(name) for name in _KEEPING_NOTHING):
             return "It keeps nothing: the same command starts anew."
         if self.force:
             return "The same command starts anew; without --force it goes on from what is done."

@@ -106,6 +106,12 @@ def _asked(request: Request) -> Asked:
             f"A run has its own model and SAEs: {beside[0]} goes with --steer where no run is named.",
             hint=f"Leave {beside[0]} out, or --run and CIRCUIT_RUN.",
         )
+    for typed, flag, does in (
+        (request.force, "--force", "does a stage again"),
+        (request.verify, "--verify", "looks at what stages have done"),
+    ):
+        if typed:
+            raise UsageError(f"{flag} {does}: --steer is no stage.", hint=f"Leave {flag} out.")
     if more["features"] or more["by_position"]:
         raise UsageError("--steer shows no cards and no positions.", hint="Leave --feature and --by-position out.")
     if more["prompt"] is None or not more["prompt"].strip():

@@ -230,6 +230,8 @@ REFUSED: dict[str, tuple[list[str], int, list[str]]] = {
     "too many more": (["--steer", "1:3=2", "--prompt", "the light", "--generate", "40"], 2, ["--generate 3"]),
     "a factor without numbers": (["--steer", "1:STRONG=3e38", "--prompt", PROMPT], 3, ["too large", "smaller"]),
     "cards": (["--steer", "1:3=2", "--prompt", PROMPT, "--feature", "1:3"], 2, ["--feature"]),
+    "done again": (["--steer", "1:3=2", "--prompt", PROMPT, "--force"], 2, ["--force does a stage again"]),
+    "looked at again": (["--steer", "1:3=2", "--prompt", PROMPT, "--verify"], 2, ["--verify looks at"]),
     "a prompt alone": (["--prompt", PROMPT], 2, ["--prompt goes with --steer"]),
     "tokens alone": (["--generate", "3"], 2, ["--generate goes with --steer"]),
     "a model alone": ([], 2, ["--model goes with --steer"]),

@@ -28,6 +28,7 @@ STOPPED = {  # what is typed, where it is stopped, and what is said then
     "ablate": (["ablate", "--run", "RUN"], "stages.ablate.run", GOES_ON),
     "ablate --dry-run": (["ablate", "--run", "RUN", "--dry-run"], "stages.ablate.preview", KEEPS_NOTHING),
     "effects": (["effects", "--run", "RUN"], "stages.effects.run", GOES_ON),
+    "effects --steer": (["effects", "--steer", "1:2=3", "--prompt", "the light"], "stages.steered.run", KEEPS_NOTHING),
     "graph": (["graph", "--run", "RUN"], "stages.graph.run", GOES_ON),
     "validate": (["validate", "--run", "RUN"], "stages.validate.run", GOES_ON),
     "validate --dry-run": (["validate", "--run", "RUN", "--dry-run"], "stages.validate.dry_run", KEEPS_NOTHING),
