@@ -15,6 +15,7 @@ from circuitcli.settings import Settings, nest, resolve, table
 
 PLUG_POINTS = {
     "saes": {"demo", "local"},
+    "saes.layouts": {"saelens", "circuit-tracer", "circuit-tracer-clt", "gemma-scope-2", "sparsify"},
     "texts": {"demo", "prompt", "file", "dataset"},
     "interventions": {"zero", "mean", "resample", "steer"},
     "renderers": {"html", "svg", "png", "dot", "json"},
