@@ -12,7 +12,7 @@ from circuitcli.errors import InputError, nearest
 from circuitcli.runtime.names import check
 from circuitcli.saes._entry import SaeEntry, nested
 from circuitcli.saes._files import Files, digest
-from circuitcli.saes._place import CONFIG, Located
+from circuitcli.saes._place import CONFIG, SCHEME, Located
 
 if TYPE_CHECKING:
     from circuitcli.core.dictionary import Dictionary
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from circuitcli.runtime.hub import Hub
 
 __all__ = [
+    "SCHEME",
     "Offer",
     "SaeEntry",
     "SaeSource",

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from circuitcli.errors import InputError
 from circuitcli.runtime import checkpoint, device
 from circuitcli.runtime.configuration import CONFIG
 from circuitcli.runtime.device import Runtime
-from circuitcli.saes import SaeEntry, fitted, load, still_there
+from circuitcli.saes import SCHEME, SaeEntry, fitted, load, still_there
 from circuitcli.stages.assembly import Baseline
 from circuitcli.stages.contents import Content, Contents
 from circuitcli.stages.passes import Passes
@@ -104,8 +105,7 @@ class Sources:
         if still_there(entry):
             return entry
         for weights in self._below(Path(entry.source).name):
-            config = None if entry.config is None else str(weights.parent / Path(entry.config).name)
-            moved = replace(entry, source=str(weights), config=config)
+            moved = _moved(entry, weights)
             if still_there(moved):
                 return moved
         raise _missing(f"The SAE at {entry.at}, {entry.source}", entry.facts.sha256)
@@ -128,6 +128,18 @@ class Sources:
         """Files of such a name anywhere in the folders."""
         for folder in self._folders:
             yield from (path for path in sorted(folder.rglob(pattern)) if path.is_file())
+
+
+def _moved(entry: SaeEntry, weights: Path) -> SaeEntry:
+    """The entry with its weights there, and its other files where they would lie beside them; a hub's stay."""
+
+    def beside(path: str) -> str:
+        if path.startswith(SCHEME):
+            return path
+        return os.path.normpath(weights.parent / os.path.relpath(path, Path(entry.source).parent))
+
+    config = None if entry.config is None else beside(entry.config)
+    return replace(entry, source=str(weights), config=config, more=tuple(map(beside, entry.more)))
 
 
 class Stored(Passes):

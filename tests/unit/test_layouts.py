@@ -19,8 +19,9 @@ from torch import Tensor
 
 from circuitcli.core.dictionary import Dictionary, reconstructed
 from circuitcli.core.sites import Site
-from circuitcli.saes import SaeEntry, _files, _read, plugins
+from circuitcli.saes import SaeEntry, _files, _read, plugins, still_there
 from circuitcli.saes._files import Files
+from circuitcli.stages.sources import Sources
 
 Taken = dict[Site, tuple[SaeEntry, Dictionary]]
 
@@ -376,6 +377,19 @@ def test_the_digest_follows_every_file(tmp_path: Path, layout: str) -> None:
             path.write_bytes(before + b" ")
             assert _files.digest(located.files({})) != entry.facts.sha256, (site, path)
             path.write_bytes(before)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_files_that_were_moved_are_found_with_what_lies_beside_them(tmp_path: Path, layout: str) -> None:
+    """As on another machine, whose folder is called otherwise."""
+    folder = WRITERS[layout](tmp_path / "x")
+    recorded = [entry for entry, _ in take(folder).values()]
+    folder.rename(tmp_path / "elsewhere")
+    for entry in recorded:
+        assert not still_there(entry)
+        there = Sources((tmp_path,))._there(entry)
+        assert still_there(there)
+        assert there.facts == entry.facts
 
 
 CONFIGS: list[tuple[dict[str, Any], str]] = [
