@@ -50,10 +50,10 @@ class Recipe:
     k: int = 16
     l0: float = 30.0
     l0_transcoder: float = 24.0
-    d_clt: int = 512
-    l0_clt: float = 16.0
-    transcoder_steps: int = 1500
-    transcoder_tuning_steps: int = 300
+    d_clt: int = 768
+    l0_clt: float = 20.0
+    transcoder_steps: int = 700
+    transcoder_tuning_steps: int = 250
     rate: float = 1.5e-3
     patience: int = 150
     minutes: float = math.inf

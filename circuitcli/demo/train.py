@@ -26,7 +26,14 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from circuitcli.demo import corpus, dictionary_training, language_model, measure, transcoder_training
+from circuitcli.demo import (
+    corpus,
+    dictionary_training,
+    language_model,
+    measure,
+    measure_transcoders,
+    transcoder_training,
+)
 from circuitcli.demo.dictionaries import Recipe
 from circuitcli.demo.language_model import Schedule, Shape
 from circuitcli.demo.rows import rows_of
@@ -81,9 +88,13 @@ def run(plan: Plan) -> None:
     started = time.monotonic()
     shipped = language_model.load(aside / "model")
     trained = transcoder_training.train(shipped, streams, plan.recipe, plan.seed, _say)
-    transcoder_training.save(trained, aside / "transcoders", aside / "clt")
-    steps = {"transcoder_steps": plan.recipe.transcoder_steps}
-    _record(steps | {"transcoder_minutes": round((time.monotonic() - started) / 60, 1)}, aside)
+    transcoder_training.save(trained, *(aside / name for name in measure_transcoders.FOLDERS))
+    made = {
+        "steps": plan.recipe.transcoder_steps,
+        "tuning_steps": plan.recipe.transcoder_tuning_steps,
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
+    _record(dict.fromkeys(measure_transcoders.FOLDERS, made), aside)
     aside.rename(plan.out)
 
 
@@ -130,8 +141,8 @@ def main() -> None:
     parser.add_argument("--sae-minutes", type=float, default=math.inf)
     parser.add_argument("--tuning-steps", type=int, default=700, help="of the resid_post dictionaries thereafter")
     parser.add_argument("--tuning-minutes", type=float, default=math.inf)
-    parser.add_argument("--transcoder-steps", type=int, default=1500, help="of all transcoders")
-    parser.add_argument("--transcoder-tuning-steps", type=int, default=300, help="of them thereafter")
+    parser.add_argument("--transcoder-steps", type=int, default=700, help="of all transcoders")
+    parser.add_argument("--transcoder-tuning-steps", type=int, default=250, help="of them thereafter")
     parser.add_argument("--transcoder-minutes", type=float, default=math.inf)
     parser.add_argument("--again", type=Path, metavar="FOLDER", help="train transcoders of its model, keep the rest")
     parser.add_argument("--threads", type=int, default=2)

@@ -20,7 +20,6 @@ from circuitcli.demo.dictionaries import Recipe
 from circuitcli.demo.transcoder_tuning import tune
 from circuitcli.demo.transcoders import Activations, Transcoders
 
-RATE = 1.5e-3
 _HOOKS = {"feature_input_hook": "mlp.hook_in", "feature_output_hook": "hook_mlp_out"}
 
 
@@ -38,7 +37,7 @@ def train(
 
     first = draw(0, 4)
     sets = [Transcoders(layers, first, recipe, cross=cross) for cross in (False, True)]
-    optimisers = [torch.optim.Adam(one.parameters(), lr=RATE, betas=(0.9, 0.999)) for one in sets]
+    optimisers = [torch.optim.Adam(one.parameters(), lr=recipe.rate, betas=(0.9, 0.999)) for one in sets]
     started = time.monotonic()
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for step in range(recipe.transcoder_steps):
@@ -49,12 +48,12 @@ def train(
                 break
             batch = draw(step)
             steps = [
-                pool.submit(_step, one, optimiser, batch, step, progress)
+                pool.submit(_step, one, optimiser, recipe.rate, batch, step, progress)
                 for one, optimiser in zip(sets, optimisers, strict=True)
             ]
             for done in steps:
                 done.result()
-            if (step + 1) % 50 == 0 or step + 1 == recipe.transcoder_steps:
+            if (step + 1) % 100 == 0 or step + 1 == recipe.transcoder_steps:
                 report(f"transcoders: step {step + 1}/{recipe.transcoder_steps}, {time.monotonic() - started:.0f} s")
                 for one in sets:
                     report("  " + one.state())
@@ -87,9 +86,11 @@ def save(sets: Sequence[Transcoders], per_layer: Path, cross_layer: Path) -> Non
                 )
 
 
-def _step(one: Transcoders, optimiser: torch.optim.Optimizer, x: Activations, step: int, progress: float) -> None:
+def _step(
+    one: Transcoders, optimiser: torch.optim.Optimizer, rate: float, x: Activations, step: int, progress: float
+) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = RATE * min(1.0, (step + 1) / 100, (1.0 - progress) / 0.3)
+        group["lr"] = rate * min(1.0, (step + 1) / 100, (1.0 - progress) / 0.3)
     one.loss(x).backward()
     torch.nn.utils.clip_grad_norm_(one.parameters(), 1.0)
     optimiser.step()

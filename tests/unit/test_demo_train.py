@@ -142,12 +142,12 @@ def test_shipped_transcoders_have_the_stated_shapes() -> None:
         wanted = {"W_enc": (1024, 128), "b_enc": (1024,), "W_dec": (1024, 128), "b_dec": (128,), "W_skip": (128, 128)}
         assert {name: tuple(t.shape) for name, t in found.items()} == wanted
         found = load_file(demo.CLT / f"W_enc_{layer}.safetensors")
-        wanted = {"W_enc": (512, 128), "b_enc": (512,), "b_dec": (128,), "threshold": (512,)}
+        wanted = {"W_enc": (768, 128), "b_enc": (768,), "b_dec": (128,), "threshold": (768,)}
         assert {name: tuple(t.shape) for name, t in found.items()} == {f"{k}_{layer}": v for k, v in wanted.items()}
         assert (found[f"threshold_{layer}"] > 0).all()
         decoders = load_file(demo.CLT / f"W_dec_{layer}.safetensors")[f"W_dec_{layer}"].float()
-        assert decoders.shape == (512, 4 - layer, 128)
-        torch.testing.assert_close(decoders.flatten(1).norm(dim=1), torch.ones(512), rtol=0, atol=2e-3)
+        assert decoders.shape == (768, 4 - layer, 128)
+        torch.testing.assert_close(decoders.flatten(1).norm(dim=1), torch.ones(768), rtol=0, atol=2e-3)
 
 
 def test_shipped_files_have_the_stated_shapes() -> None:
