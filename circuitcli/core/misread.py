@@ -1,6 +1,6 @@
 """Ways in which a dictionary that writes elsewhere than it reads, a transcoder, is read wrongly.
 
-    behind     W_enc → g ∘ W_enc, b_enc → b_enc + b W_enc, W_skip alike: reads g·x + b where it read x
+    norm       it reads g·x + b for x, or (x − b)/g; see `core.behind`
     b_dec      b_enc ± b_dec W_enc: what is subtracted from the input of a transcoder is part of its b_enc here
 
 Each is a change of one dictionary; of a cross-layer transcoder all of its dictionaries are changed alike.
@@ -10,19 +10,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from circuitcli.core.behind import behind, inverse
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.model import NormWeights
 from circuitcli.core.sites import Site
 from circuitcli.core.surroundings import Make, Surroundings
-
-
-def behind(sae: Dictionary, norm: NormWeights) -> Dictionary:
-    """The same dictionary in front of x → gain·x + bias, which it reads."""
-    b_enc = sae.b_enc + norm.bias @ sae.w_enc
-    found = replace(sae, w_enc=norm.gain.unsqueeze(1) * sae.w_enc, b_enc=b_enc)
-    if sae.w_skip is None:
-        return found
-    return replace(found, w_skip=sae.w_skip * norm.gain, b_dec=sae.b_dec + sae.w_skip @ norm.bias)
 
 
 def before_norm(sae: Dictionary, around: Surroundings) -> Dictionary | None:
@@ -56,7 +47,7 @@ def _without_gain(sae: Dictionary, around: Surroundings) -> Dictionary | None:
     norm = around.norm(sae.reads.layer)
     if norm is None or not norm.gain.all() or (bool((norm.gain == 1).all()) and not norm.bias.any()):
         return None
-    return behind(sae, NormWeights(1 / norm.gain, -norm.bias / norm.gain))
+    return behind(sae, inverse(norm))
 
 
 def layer(by: int) -> Make:

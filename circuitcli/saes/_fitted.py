@@ -2,7 +2,7 @@
 
 A norm's gain g and bias b, where a dictionary reads n = (x − b)/g, what the norm makes before them:
 
-    W_enc ← W_enc/g    b_enc ← b_enc − (b/g)·W_enc    and of a skip connection likewise
+    W_enc ← W_enc/g    b_enc ← b_enc − (b/g)·W_enc    and of a skip connection likewise, see `core.behind`
     W_dec ← g·W_dec    b_dec ← g·b_dec + b            of an SAE, which writes where it reads
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from circuitcli.core.behind import behind, inverse
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import NormWeights
 from circuitcli.errors import InputError
@@ -21,7 +22,7 @@ def with_norm(loaded: Dictionary, norm: NormWeights) -> Dictionary:
     Raises:
         InputError: The gain is 0 somewhere, so that what it multiplied can't be told from what it gives.
     """
-    gain, bias = (part.to(loaded.w_enc.device) for part in norm)
+    gain, bias = norm
     if not gain.all():
         raise InputError(
             f"The dictionary at {loaded.reads} reads what the norm makes before its gain, which is 0 in "
@@ -33,12 +34,10 @@ def with_norm(loaded: Dictionary, norm: NormWeights) -> Dictionary:
             f"The dictionary at {loaded.reads} normalises once more what a norm makes before its gain.",
             hint="Supported are such dictionaries without a normalisation of their own.",
         )
-    w_enc = loaded.w_enc / gain.unsqueeze(1)
-    shift = bias if loaded.elsewhere or not loaded.apply_b_dec_to_input else bias + gain * loaded.b_dec
-    made = replace(loaded, w_enc=w_enc, b_enc=loaded.b_enc - shift @ w_enc, apply_b_dec_to_input=False)
-    if not loaded.elsewhere:
-        return replace(made, w_dec=loaded.w_dec * gain, b_dec=loaded.b_dec * gain + bias)
-    if loaded.w_skip is None:
+    made = replace(behind(loaded, inverse(norm)), apply_b_dec_to_input=False)
+    if loaded.elsewhere:
         return made
-    w_skip = loaded.w_skip / gain
-    return replace(made, w_skip=w_skip, b_dec=loaded.b_dec - w_skip @ bias)
+    gain, bias = (part.to(loaded.w_dec.device) for part in norm)
+    subtracted = loaded.b_dec @ loaded.w_enc if loaded.apply_b_dec_to_input else 0
+    w_dec, b_dec = loaded.w_dec * gain, loaded.b_dec * gain + bias
+    return replace(made, b_enc=made.b_enc - subtracted, w_dec=w_dec, b_dec=b_dec)

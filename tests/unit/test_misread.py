@@ -10,20 +10,21 @@ import torch
 from support import tiny
 from support.random_saes import random_clt, random_sae, random_transcoder
 
-from circuitcli.core import encodings, misread
+from circuitcli.core import encodings
+from circuitcli.core.behind import behind, inverse
 from circuitcli.core.dictionary import Dictionary, reconstructed
 from circuitcli.core.edits import adding
 from circuitcli.core.examination import Examiner
 from circuitcli.core.fit import numbers
 from circuitcli.core.frame import PLAIN
 from circuitcli.core.left_out import linear
-from circuitcli.core.model import NormWeights
 from circuitcli.core.reading import Variant
 from circuitcli.core.reconstruction import Splicer, Text
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
 from circuitcli.core.surroundings import Surroundings
 from circuitcli.core.variants import variants
+from circuitcli.errors import InputError
 
 LAYERS = tiny.LAYERS
 
@@ -148,6 +149,19 @@ def test_which_changes_make_sense_for_transcoders(bridge):
     assert not names(bridge, stated(sae)) & {"before the norm", "no gain", "skip left out", "W_enc transposed"}
 
 
+def test_without_a_norm_before_the_mlp_nothing_lacks_its_weights(bridge, text, monkeypatch):
+    """OLMo 2 has none: the model says so, and the rest is tried."""
+
+    def none(layer):
+        raise InputError("There is none.", hint="Choose another.")
+
+    one = random_transcoder(bridge, Site(1, "mlp_in"), "relu")
+    monkeypatch.setattr(bridge, "norm_weights", none)
+    tried = Examiner(bridge, text, None, [one]).examine(one, full=False)
+    assert {"before the norm", "b_dec subtracted"} <= {a.name for a in tried.alternatives}
+    assert "no gain" not in {a.name for a in tried.alternatives}
+
+
 def test_of_a_cross_layer_transcoder_all_are_changed(bridge):
     clt = list(random_clt(bridge, "jumprelu", skip=True).values())
     last = stated(clt[2], tuple(clt[:2]))
@@ -173,10 +187,10 @@ def test_behind_reads_what_it_is_told(bridge):
     one = random_transcoder(bridge, Site(1, "mlp_in"), "relu", skip=True, d_sae=40)
     norm = bridge.norm_weights(1)
     x = torch.randn(6, 32)
-    moved = misread.behind(one, norm)
+    moved = behind(one, norm)
     expected = one.decode(one.encode(x * norm.gain + norm.bias), x * norm.gain + norm.bias, x)
     torch.testing.assert_close(moved.decode(moved.encode(x), x, x), expected, rtol=1e-4, atol=1e-4)
-    back = misread.behind(moved, NormWeights(1 / norm.gain, -norm.bias / norm.gain))
+    back = behind(moved, inverse(norm))
     torch.testing.assert_close(back.decode(back.encode(x), x, x), one.decode(one.encode(x), x, x), rtol=1e-3, atol=1e-3)
 
 
@@ -186,7 +200,7 @@ def test_a_norm_that_was_taken_in_is_taken_out_again(bridge):
     norms = {layer: bridge.norm_weights(layer) for layer in range(LAYERS)}
 
     def folded(layer: int) -> Dictionary:
-        return misread.behind(filed, NormWeights(1 / norms[layer].gain, -norms[layer].bias / norms[layer].gain))
+        return behind(filed, inverse(norms[layer]))
 
     found = {variant.name: variant.sae for variant in variants(stated(folded(1)), around(bridge, normalized=True))}
     for name, expected, site in (
@@ -198,9 +212,7 @@ def test_a_norm_that_was_taken_in_is_taken_out_again(bridge):
         assert found[name].reads == site
         for part in ("w_enc", "b_enc", "w_skip"):
             torch.testing.assert_close(getattr(found[name], part), getattr(expected, part), rtol=1e-3, atol=1e-3)
-    unfolded = {
-        name: misread.behind(found[name], norms[1]) for name in ("b_dec subtracted", "no skip", "b_dec negated")
-    }
+    unfolded = {name: behind(found[name], norms[1]) for name in ("b_dec subtracted", "no skip", "b_dec negated")}
     close = {"rtol": 1e-3, "atol": 1e-3}
     torch.testing.assert_close(unfolded["b_dec subtracted"].b_enc, filed.b_enc - filed.b_dec @ filed.w_enc, **close)
     torch.testing.assert_close(unfolded["no skip"].b_dec, filed.b_dec, **close)
