@@ -12,7 +12,7 @@ from packaging.version import Version
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
-nox.options.sessions = ["docs", "tests", "saelens", "circuit_tracer"]
+nox.options.sessions = ["docs", "tests", "saelens", "circuit_tracer", "side_by_side"]
 
 # Two threads wherever the tests run: the order of torch's sums, and so their last bits, follows the number of threads.
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
@@ -116,7 +116,18 @@ def circuit_tracer(session: nox.Session) -> None:
     """
     session.install("pydantic", "pytest", "pytest-timeout", "hypothesis", "jsonschema")
     session.install("--no-deps", "circuit-tracer>=0.5,<0.6", ".")
-    session.run("pytest", "--noconftest", "tests/tracer", *session.posargs)
+    session.run("pytest", "--noconftest", "tests/tracer/test_server.py", *session.posargs)
+
+
+@nox.session
+def side_by_side(session: nox.Session) -> None:
+    """circuit-tracer itself, in a process with libraries of its own, beside our replacement model."""
+    theirs = session.create_tmp() + "/theirs"
+    session.run("python", "-m", "venv", theirs)
+    session.run(f"{theirs}/bin/pip", "install", "--quiet", "circuit-tracer==0.5.0", external=True)
+    session.install(*([] if NEWEST else ["--constraint", PROVEN]), ".[test]")
+    there = ENVIRONMENT | {"CIRCUIT_TRACER_PYTHON": f"{theirs}/bin/python"}
+    session.run("pytest", "tests/tracer/test_side_by_side.py", *session.posargs, env=there)
 
 
 def oldest_versions() -> list[str]:

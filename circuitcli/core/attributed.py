@@ -97,6 +97,24 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Fidelity:
+    """A local replacement model without its errors beside the real one, on one prompt; means of several.
+
+    Attributes:
+        kl_last: KL(real ‖ replacement) of the next token at the prompt's last position, nats.
+        kl: Its mean over the positions that count.
+        top1: The share of these at which both have the same likeliest next token.
+        real, replacement: The mean −log p of the prompt's own next tokens, nats; None where it has none.
+    """
+
+    kl_last: Size
+    kl: Size
+    top1: Size
+    real: Number | None
+    replacement: Number | None
+
+
+@dataclass(frozen=True)
 class Question:
     """What was asked, and how it was answered: the `attribution` of a circuit's metadata.
 
@@ -120,6 +138,8 @@ class Question:
         edges: All between the nodes that were considered; `edge_share` is the drawn edges' share of Σ |weight|.
         replacement, completeness: Scores of the graph before it is pruned, as circuit-tracer has them: the share of
             the influence of tokens over that of tokens and errors; and how much of what nodes are fed isn't errors.
+        replaced: Whether it is asked of the local replacement model, in which transcoders stand for MLPs.
+        fidelity: How far that is from the real model without its errors.
     """
 
     metric: Text
@@ -144,3 +164,5 @@ class Question:
     edge_share: Size
     replacement: Number | None = None
     completeness: Number | None = None
+    replaced: Flag = False
+    fidelity: Fidelity | None = None

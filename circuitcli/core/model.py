@@ -212,6 +212,17 @@ class Model(Protocol):
         """
         ...
 
-    def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
-        """Final norm and the causal model's own head, with all that it scales or caps; float32. Gradients pass."""
+    def positions(self, tokens: Int[Tensor, "1 t"]) -> Float[Tensor, "t d"]:
+        """What positions add to what the first block reads: 0 where attention alone knows them. float32."""
+        ...
+
+    def logits(self, final: Float[Tensor, "n d"], pos: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n v"]:
+        """Final norm and the causal model's own head, with all that it scales or caps; float32. Gradients pass.
+
+        Where norms are fixed, `pos` says for which position of the prompt each row stands; None: all for the last one.
+        """
+        ...
+
+    def unembedded(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        """The same before the head scales or caps anything: linear behind the final norm."""
         ...

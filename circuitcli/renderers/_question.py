@@ -70,6 +70,7 @@ def made(circuit: Circuit) -> str:
         f"method {words(asked.method)}",
         f"edges by {words(asked.edge_method)}",
         "attention patterns and norms' scales held" if asked.frozen else "",
+        "transcoders in place of MLPs" if asked.replaced else "",
         "nodes stand for all positions" if asked.positions == "sum" else "",
         told and f"{told} before pruning",
     )
@@ -81,6 +82,9 @@ def calibration(circuit: Circuit) -> str:
     asked = _asked(circuit)
     if asked is None:
         return ""
+    if asked.replaced:
+        rows = _quality(circuit, "nodes", sorted(_rows(circuit, "nodes")))
+        return f"Effects and edges are those of the replacement model. It predicts ablation in the real one: {rows}."
     by, chosen = _estimates(circuit, "nodes"), asked.exact < asked.nodes
     along = _estimates(circuit, "edges")
     if not by and not chosen and not along and circuit.edges:
@@ -101,11 +105,31 @@ def calibration(circuit: Circuit) -> str:
     return " ".join(said)
 
 
+def fidelity(circuit: Circuit) -> str:
+    """How far a replacement model is from the real one; empty where there is none.
+
+    `Without its errors the replacement model is 0.41 nats (KL) from the real one at the last position, …`
+    """
+    asked = _asked(circuit)
+    if asked is None or asked.fidelity is None:
+        return ""
+    far = asked.fidelity
+    told = ""
+    if far.real is not None and far.replacement is not None:
+        told = f"; cross-entropy {decimal(far.replacement)} in place of {decimal(far.real)} nats"
+    return (
+        f"Without its errors the replacement model is {decimal(far.kl_last)} nats (KL) from the real one at the last "
+        f"position, {decimal(far.kl)} on average, and says the same token at {percent(far.top1)} of positions{told}."
+    )
+
+
 def warning(circuit: Circuit) -> str:
     """What a reader must know before believing the picture, and what to do about it; empty where all is well."""
     asked = _asked(circuit)
     if asked is None:
         return ""
+    if asked.replaced:
+        return _far(circuit)
     said = [told for of in FLAGS for method in _estimates(circuit, of) if (told := _doubt(circuit, of, method))]
     best = max(_correlated(circuit, "nodes"), key=_r, default=None)
     if not _estimates(circuit, "nodes") and asked.exact < asked.nodes and best is not None and _r(best) < POOR:
@@ -182,6 +206,17 @@ def _agreement(row: Calibration | None) -> str:
     correlation = "r isn't defined" if r.value is None else f"r = {_rounded(r.value)}{interval}"
     signs = "" if row.sign.value is None else f", signs agree {percent(row.sign.value)}"
     return f"{correlation} with {row.n:,} measured {'one' if row.n == 1 else 'ones'}{signs}"
+
+
+def _far(circuit: Circuit) -> str:
+    """Where a replacement model hardly predicts what the real one does."""
+    rows = list(_rows(circuit, "nodes").values())
+    if all(row.pearson.value is None or row.pearson.value >= POOR for row in rows):
+        return ""
+    return (
+        "The replacement model hardly predicts what ablating the model's own features does: `circuit attribute` "
+        "without `--replace` measures that."
+    )
 
 
 def _chosen_by(circuit: Circuit) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import cast
+from dataclasses import fields, replace
+from typing import Any, cast
 
 import numpy as np
 
-from circuitcli.core.attributed import EXACT, Attribution, Method, Question
+from circuitcli.core.attributed import EXACT, Attribution, Fidelity, Method, Question
 from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.metadata import Metadata
 from circuitcli.core.sites import FeatureId, Site
 from circuitcli.core.tokens import visible
+from circuitcli.core.untrusted import read
 from circuitcli.results import extend, metadata
 from circuitcli.results.attribution import Attributed, some
 from circuitcli.results.nodes import described
@@ -52,10 +53,11 @@ def question(asked: Attributed) -> Question:
     first, pooled, kept = asked.prompts[0], asked.pooled, asked.selection
     inner = pooled.nodes["kind"] != "target"
     size, weight = np.abs(pooled.nodes["effect"][inner]), np.abs(pooled.edges["weight"])
+    replaced = bool(asked.facts.get("replaced"))  # not of runs from before there was such a thing
     several = len({(prompt.target_id, prompt.against_id) for prompt in asked.prompts}) > 1
     against = [prompt.against for prompt in asked.prompts if prompt.against is not None]
     return Question(
-        metric=_metric(first.target, first.against, several=several),
+        metric=_metric(first.target, first.against, several=several, replaced=replaced),
         unit=first.unit,
         target=", ".join(some([prompt.target for prompt in asked.prompts])),
         against=", ".join(some(against)) if against else None,
@@ -77,12 +79,29 @@ def question(asked: Attributed) -> Question:
         edge_share=_share(weight[kept.edges], weight),
         replacement=kept.replacement,
         completeness=kept.completeness,
+        replaced=replaced,
+        fidelity=_fidelity(asked.facts["fidelity"]) if replaced else None,
     )
 
 
-def _metric(target: str, against: str | None, *, several: bool) -> str:
-    """In words: `log p(␣heavens)`; of several prompts with targets of their own `log p(target)`."""
+def _fidelity(rows: Sequence[dict[str, Any]]) -> Fidelity:
+    """The mean over prompts."""
+
+    def mean(name: str) -> float | None:
+        values = [row[name] for row in rows if row[name] is not None]
+        return float(np.mean(values)) if values else None
+
+    return read(Fidelity, {field.name: mean(field.name) for field in fields(Fidelity)}, "fidelity")
+
+
+def _metric(target: str, against: str | None, *, several: bool, replaced: bool) -> str:
+    """In words: `log p(␣heavens)`; of several prompts with targets of their own `log p(target)`.
+
+    A replacement model's is linear in the logits.
+    """
     first, other = ("target", "against") if several else (visible(target, _TOKEN), visible(against or "", _TOKEN))
+    if replaced and against is None:
+        return f"logit({first}) − mean logit"
     return f"log p({first})" if against is None else f"logit({first}) − logit({other})"
 
 

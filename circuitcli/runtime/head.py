@@ -66,6 +66,11 @@ class Head:
             with _standing_in(self._model.get_output_embeddings(), self._product):
                 return self._forward(x)
 
+    def unembedded(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        """What the unembedding makes of these rows, before anything is scaled or capped; float32. Gradients pass."""
+        out: Tensor = self._unembed(self._norm(final.unsqueeze(0)))
+        return out[0].float()
+
     def _forward(self, x: Float[Tensor, "1 n d"]) -> Float[Tensor, "n v"]:
         logits: Tensor = self._model(inputs_embeds=x, use_cache=False).logits
         return logits[0].float()

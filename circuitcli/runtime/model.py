@@ -144,11 +144,25 @@ class BridgeModel:
         _note_end(sites, read, last, x, {})
         return Pass(sites, x if final else None, clean.calls)
 
-    def logits(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+    def positions(self, tokens: Int[Tensor, "1 t"]) -> Float[Tensor, "t d"]:
+        """What positions add to what the first block reads; see `core.model.Model.positions`."""
+        added: list[Tensor] = []
+        hook = "pos_embed.hook_out"
+        if hook in self._bridge.hook_dict:
+            with self._bridge.hooks(fwd_hooks=[(hook, lambda value, hook: added.append(value))]):
+                self.run(tokens, [Site(0, "resid_pre")])
+        none = torch.zeros(tokens.shape[1], self._shape.d_model, device=self.device)
+        return added[0][0].float() if added else none
+
+    def logits(self, final: Float[Tensor, "n d"], pos: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n v"]:
         """Final norm and the model's own head; see `core.model.Model.logits`."""
-        last = Places(final.new_zeros(1, dtype=torch.long), final.new_full((1, len(final)), -1, dtype=torch.long))
-        with constants.at(last):
+        with constants.at(_standing_for(final, pos)):
             return self._head(final)
+
+    def unembedded(self, final: Float[Tensor, "n d"]) -> Float[Tensor, "n v"]:
+        """What the head begins with; see `core.model.Model.unembedded`."""
+        with constants.at(_standing_for(final, None)):
+            return self._head.unembedded(final)
 
     @contextmanager
     def fixed(self, tokens: Int[Tensor, "1 t"], what: Fixed) -> Iterator[None]:
@@ -225,6 +239,11 @@ class BridgeModel:
     def _mlp_output(block: Any, mlp_in: Tensor) -> Tensor:
         out: Tensor = block.mlp(mlp_in)
         return _scaled(block, block.ln2_post(out) if hasattr(block, "ln2_post") else out)
+
+
+def _standing_for(final: Float[Tensor, "n d"], pos: Int[Tensor, " n"] | None) -> Places:
+    where = final.new_full((len(final),), -1, dtype=torch.long) if pos is None else pos
+    return Places(final.new_zeros(1, dtype=torch.long), where.unsqueeze(0))
 
 
 def _mlp_input(block: Any, mid: Tensor) -> Tensor:

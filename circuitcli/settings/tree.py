@@ -337,6 +337,15 @@ class Attribute:
         Truth,
         Flag("--freeze", "Whether attention patterns and norms' scales stay as they are in the clean pass.", late=True),
     ] = False
+    replace: Annotated[
+        Truth,
+        Flag(
+            "--replace",
+            "Whether, with --freeze, transcoders stand for MLPs: effects and edges in the local replacement model, "
+            "whose errors are constants, and how far it is from the real one.",
+            late=True,
+        ),
+    ] = False
     positions: Annotated[
         Literal["auto", "separate", "sum"],
         Flag(

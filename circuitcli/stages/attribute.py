@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,10 @@ def run(job: Job) -> Outcome:
     """
     job.parents(NAME)  # a stage that is missing is told before a file that can't be read
     kinds.check(job.run)
+    if job.settings.attribute.replace:
+        from circuitcli.stages import replacing
+
+        replacing.check(job)
     return stage(job, NAME, {"questions": questions.identity(job)}, lambda todo: _Attribution(job, todo).work())
 
 
@@ -71,16 +75,22 @@ class _Attribution:
         self._timed("measured", lambda: measuring.measure_nodes(self.prompts, extents, nodes))
         estimate = self._best(nodes)
         for table in nodes:
-            _settle(table, estimate)
+            _settle(table, estimate, measured=not self.replaced)
         rule: Rule = "relp" if estimate == "relp" else "atp"
         edges, rows = self._timed("edges", lambda: self._edges(nodes, rule))
         how = self.job.settings.attribute.edges
-        self._timed("edges measured", lambda: measuring.measure_edges(self.prompts, edges, self._most, how))
-        edges = [wiring.settled(part, fed) for part, fed in zip(edges, rows, strict=True)]
+        if not self.replaced:
+            self._timed("edges measured", lambda: measuring.measure_edges(self.prompts, edges, self._most, how))
+            edges = [wiring.settled(part, fed) for part, fed in zip(edges, rows, strict=True)]
         asked = [self._question(number) for number in range(len(self.prompts))]
         self.todo.expect(dict.fromkeys(attributions.FILES))
         self.todo.files |= attributions.write(self.job.run, asked, nodes, edges, rows)
         self._facts(nodes, edges, estimate, rule)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether all is asked of the local replacement model, in which nothing need be measured."""
+        return self.job.settings.attribute.replace
 
     def _timed(self, what: str, work: Callable[[], T]) -> T:
         started = time.perf_counter()
@@ -93,6 +103,8 @@ class _Attribution:
         """The rules by which gradients are had: both, but of a model that has no relp, which is said."""
         if self.job.settings.attribute.method == "relp":
             return RULES
+        if self.replaced:
+            return ("atp",)
         try:
             with self.prompts.study(0).held("relp"):
                 return RULES
@@ -124,7 +136,7 @@ class _Attribution:
         from circuitcli.stages import extent
 
         settings, seed = self.job.settings.attribute, self.job.settings.seed
-        if settings.method in ("atp", "relp", "ig"):
+        if self.replaced or settings.method in ("atp", "relp", "ig"):
             return [extent.for_calibration(self._size(table), seed) for table in nodes]
         studies = range(len(nodes))
         seconds = [self.prompts.seconds_each * extent.operations(self.prompts.study(number)) for number in studies]
@@ -148,6 +160,8 @@ class _Attribution:
         from circuitcli.stages import extent
 
         method = self.job.settings.attribute.method
+        if self.replaced:
+            return "atp"
         if method in ("atp", "relp", "ig"):
             return method
         joined = {name: np.concatenate([t[name] for t in nodes]) for name in ("exact", "drawn", *self.rules)}
@@ -158,12 +172,25 @@ class _Attribution:
         """Of each prompt the edges between its strongest nodes, and what goes into each of these in all."""
         from circuitcli.stages import wiring
 
+        if self.replaced:
+            return self._edges_in_replacement()
         chosen = wiring.candidates(nodes, self._most)
         everything = wiring.all_of(self.prompts.study, chosen, self.job.settings.attribute.edges)
         edges, rows = [], []
         with self.job.report.track("Computing edges", sum(int(part.sum()) for part in chosen), "nodes") as done:
             for number, part in enumerate(chosen):
                 found = wiring.wire(self.prompts.study(number), rule, part, number, done, everything=everything)
+                edges.append(found.edges)
+                rows.append(found.rows)
+        return edges, rows
+
+    def _edges_in_replacement(self) -> tuple[list[tables.Columns], list[tables.Columns]]:
+        from circuitcli.stages import replacing
+
+        edges, rows = [], []
+        with self.job.report.track("Computing edges", 0, "nodes") as done:
+            for number in range(len(self.prompts)):
+                found = replacing.wire(self.prompts.study(number), self._most, number, done)
                 edges.append(found.edges)
                 rows.append(found.rows)
         return edges, rows
@@ -193,6 +220,12 @@ class _Attribution:
             unit=metric.unit,
         )
 
+    def _fidelity(self) -> list[dict[str, Any]]:
+        """Of each prompt's replacement model; none without one."""
+        from circuitcli.stages import replacing
+
+        return self._timed("fidelity", lambda: replacing.fidelities(self.prompts)) if self.replaced else []
+
     def _facts(
         self, nodes: Sequence[tables.Columns], edges: Sequence[tables.Columns], estimate: str, rule: Rule
     ) -> None:
@@ -216,6 +249,8 @@ class _Attribution:
             calibration=[asdict(row) for row in calibrations(written[0], written[1], rule, self.job.settings.seed)],
             baseline=self.prompts.baselines.kind,
             frozen=settings.freeze,
+            replaced=self.replaced,
+            fidelity=self._fidelity(),
             positions=("separate" if len(nodes) == 1 else "sum") if positions == "auto" else positions,
             engine=engine(self.prompts.inputs.passes.model),
             seconds_by_part=self.seconds,
@@ -223,9 +258,9 @@ class _Attribution:
         )
 
 
-def _settle(table: tables.Columns, estimate: str) -> None:
-    """The effect of each node, and how it was got."""
-    exact = np.isfinite(table["exact"])
+def _settle(table: tables.Columns, estimate: str, *, measured: bool) -> None:
+    """The effect of each node, and how it was got; where what was measured doesn't count, by the estimate."""
+    exact = np.isfinite(table["exact"]) & measured
     table["effect"] = np.where(exact, table["exact"], table[estimate])
     table["method"] = np.where(exact, "exact", estimate).astype(object)
     table["method"][-1] = ""

@@ -76,8 +76,10 @@ class Prompts:
     def study(self, number: int) -> Study:
         """A prompt, opened; kept while there is room."""
         if number not in self._open:
-            frozen = self.todo.job.settings.attribute.freeze
-            opened = open_study(self.inputs, self.baselines, self.asked[number], number, frozen=frozen)
+            how = self.todo.job.settings.attribute
+            opened = open_study(
+                self.inputs, self.baselines, self.asked[number], number, frozen=how.freeze, replaced=how.replace
+            )
             if opened.nbytes + sum(one.nbytes for one in self._open.values()) > self.runtime.room(_OPEN):
                 self._open.clear()
             self._open[number] = opened

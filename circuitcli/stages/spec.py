@@ -190,6 +190,7 @@ STAGES = Stages(
                 "attribute.budget",
                 "attribute.ig_steps",
                 "attribute.freeze",
+                "attribute.replace",
                 "attribute.positions",
                 "attribute.half",
             ),

@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitcli.core.attribution import gradients, measured
+from circuitcli.core.attribution import gradients, measured, replacement
 from circuitcli.core.attribution.measured import Prompt
 from circuitcli.core.attribution.metric import Metric
 from circuitcli.core.attribution.parts import BOTTOM, Errors, Features, Source, Tokens, edits_of
+from circuitcli.core.attribution.parts import tokens as token_nodes
 from circuitcli.core.model import Fixed, Model
 from circuitcli.core.sites import Site
 from circuitcli.stages.baselines import Baselines
@@ -44,6 +45,7 @@ class Study:
         counts: The positions that have nodes.
         sources: The nodes, site by site: tokens first.
         frozen: Whether attention patterns and norms' scales are held.
+        replaced: Whether what gradients say is of the local replacement model; what is measured is of the real one.
     """
 
     asked: Asked
@@ -52,6 +54,7 @@ class Study:
     counts: Bool[Tensor, " t"]
     sources: list[Source]
     frozen: bool
+    replaced: bool = False
     _gradients: dict[Rule, tuple[dict[Site, Tensor], Tensor]] = field(default_factory=dict)
 
     @cached_property
@@ -71,7 +74,7 @@ class Study:
 
     def held(self, rule: Rule = "atp") -> AbstractContextManager[None]:
         """What is constant on its passes: what is frozen, and what the rule holds."""
-        relp, frozen = rule == "relp", self.frozen
+        relp, frozen = rule == "relp", self.frozen and not self.replaced
         what = Fixed(patterns=frozen, norms=frozen or relp, activations=relp)
         return self.model.fixed(self.prompt.tokens.unsqueeze(0), what)
 
@@ -81,6 +84,10 @@ class Study:
         Raises:
             InputError: One isn't finite, or the model has no such rule.
         """
+        if self.replaced and rule not in self._gradients:
+            self._gradients[rule] = replacement.gradients(
+                self.model, self.prompt.tokens, self.sources, self.prompt.metric
+            )
         if rule not in self._gradients:
             sites = sorted({site for source in self.sources for site in source.rows}, key=lambda site: site.order)
             with self.held(rule):
@@ -147,8 +154,12 @@ class Study:
         }
 
 
-def open_study(inputs: Inputs, baselines: Baselines, asked: Asked, number: int, *, frozen: bool) -> Study:
+def open_study(
+    inputs: Inputs, baselines: Baselines, asked: Asked, number: int, *, frozen: bool, replaced: bool = False
+) -> Study:
     """Run a prompt clean, and find its nodes; each dictionary is loaded once.
+
+    Of a replacement model every token is a node, by its embedding alone.
 
     Raises:
         InputError: A dictionary isn't there, or the baseline can't be had.
@@ -157,13 +168,16 @@ def open_study(inputs: Inputs, baselines: Baselines, asked: Asked, number: int, 
     model = passes.model
     tokens = torch.tensor(asked.ids, device=model.device)
     counts = torch.tensor(asked.counts, device=model.device)
-    metric = None if asked.target is None else Metric(asked.target, asked.against)
-    prompt = measured.read(model, tokens, list(baselines.sites), metric)
+    metric = None if asked.target is None else Metric(asked.target, asked.against, centred=replaced)
+    prompt = measured.read(model, tokens, list(baselines.sites), metric, centred=replaced)
     clean = {site: x[0] for site, x in prompt.run.sites.items()}
     other = baselines.other(asked, number)
     sources: list[Source] = [baselines.bottom(clean, counts, other)]
+    if replaced:
+        embedded = clean[BOTTOM] - model.positions(tokens.unsqueeze(0))
+        sources = [token_nodes(embedded, torch.ones_like(counts))]
     sources += baselines.parts((passes.saes([entry.at])[entry.at] for entry in passes.entries), clean, counts, other)
-    return Study(asked, model, prompt, counts, sources, frozen)
+    return Study(asked, model, prompt, counts, sources, frozen, replaced)
 
 
 def sites_of(inputs: Inputs) -> list[Site]:

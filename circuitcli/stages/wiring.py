@@ -74,7 +74,7 @@ def all_of(
     count = 0
     for number, part in enumerate(chosen):
         study = studies(number)
-        kept, reachable = _Kept(study, part), Reachable(study)
+        kept, reachable = Kept(study, part), Reachable(study)
         for target in (*np.flatnonzero(part[: study.nodes]), study.nodes):
             count += int(reachable(kept.sources, np.asarray([target])).sum())
             if count > _MOST:
@@ -102,7 +102,7 @@ def wire(
         everything: Whether edges that are estimated as next to nothing are kept as well, if there may be such.
     """
     gradient, last = study.gradients(rule)
-    kept = _Kept(study, chosen, everything=everything)
+    kept = Kept(study, chosen, everything=everything)
     with study.held(rule):
         into = Jacobians(study.model, study.prompt.tokens, study.counts, study.sources, _rows(study, chosen))
         for place, source in enumerate(study.sources):
@@ -124,10 +124,13 @@ def _rows(study: Study, chosen: Bool[np.ndarray, " n"]) -> int:
     return max(1, min(_ROWS, _POSITIONS // len(study.prompt), -(-2 * int(chosen.sum()) // parts)))
 
 
-class _Kept:
-    """What is kept of rows of edges."""
+class Kept:
+    """What is kept of rows of edges: those that are more than a share of what goes into their target."""
 
-    def __init__(self, study: Study, chosen: Bool[np.ndarray, " n"], *, everything: bool = False) -> None:
+    def __init__(
+        self, study: Study, chosen: Bool[np.ndarray, " n"], *, everything: bool = False, least: float = _LEAST
+    ) -> None:
+        self._least = least
         self._device = study.counts.device
         tokens = np.arange(study.nodes) < study.starts[1]
         self.sources = np.flatnonzero(chosen[: study.nodes] | tokens)
@@ -142,7 +145,7 @@ class _Kept:
             own = targets[start : start + len(block)]
             total = block.abs().sum(1)
             some = block[:, at]
-            enough = some.abs() > _LEAST * total.unsqueeze(1)
+            enough = some.abs() > self._least * total.unsqueeze(1)
             if self._reachable is not None:
                 enough |= torch.as_tensor(self._reachable(self.sources, own), device=self._device)
             row, column = enough.nonzero(as_tuple=True)

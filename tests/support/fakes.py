@@ -95,7 +95,13 @@ class LinearModel:
         """It has no norms."""
         return NormWeights(torch.ones(D), torch.zeros(D))
 
-    def logits(self, final: Tensor) -> Tensor:
+    def positions(self, tokens: Tensor) -> Tensor:
+        return torch.zeros(tokens.shape[1], D)
+
+    def logits(self, final: Tensor, pos: Tensor | None = None) -> Tensor:
+        return final @ self.u
+
+    def unembedded(self, final: Tensor) -> Tensor:
         return final @ self.u
 
     def _from(

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitcli.core.attribution.gradients import require_finite
+from circuitcli.core.attribution.gradients import backwards
 from circuitcli.core.attribution.parts import Errors, Features, Skip, Source, Tokens
 from circuitcli.core.edits import Change, Edits, in_turn, noting, watching
 from circuitcli.core.model import Model, Pass
@@ -193,10 +193,7 @@ class Jacobians:
         """Edges of all sources into what these rows stand for."""
         cut, uncut = self._cut.after, self._uncut
         inputs = [*cut.values(), *uncut.values()]
-        grads: Sequence[Tensor | None] = [None] * len(inputs)
-        if outputs:
-            grads = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
-            require_finite(grads)
+        grads = backwards(outputs, inputs, cotangents)
         behind, before = _there(cut, grads[: len(cut)]), _there(uncut, grads[len(cut) :])
         found = torch.zeros(self.rows, sum(map(len, self._sources)), device=self._cut.counts.device)
         for source, column in zip(self._sources, found.split([len(s) for s in self._sources], 1), strict=True):

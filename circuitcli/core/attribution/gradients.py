@@ -95,6 +95,19 @@ def _grad(value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return found
 
 
+def backwards(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
+    """Products of cotangents with Jacobians, of a graph that stays; None of inputs that no output depends on.
+
+    Raises:
+        InputError: One isn't finite.
+    """
+    if not outputs:
+        return [None] * len(inputs)
+    found = torch.autograd.grad(outputs, inputs, cotangents, retain_graph=True, allow_unused=True)
+    require_finite(found)
+    return list(found)
+
+
 def require_finite(gradients: Sequence[Tensor | None]) -> None:
     """Refuse infinities and what isn't a number, of those that there are.
 

@@ -42,10 +42,12 @@ class Prompt:
         return len(self.tokens)
 
 
-def read(model: Model, tokens: Int[Tensor, " t"], sites: list[Site], metric: Metric | None) -> Prompt:
+def read(
+    model: Model, tokens: Int[Tensor, " t"], sites: list[Site], metric: Metric | None, *, centred: bool = False
+) -> Prompt:
     """A prompt, run clean, with what editing at some sites, and reading there, needs.
 
-    Without a metric it is the log-probability of the likeliest next token.
+    Without a metric it is the log-probability of the likeliest next token, or, `centred`, its logit.
 
     Raises:
         InputError: The metric is no number.
@@ -54,7 +56,7 @@ def read(model: Model, tokens: Int[Tensor, " t"], sites: list[Site], metric: Met
     run = model.run(tokens.unsqueeze(0), needed, final=True, keep=0)
     assert run.final is not None
     logits = model.logits(run.final[:, -1])
-    asked = metric or Metric(int(logits[0].argmax()))
+    asked = metric or Metric(int(logits[0].argmax()), centred=centred)
     return Prompt(tokens, run, asked, float(_numbers(asked.of(logits))[0]), logits[0])
 
 
