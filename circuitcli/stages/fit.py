@@ -48,10 +48,13 @@ def examine(subject: Subject, saes: Sequence[Dictionary], sample: Sample, *, ful
 
 
 def together(entries: Sequence[SaeEntry]) -> list[list[SaeEntry]]:
-    """Dictionaries that are judged one by one, and those of a cross-layer transcoder, which write the same sites."""
+    """Dictionaries that are judged one by one, and those of a cross-layer transcoder, which write the same sites.
+
+    In the model's order, by the first of each.
+    """
     several = {site for entry in entries if len(entry.facts.writes) > 1 for site in entry.facts.writes}
     across = [entry for entry in entries if entry.facts.elsewhere and several & set(entry.facts.writes)]
-    return [across, *([e] for e in entries if e not in across)] if across else [[e] for e in entries]
+    return [across if entry in across else [entry] for entry in entries if entry not in across[1:]]
 
 
 def read(subject: Subject, judged: Sequence[SaeEntry]) -> list[Dictionary]:

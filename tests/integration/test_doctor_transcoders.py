@@ -16,6 +16,9 @@ from circuitcli.core.sampling import pad, sample_documents, to_sequences
 from circuitcli.core.sites import Site
 from circuitcli.runtime.checkpoint import find
 from circuitcli.runtime.tokenizer import Tokenizer
+from circuitcli.saes import SaeEntry
+from circuitcli.saes._facts import Facts
+from circuitcli.stages import fit
 
 SMALL = ("--num-sequences", "6", "--max-tokens", "64", "--text", demo.TEXT)
 Found = dict[str, tuple[str, str | None]]
@@ -254,3 +257,19 @@ def test_cache_acts_refuses_a_transcoder_that_is_wrong(circuit, tmp_path):
         run = tmp_path / f"run-{source.name}"
         assert circuit("fetch-saes", "--run", run, "--release", folder).code == 0
         circuit("cache-acts", "--run", run, *SMALL).refused(3, says, "circuit doctor")
+
+
+def test_what_is_judged_together_and_in_which_order():
+    """A cross-layer transcoder is whole, wherever SAEs lie between its layers."""
+
+    def entry(site: str, *writes: str) -> SaeEntry:
+        at, there = (tuple(Site(int(n[0]), n[2:]) for n in names) for names in ((site,), writes))
+        return SaeEntry(
+            Facts(at[0], "", 4, 4, "standard", "none", True, None, False, True, False, None, writes=there),
+            provider="local", source="", config=None, revision=None, stated={},
+        )  # fmt: skip
+
+    entries = [entry("0.z"), entry("0.mlp_in", "0.mlp_out", "1.mlp_out"), entry("0.mlp_out"), entry("0.resid_post")]
+    entries += [entry("1.mlp_in", "1.mlp_out"), entry("1.resid_post")]
+    found = [[str(one.at) for one in group] for group in fit.together(entries)]
+    assert found == [["0.z"], ["0.mlp_in", "1.mlp_in"], ["0.mlp_out"], ["0.resid_post"], ["1.resid_post"]]
