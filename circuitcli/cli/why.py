@@ -35,7 +35,7 @@ def show(results: Results, terminal: Terminal) -> None:
     """What a run's attribution says, strongest first."""
     asked = results.attribution
     circuit = answer.build(results, asked, described=False)  # sentences say nothing of single features
-    sentences = (said.question, said.shown, said.calibration, said.fidelity, said.warning)
+    sentences = (said.question, said.shown, said.calibration, said.warning)
     terminal.notes([line for sentence in sentences if (line := sentence(circuit))])
     _strongest(results, terminal)
     _calibration(asked, terminal)

@@ -84,7 +84,8 @@ def calibration(circuit: Circuit) -> str:
         return ""
     if asked.replaced:
         rows = _quality(circuit, "nodes", sorted(_rows(circuit, "nodes")))
-        return f"Effects and edges are those of the replacement model. It predicts ablation in the real one: {rows}."
+        said = f"Effects and edges are those of the replacement model. It predicts ablation in the real one: {rows}."
+        return f"{said} {_fidelity(asked)}".rstrip()
     by, chosen = _estimates(circuit, "nodes"), asked.exact < asked.nodes
     along = _estimates(circuit, "edges")
     if not by and not chosen and not along and circuit.edges:
@@ -103,24 +104,6 @@ def calibration(circuit: Circuit) -> str:
     elif circuit.edges:
         said.append("All edges were measured.")
     return " ".join(said)
-
-
-def fidelity(circuit: Circuit) -> str:
-    """How far a replacement model is from the real one; empty where there is none.
-
-    `Without its errors the replacement model is 0.41 nats (KL) from the real one at the last position, …`
-    """
-    asked = _asked(circuit)
-    if asked is None or asked.fidelity is None:
-        return ""
-    far = asked.fidelity
-    told = ""
-    if far.real is not None and far.replacement is not None:
-        told = f"; cross-entropy {decimal(far.replacement)} in place of {decimal(far.real)} nats"
-    return (
-        f"Without its errors the replacement model is {decimal(far.kl_last)} nats (KL) from the real one at the last "
-        f"position, {decimal(far.kl)} on average, and says the same token at {percent(far.top1)} of positions{told}."
-    )
 
 
 def warning(circuit: Circuit) -> str:
@@ -206,6 +189,20 @@ def _agreement(row: Calibration | None) -> str:
     correlation = "r isn't defined" if r.value is None else f"r = {_rounded(r.value)}{interval}"
     signs = "" if row.sign.value is None else f", signs agree {percent(row.sign.value)}"
     return f"{correlation} with {row.n:,} measured {'one' if row.n == 1 else 'ones'}{signs}"
+
+
+def _fidelity(asked: Question) -> str:
+    """How far a replacement model is from the real one: `Without its errors it is 0.41 nats (KL) from the real one …`."""
+    far = asked.fidelity
+    if far is None:
+        return ""
+    told = ""
+    if far.real is not None and far.replacement is not None:
+        told = f"; cross-entropy {decimal(far.replacement)} in place of {decimal(far.real)} nats"
+    return (
+        f"Without its errors it is {decimal(far.kl_last)} nats (KL) from the real one at the last position, "
+        f"{decimal(far.kl)} on average, and says the same token at {percent(far.top1)} of positions{told}."
+    )
 
 
 def _far(circuit: Circuit) -> str:
