@@ -84,8 +84,8 @@ def calibration(circuit: Circuit) -> str:
         return ""
     if asked.replaced:
         rows = _quality(circuit, "nodes", sorted(_rows(circuit, "nodes")))
-        said = f"Effects and edges are those of the replacement model. It predicts ablation in the real one: {rows}."
-        return f"{said} {_fidelity(asked)}".rstrip()
+        whole = f"Effects and edges are those of the replacement model. It predicts ablation in the real one: {rows}."
+        return f"{whole} {_fidelity(asked)}".rstrip()
     by, chosen = _estimates(circuit, "nodes"), asked.exact < asked.nodes
     along = _estimates(circuit, "edges")
     if not by and not chosen and not along and circuit.edges:
@@ -192,7 +192,7 @@ def _agreement(row: Calibration | None) -> str:
 
 
 def _fidelity(asked: Question) -> str:
-    """How far a replacement model is from the real one: `Without its errors it is 0.41 nats (KL) from the real one …`."""
+    """How far a replacement model is from the real one."""
     far = asked.fidelity
     if far is None:
         return ""
