@@ -14,6 +14,7 @@ from circuitcli.cli.console import Terminal
 from circuitcli.cli.layout import Column
 from circuitcli.cli.tables import PROMOTED, SUPPRESSED, context_text, interval, token_text, tokens_text
 from circuitcli.core.circuit import Context, Edge, Node, TokenEffect
+from circuitcli.core.sites import span
 from circuitcli.core.tokens import ELLIPSIS
 from circuitcli.results.cards import Card
 from circuitcli.results.next_tokens import FollowedToken
@@ -57,6 +58,8 @@ def _facts(found: Card, terminal: Terminal) -> None:
         "KL": NOTHING if node.kl_mean is None else f"{node.kl_mean:.4f}",
         "in the plan": "pinned" if node.pinned and found.planned else "yes" if found.planned else "no",
     }
+    if node.writes:
+        facts = {"writes": span(node.writes)} | facts
     columns: tuple[str | Column, ...] = ("feature", *facts, _LABELS, "Neuronpedia")
     row = (node.id, *facts.values(), short(node.label), node.neuronpedia or NOTHING)
     terminal.table(f"Feature {node.id}", columns, [row])

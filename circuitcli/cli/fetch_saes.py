@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,6 @@ from circuitcli.cli.options import Request
 from circuitcli.cli.session import one_stage
 
 if TYPE_CHECKING:
-    from circuitcli.core.sites import Site
     from circuitcli.stages.stage import Job
 
 HELP = "Find, fetch, check and record SAEs, and fetch the model."
@@ -38,6 +36,7 @@ def show(job: Job, terminal: Terminal) -> None:
     """The SAEs of the run."""
     from circuitcli.cli import cut
     from circuitcli.cli.layout import Column
+    from circuitcli.core.sites import span
     from circuitcli.results.dictionaries import entries_of
 
     entries = entries_of(job.run)
@@ -45,7 +44,7 @@ def show(job: Job, terminal: Terminal) -> None:
     rows = [
         (
             str(e.at),
-            *([_written(e.written)] if elsewhere else []),
+            *([span(e.written)] if elsewhere else []),
             e.facts.architecture,
             e.facts.normalisation,
             str(e.facts.d_in),
@@ -59,11 +58,6 @@ def show(job: Job, terminal: Terminal) -> None:
     sites = ("site", "writes") if elsewhere else ("site",)
     columns = (*sites, "architecture", "normalisation", "d_in", "d_sae", "BOS", "centred", Column("source", cut.path))
     terminal.table("SAEs", columns, rows)
-
-
-def _written(sites: Sequence[Site]) -> str:
-    """3.mlp_out, or the first and the last of several."""
-    return str(sites[0]) if len(sites) == 1 else f"{sites[0]} … {sites[-1]}"
 
 
 def _shortened(source: str) -> str:

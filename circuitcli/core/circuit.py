@@ -17,8 +17,9 @@ from circuitcli.core.evidence.validated import Validation
 from circuitcli.core.metadata import Metadata
 from circuitcli.core.untrusted import Flag, Number, Share, Text, Whole
 
-# Fields of nodes and edges that not every circuit has: those of prompts alone, or of a discovery that was repeated.
-_OF_SOME = ("attribution", "method", "survival")
+# Fields of nodes and edges that not every circuit has: those of prompts alone, of a discovery that was repeated, or of
+# dictionaries that write elsewhere than they read.
+_OF_SOME = ("attribution", "method", "survival", "writes")
 # What became of a node or an edge between two graphs.
 Change = Literal["gained", "lost", "changed"]
 
@@ -77,6 +78,8 @@ class Node:
         change: In the graph of a difference: `gained` or `lost`; else None.
         attribution: What it does in a prompt; None in a circuit of mean effects.
         survival: The share of repeated discoveries in which it comes up; None where none was repeated.
+        writes: The sites that a transcoder's feature writes, in the model's order, such as `4.mlp_out`; it reads
+            `layer.site`. Empty of an SAE's, which writes where it reads.
     """
 
     id: Text
@@ -101,6 +104,7 @@ class Node:
     change: Change | None = None
     attribution: Attribution | None = None
     survival: Share | None = None
+    writes: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ class Circuit:
 
 def told(part: Node | Edge) -> dict[str, Any]:
     """A node or edge as JSON has it; what only some circuits have is left out of others."""
-    return {name: value for name, value in asdict(part).items() if value is not None or name not in _OF_SOME}
+    return {name: value for name, value in asdict(part).items() if value not in (None, ()) or name not in _OF_SOME}
 
 
 def share_drawn(drawn: Sequence[Edge], measured_abs_total: float) -> float:

@@ -17,6 +17,7 @@ from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.evidence.thresholds import CircuitTest
 from circuitcli.core.evidence.validated import Validation
 from circuitcli.core.metadata import SCHEMA_VERSION, Metadata
+from circuitcli.core.sites import parse_written
 from circuitcli.core.untrusted import Mismatch, read
 from circuitcli.errors import InputError
 
@@ -51,6 +52,7 @@ def parse(tree: Any, name: str) -> Circuit:
         raise damaged(name, f"{error.place.removeprefix('circuit.')} {error.wanted}") from None
     circuit = Circuit(found.metadata, found.nodes, found.edges, found.calibration, found.validation, found.test)
     _check_joints(circuit, name)
+    _check_writes(circuit, name)
     _check_attribution(circuit, name)
     return circuit
 
@@ -83,6 +85,18 @@ def _check_attribution(circuit: Circuit, name: str) -> None:
             raise damaged(name, f"{node.id} {'lacks an attribution' if asked else 'has an attribution'}")
         if asked and node.kind not in KINDS:
             raise damaged(name, f"{node.id} is of a kind that isn't known")
+
+
+def _check_writes(circuit: Circuit, name: str) -> None:
+    """What a feature writes are sites, each once and in the model's order, none before the layer that it reads."""
+    for node in circuit.nodes:
+        written = [parse_written(text) for text in node.writes]
+        known = [site for site in written if site is not None and node.layer <= site.layer <= MAX_LAYER]
+        order = [site.order for site in known]
+        if len(known) < len(written) or order != sorted(set(order)):
+            raise damaged(name, f"what {node.id} writes aren't sites behind it, in the model's order")
+        if written and node.kind != "feature":
+            raise damaged(name, f"{node.id} is no feature, and writes")
 
 
 def _check_joints(circuit: Circuit, name: str) -> None:

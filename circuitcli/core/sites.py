@@ -7,7 +7,7 @@ A site is a place in a block, in the order in which the block computes them. `re
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ _NAMED = {"z": "attn.hook_z", "mlp_in": "mlp.hook_in", NEURONS: "mlp.out.hook_in
 _HOOKS = {name: f"hook_{name}" for name in SITES} | _NAMED
 _NAMES = {_HOOKS[name]: name for name in SITES}
 _FEATURE = re.compile(r"^(?P<layer>\d{1,9})(?:\.(?P<site>[a-z_]+)\.|:)(?P<index>\d{1,9})$")
+_WRITTEN = re.compile(r"^(\d{1,9})\.([a-z_]+)\Z")
 _SLICE = re.compile(r"^(?P<start>-?\d{1,9})?:(?P<stop>-?\d{1,9})?$")
 
 
@@ -63,6 +64,11 @@ class FeatureId:
         return (self.site.order, self.index)
 
 
+def span(sites: Sequence[Site] | Sequence[str]) -> str:
+    """Sites in words: `3.mlp_out`, or the first and the last of several."""
+    return str(sites[0]) if len(sites) == 1 else f"{sites[0]} … {sites[-1]}"
+
+
 def is_upstream(up: Site, down: Site, *, parallel: bool) -> bool:
     """Whether an edit at `up` can change `down` at the same position.
 
@@ -88,6 +94,12 @@ def parse_site(text: str) -> str:
     if text not in SITES:
         raise UsageError(f"Unknown site `{text}`.", hint=nearest(text, SITES, what="sites"))
     return text
+
+
+def parse_written(text: str) -> Site | None:
+    """A site by its name, `4.mlp_out`, or None if it is none."""
+    found = _WRITTEN.match(text)
+    return Site(int(found[1]), found[2]) if found and found[2] in SITES else None
 
 
 def parse_hook(hook: str) -> Site | None:

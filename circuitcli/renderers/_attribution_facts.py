@@ -12,7 +12,7 @@ from circuitcli.core.circuit import Circuit
 from circuitcli.core.metadata import MEASURED
 from circuitcli.core.neuronpedia import model_id
 from circuitcli.renderers import _attribution_names as names
-from circuitcli.renderers import _question, _validated
+from circuitcli.renderers import _dictionaries, _question, _validated
 from circuitcli.renderers._attribution_nodes import inert
 
 FEATURES = "./data/features"  # as circuit-tracer's server names <graph_file_dir>/features
@@ -48,20 +48,26 @@ def metadata(circuit: Circuit) -> dict[str, Any]:
 
 _MEANS = (
     "Sparse feature circuit. A link's weight is the mean of clean − ablated activation, in SAE "
-    "units of the target, over contexts where the source fires. Features are of SAEs."
+    "units of the target, over contexts where the source fires. Features are of {noun}."
 )
 
 
 def _described(circuit: Circuit, question: Question | None) -> str:
+    noun = _dictionaries.noun(circuit)
     if question is None:
-        return _MEANS
+        return " ".join(filter(None, (_MEANS.format(noun=noun), _sentence(_dictionaries.next_alone(circuit)))))
+    whose = "an SAE doesn't" if noun == "SAEs" else "they don't"
     metric, unit = question.metric, question.unit
     said = (
         f"Attribution of {metric} = {question.clean:.3f} {unit}. A link's weight is −effect: what the source adds to "
-        f"it through the target alone, as against {question.baseline}, in {unit}. Features are of SAEs; errors are "
-        "what an SAE doesn't reconstruct of its site."
+        f"it through the target alone, as against {question.baseline}, in {unit}. Features are of {noun}; errors are "
+        f"what {whose} reconstruct of {'its' if noun == 'SAEs' else 'a'} site."
     )
     return " ".join(part for part in (said, _question.calibration(circuit), _question.warning(circuit)) if part)
+
+
+def _sentence(said: str) -> str:
+    return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
 def _asked(question: Question) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def _threshold(circuit: Circuit) -> float:
 def _prompt(circuit: Circuit) -> str:
     facts = circuit.metadata
     if not facts.attribution:
-        return f"Feature circuit of {facts.model}, SAEs {facts.release}: means over contexts"
+        return f"Feature circuit of {facts.model}, {_dictionaries.noun(circuit)} {facts.release}: means over contexts"
     more = f" (and {len(facts.prompts) - 1:,} more)" if len(facts.prompts) > 1 else ""
     return (facts.prompts[0] if facts.prompts else "".join(facts.attribution.tokens)) + more
 

@@ -81,11 +81,15 @@ EDGE_OF_PROMPT: dict[str, Callable[[Edge], Cell]] = {"method": lambda edge: edge
 NODE_OF_REPEATS: dict[str, Callable[[Node], Cell]] = {"survival": lambda node: node.survival}
 EDGE_OF_REPEATS: dict[str, Callable[[Edge], Cell]] = {"survival": lambda edge: edge.survival}
 
+# What circuits have with features of transcoders, which read at `layer` and `site`.
+NODE_ELSEWHERE: dict[str, Callable[[Node], Cell]] = {"writes": lambda node: readable(" ".join(node.writes)) or None}
+
 
 def node_rows(circuit: Circuit) -> tuple[list[str], list[Row]]:
     """The names of the columns, and a row of cells by column for each node."""
     columns = NODE | NODE_OF_PROMPT if circuit.metadata.attribution else NODE
     columns = columns | NODE_OF_REPEATS if circuit.metadata.repeats else columns
+    columns = columns | NODE_ELSEWHERE if any(node.writes for node in circuit.nodes) else columns
     return list(columns), [{name: cell(node) for name, cell in columns.items()} for node in circuit.nodes]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.metadata import Metadata
-from circuitcli.renderers import _change, _question, _survival, _validated
+from circuitcli.renderers import _change, _dictionaries, _question, _survival, _validated
 from circuitcli.renderers._html import (
     BLUE_TINT,
     FACTS,
@@ -47,11 +47,12 @@ def title(circuit: Circuit) -> str:
     return f"Feature circuit of {words(circuit.metadata.model)}"
 
 
-def settings(metadata: Metadata) -> str:
-    """One line: the SAEs, how features were ablated and read, on what sample, when and with which version."""
+def settings(circuit: Circuit) -> str:
+    """One line: the dictionaries, how features were ablated and read, on what sample, when and with which version."""
+    metadata, noun = circuit.metadata, _dictionaries.noun(circuit)
     asked = metadata.attribution is not None  # which says itself where, and of how many prompts
     made = [
-        f"SAEs {words(metadata.release)} ({_list(metadata.sites, 'site')}, {_list(metadata.layers, 'layer')})",
+        f"{noun} {words(metadata.release)} ({_list(metadata.sites, 'site')}, {_list(metadata.layers, 'layer')})",
         f"{words(metadata.intervention)}{_strength(metadata.strength)} ablation",
         "" if asked else f"positions {words(metadata.positions)}{_horizon(metadata.horizon)}",
         "" if asked else _sequences(metadata.num_sequences),
@@ -97,9 +98,10 @@ def header(circuit: Circuit, zoom: float) -> str:
     size = round(SIZE * zoom)
     rows = [
         [_line(title(circuit), round(TITLE_SIZE * zoom), bold=True)],
-        [_line(settings(circuit.metadata), size, color=FACTS)],
+        [_line(settings(circuit), size, color=FACTS)],
         *([_line(line, size, color=FACTS)] for line in origin(circuit.metadata)),
         [_line(share(circuit), size, bold=True)],
+        *([_line(line, size, color=FACTS)] for line in (_dictionaries.next_alone(circuit),) if line),
         *([_line(line, size)] for line in (_validated.sentence(circuit),) if line),
         [cell(_legend(circuit, size), align="LEFT")],
         [cell(height=round(8 * zoom))],

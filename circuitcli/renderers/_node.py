@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from circuitcli.core.circuit import Context, Node, TokenEffect
 from circuitcli.core.tokens import visible
-from circuitcli.renderers import _change, _survival
+from circuitcli.renderers import _change, _dictionaries, _survival
 from circuitcli.renderers._html import (
     BLUE_TINT,
     FACTS,
@@ -65,8 +65,10 @@ def box(node: Node, *, numbers: bool = False) -> Box:
     chips = [_chip(effect, numbers=numbers) for effect in (*node.promoted, *node.suppressed)]
     points = sorted(points + GAP for _, points in chips) or [0]
     usual = 2 * points[max(0, len(points) - 3)] if numbers else 0  # two in a row, but for the widest
-    total = max(MIN_WIDTH, before + after, head, called, LEAD + max(points[-1], usual))
+    reads, place = _dictionaries.where(node), {"size": SIZE - 1, "color": FACTS}
+    total = max(MIN_WIDTH, before + after, head, called, width(reads, SIZE - 1), LEAD + max(points[-1], usual))
     rows = [_head(name, facts, total)]
+    rows += [_named(reads, place, total)] if reads else []
     rows += [_named(line, style, total) for line, style in names(node)]
     rows += [_context(line, before, total) for line in contexts]
     rows += _tokens("promotes", node.promoted, RAISES, BLUE_TINT, total, numbers=numbers)
@@ -87,6 +89,7 @@ def facts_in_words(node: Node) -> str:
         f"{node.id}{' (pinned)' if node.pinned else ''}: fires at {percent(node.density)} of positions, "
         f"largest activation {number(node.max_activation)}, ablated at n={node.n}, mean KL {kl}"
         + (f", {_survival.in_words(node.survival)}" if node.survival is not None else "")
+        + (f", {where}" if (where := _dictionaries.where(node)) else "")
     )
 
 

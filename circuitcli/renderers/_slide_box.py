@@ -9,7 +9,7 @@ from typing import NamedTuple
 from circuitcli.core.circuit import Node
 from circuitcli.core.tokens import visible
 from circuitcli.core.words import amount
-from circuitcli.renderers import _change, _survival
+from circuitcli.renderers import _change, _dictionaries, _survival
 from circuitcli.renderers._html import (
     FACTS,
     GROUP,
@@ -103,7 +103,8 @@ def says(part: Part) -> str:
 def in_words(part: Part, unit: str) -> str:
     """All that is known of it on one line, for its tooltip."""
     if part.group is None:
-        return f"{part.id}: {_facts(part.first, unit)}"
+        place = _dictionaries.where(part.first)
+        return f"{part.id}: {_facts(part.first, unit)}{f', {place}' if place else ''}"
     members = "; ".join(f"{node.id} {_effect(node, unit)}" for node in part.members)
     return f"{part.id}: {says(part)} {unit}: {members}"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from circuitcli.core.circuit import Circuit, Edge, Node
 from circuitcli.core.words import amount
-from circuitcli.renderers import _change, _legend, _question, _survival, _validated
+from circuitcli.renderers import _change, _dictionaries, _legend, _question, _survival, _validated
 from circuitcli.renderers._html import FACTS, INK, LOWERS, RAISES, cell, font, table, width, words, wrapped
 from circuitcli.renderers._node import percent
 from circuitcli.renderers._slide_parts import Choice
@@ -106,7 +106,7 @@ def _signs(circuit: Circuit) -> list[Sign]:
         ("blue: replacing it raises that", RAISES),
         (f"numbers: effect in {unit}, ≈ estimated", None),
         ("arrows: effect by way of their target alone", None),
-        ("dotted: error of an SAE", None),
+        ("dotted: error of " + ("an SAE" if _dictionaries.noun(circuit) == "SAEs" else "dictionaries"), None),
         *([(said, None)] if (said := _survival.legend(circuit.metadata)) else []),
     ]
 
@@ -125,7 +125,7 @@ def _made(circuit: Circuit) -> str:
     facts = circuit.metadata
     parts = (
         words(facts.model),
-        f"SAEs {words(facts.release)}",
+        f"{_dictionaries.noun(circuit)} {words(facts.release)}",
         words(facts.created)[:10],
         f"circuit {words(facts.version)}",
     )

@@ -19,7 +19,7 @@ from typing import Any
 
 from circuitcli.core.circuit import Circuit
 from circuitcli.core.tokens import visible
-from circuitcli.renderers import _legend, _prompt_placement, _question, _survival, _validated
+from circuitcli.renderers import _dictionaries, _legend, _prompt_placement, _question, _survival, _validated
 from circuitcli.renderers._html import words
 from circuitcli.renderers._node import running
 from circuitcli.renderers._placement import Placement, placement
@@ -76,12 +76,12 @@ def data(circuit: Circuit) -> dict[str, Any]:
         "columns": placed.columns,
         "axis": placed.axis,
         "title": _legend.title(circuit),
-        "settings": _legend.settings(circuit.metadata),
+        "settings": _legend.settings(circuit),
         "origin": _question.made(circuit)
         or _question.question(circuit)
         or " · ".join(_legend.origin(circuit.metadata)),
         "numbers": with_numbers(circuit),
-        "share": _legend.share(circuit),
+        "share": " · ".join(filter(None, (_legend.share(circuit), _dictionaries.next_alone(circuit)))),
         "changes": _legend.changes(circuit),
         "calibration": _question.calibration(circuit),
         "warning": _question.warning(circuit),
@@ -121,7 +121,8 @@ def _tokens(circuit: Circuit) -> Iterator[str]:
 def _texts(circuit: Circuit) -> Iterator[str]:
     """Names and labels, of which some may hold what a reader can't see."""
     for node in circuit.nodes:
-        yield from (text for text in (node.id, node.kind, node.site, node.label, node.group) if text is not None)
+        named = (node.id, node.kind, node.site, node.label, node.group, *node.writes)
+        yield from (text for text in named if text is not None)
     for edge in circuit.edges:
         yield from (edge.source, edge.target)
         for measurement in edge.older:

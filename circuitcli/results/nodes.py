@@ -43,9 +43,10 @@ def described(reader: Reader, features: Sequence[FeatureId]) -> Iterable[Node]:
     pins = set(reader.pinned)
     statistics = reader.of_features(acts.FEATURES, features)
     contexts = top_contexts(reader, features)
-    sources = {entry.at: entry.facts.neuronpedia for entry in reader.saes}
+    entries = {entry.at: entry for entry in reader.saes}
     for feature in features:
-        source = sources[feature.site]
+        entry = entries[feature.site]
+        source = entry.facts.neuronpedia
         yield Node(
             id=str(feature),
             kind="feature",
@@ -61,6 +62,7 @@ def described(reader: Reader, features: Sequence[FeatureId]) -> Iterable[Node]:
             promoted=(),
             suppressed=(),
             neuronpedia=page(reader.settings.model, source, feature.index) if source else None,
+            writes=tuple(map(str, entry.written)) if entry.facts.elsewhere else (),
         )
 
 

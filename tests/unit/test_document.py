@@ -24,7 +24,11 @@ OLDER = replace(PLAIN.edges[0], older=(Measurement(-0.5, None, None, 3, "sunday"
 FULL = replace(
     PLAIN,
     metadata=replace(METADATA, diff=DiffFacts("a", "b", same=1, untold=0)),
-    nodes=(replace(PLAIN.nodes[0], label="l", group="g", pos=3, neuronpedia="n", change="gained"), *PLAIN.nodes[1:]),
+    nodes=(
+        replace(PLAIN.nodes[0], label="l", group="g", pos=3, neuronpedia="n", change="gained"),
+        replace(PLAIN.nodes[1], writes=("2.mlp_out", "3.mlp_out")),
+        *PLAIN.nodes[2:],
+    ),
     edges=(OLDER, *PLAIN.edges[1:]),
     validation=VALIDATION,
     test=TEST,

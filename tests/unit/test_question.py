@@ -136,8 +136,8 @@ def test_rows_of_single_kinds_of_sites_do_not_count() -> None:
 def test_a_circuit_of_mean_effects_says_none_of_it() -> None:
     said = (_question.question, _question.shown, _question.made, _question.calibration, _question.warning)
     assert [say(PLAIN) for say in said] == [""] * 5
-    assert "positions top · 200 sequences" in _legend.settings(PLAIN.metadata)
-    assert _legend.settings(ASKED.metadata).endswith("zero ablation · 2026-11-23 · circuit 0.1.0")
+    assert "positions top · 200 sequences" in _legend.settings(PLAIN)
+    assert _legend.settings(ASKED).endswith("zero ablation · 2026-11-23 · circuit 0.1.0")
     assert _legend.title(PLAIN) == "Feature circuit of gpt2"
     assert _legend.title(ASKED) == _question.question(ASKED)
     assert _legend.share(ASKED) == _question.shown(ASKED)

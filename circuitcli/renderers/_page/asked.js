@@ -64,10 +64,10 @@ function signOf(value) {
 }
 
 /* All that is known of what a node does in the prompt, a line each. */
-function longEffects({ kind, pos, layer, site, attribution: told, members }) {
+function longEffects({ kind, pos, layer, site, writes, attribution: told, members }) {
   const at = pos === null || pos === undefined ? [] : [`position ${pos}`];
   if (told.token) at.push(ALONE.get(told.token));
-  if (kind === "feature" || kind === "error") at.unshift(`layer ${layer} · ${text(site)}`);
+  if (kind === "feature" || kind === "error") at.unshift(placeOf({ layer, site, writes }));
   if (kind === "error") at.push("error: what the dictionary leaves out");
   if ((told.token_id ?? null) !== null) at.push(`token id ${told.token_id}`);
   const lines = [at.join(" · ")];

@@ -43,6 +43,10 @@ function painted(box, scale) {
   const id = pen.measureText(cut(text(box.id), 60)).width;
   write(pen, facts(box.node), inner, y, { size: 12, color: COLORS.facts, room: Math.max(40, inner - id - 8), align: "right" });
   y += ROW + 2;
+  if (box.node.writes?.length) {
+    write(pen, placeOf(box.node), 0, y, { size: 12, color: COLORS.facts, room: inner });
+    y += ROW;
+  }
   for (const [value, style] of names(box.node)) {
     write(pen, value, 0, y, { ...style, room: inner });
     y += ROW;

@@ -30,7 +30,7 @@ function longFacts(node) {
     return [...longEffects(node), ...survives(node), node.kind === "feature" ? sampled(node) : ""].filter(Boolean);
   }
   const parts = [
-    `layer ${node.layer} · ${text(node.site)}`,
+    placeOf(node),
     `density ${percent(node.density)}`,
     `largest activation ${number(node.max_activation)}`,
     node.kl_mean === null ? "KL not measured" : `KL ${number(node.kl_mean)} nats`,
@@ -39,6 +39,13 @@ function longFacts(node) {
   if (node.pos !== null) parts.push(`position ${node.pos}`);
   if (node.pinned) parts.push("pinned by the run");
   return [[...parts, ...survives(node)].join(" · ")];
+}
+
+/* Where it stands; of a transcoder's feature also where it writes. */
+function placeOf({ layer, site, writes }) {
+  if (!writes?.length) return `layer ${layer} · ${text(site)}`;
+  const written = writes.length > 1 ? `${text(writes[0])} … ${text(writes.at(-1))}` : text(writes[0]);
+  return `reads ${layer}.${text(site)}, writes ${written}`;
 }
 
 /* What a feature is beyond the prompt. */
