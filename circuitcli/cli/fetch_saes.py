@@ -37,6 +37,7 @@ def show(job: Job, terminal: Terminal) -> None:
     from circuitcli.cli import cut
     from circuitcli.cli.layout import Column
     from circuitcli.core.sites import span
+    from circuitcli.core.words import dictionaries
     from circuitcli.results.dictionaries import entries_of
 
     entries = entries_of(job.run)
@@ -44,7 +45,7 @@ def show(job: Job, terminal: Terminal) -> None:
     rows = [
         (
             str(e.at),
-            *([span(e.written)] if elsewhere else []),
+            *([span(e.written), "yes" if e.facts.skip else "no"] if elsewhere else []),
             e.facts.architecture,
             e.facts.normalisation,
             str(e.facts.d_in),
@@ -55,9 +56,10 @@ def show(job: Job, terminal: Terminal) -> None:
         )
         for e in entries
     ]
-    sites = ("site", "writes") if elsewhere else ("site",)
+    sites = ("reads", "writes", "skip") if elsewhere else ("site",)
     columns = (*sites, "architecture", "normalisation", "d_in", "d_sae", "BOS", "centred", Column("source", cut.path))
-    terminal.table("SAEs", columns, rows)
+    called = dictionaries([e.written if e.facts.elsewhere else () for e in entries])
+    terminal.table(f"{called[0].upper()}{called[1:]}", columns, rows)
 
 
 def _shortened(source: str) -> str:

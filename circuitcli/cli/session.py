@@ -106,7 +106,12 @@ def document(job: Job, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         from circuitcli.results.dictionaries import entries_of
 
         tree["layers"] = sorted({int(name.split(".")[0]) for name in tree["saes"]})
-        tree["sources"] = {str(entry.at): entry.source for entry in entries_of(job.run)}
+        entries = entries_of(job.run)
+        tree["sources"] = {str(entry.at): entry.source for entry in entries}
+        elsewhere = [entry for entry in entries if entry.facts.elsewhere]
+        if elsewhere:
+            tree["writes"] = {str(entry.at): [str(site) for site in entry.written] for entry in elsewhere}
+            tree["skip"] = {str(entry.at): entry.facts.skip for entry in elsewhere}
     return tree
 
 

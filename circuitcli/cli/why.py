@@ -17,6 +17,7 @@ from circuitcli.cli.console import Terminal
 from circuitcli.cli.layout import Column
 from circuitcli.core.attributed import Calibration, Measure
 from circuitcli.core.circuit import Context
+from circuitcli.core.sites import Site
 from circuitcli.renderers import _question as said
 from circuitcli.renderers._node import percent
 from circuitcli.results import answer
@@ -47,6 +48,7 @@ def document(results: Results) -> dict[str, Any]:
     asked = results.attribution
     table = asked.pooled.nodes
     size = np.abs(np.nan_to_num(table["effect"]))
+    written = {entry.at: [str(site) for site in entry.written] for entry in results.saes if entry.facts.elsewhere}
     order = [i for i in np.argsort(-size, kind="stable").tolist() if table["kind"][i] != "target"][: 2 * _NODES]
     return {
         "question": asdict(answer.question(asked)),
@@ -57,6 +59,7 @@ def document(results: Results) -> dict[str, Any]:
                 "activation": float(table["activation"][i]),
                 "effect": float(table["effect"][i]),
                 "method": str(table["method"][i]),
+                **_writes(written, table, i),
             }
             for i in order
         ],
@@ -66,6 +69,12 @@ def document(results: Results) -> dict[str, Any]:
             for path in asked.selection.paths(_PATHS)
         ],
     }
+
+
+def _writes(written: Mapping[Site, list[str]], table: Mapping[str, Any], i: int) -> dict[str, list[str]]:
+    """The sites that a transcoder's feature writes; of other nodes nothing."""
+    sites = written.get(Site(int(table["layer"][i]), str(table["site"][i])))
+    return {"writes": sites} if sites and table["kind"][i] == "feature" else {}
 
 
 def _strongest(results: Results, terminal: Terminal) -> None:

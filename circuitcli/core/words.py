@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from circuitcli.core.attributed import Measure
 
@@ -50,3 +50,15 @@ def with_interval(measure: Measure, said: Callable[[float], str] = short) -> str
 def spread(best: int, median: float, worst: int) -> str:
     """Ranks: `1`, or `2 (1–7)`, the median, and the best and worst."""
     return str(best) if best == worst else f"{median:g} ({best}–{worst})"
+
+
+def dictionaries(elsewhere: Sequence[Sequence[object]]) -> str:
+    """What dictionaries are called, by the sites that each writes where it doesn't read; of an SAE there are none.
+
+    `SAEs`, `transcoders`, `cross-layer transcoders`, or `dictionaries` where there are SAEs and others.
+    """
+    if not any(elsewhere):
+        return "SAEs"
+    if not all(elsewhere):
+        return "dictionaries"
+    return "cross-layer transcoders" if any(len(sites) > 1 for sites in elsewhere) else "transcoders"

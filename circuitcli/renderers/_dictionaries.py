@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from circuitcli.core.circuit import Circuit, Node
 from circuitcli.core.sites import span
+from circuitcli.core.words import dictionaries
 from circuitcli.renderers._html import words
 
 
 def noun(circuit: Circuit) -> str:
-    """`SAEs`, `transcoders`, `cross-layer transcoders`, or `dictionaries` where there are SAEs and others."""
-    written = [node.writes for node in circuit.nodes if node.kind == "feature"]
-    if not any(written):
-        return "SAEs"
-    if not all(written):
-        return "dictionaries"
-    return "cross-layer transcoders" if _several(circuit) else "transcoders"
+    """What those are called that have drawn features; see `core.words.dictionaries`."""
+    return dictionaries([node.writes for node in circuit.nodes if node.kind == "feature"])
 
 
 def where(node: Node) -> str:
