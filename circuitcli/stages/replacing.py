@@ -58,6 +58,12 @@ def check(job: Job) -> None:
         )
 
 
+def at_once(length: int, rows: int) -> int:
+    """Rows of one pass back, of a prompt of so many tokens: all passes of so many rows in all are as full."""
+    passes = -(-max(1, rows) // max(1, min(_ROWS, _POSITIONS // length)))
+    return -(-max(1, rows) // passes)
+
+
 def wire(study: Study, most: int, number: int, done: Callable[[int], None]) -> Wired:
     """The edges of a prompt into its most influential features and the target, from these, errors and tokens.
 
@@ -71,8 +77,9 @@ def wire(study: Study, most: int, number: int, done: Callable[[int], None]) -> W
     one = torch.ones(1, device=tokens.device)
     given = targets(model, tokens, [study.prompt.metric], one)
     with model.fixed(tokens.unsqueeze(0), FROZEN):
-        at_once = max(1, min(_ROWS, _POSITIONS // len(tokens)))
-        found = trace(Rows(model, tokens, study.sources, given, at_once), study.sources, one, most, done)
+        able = sum(len(source) for source in study.sources if isinstance(source, Features))
+        rows = Rows(model, tokens, study.sources, given, at_once(len(tokens), min(most, able)))
+        found = trace(rows, study.sources, one, most, done)
     kept = Kept(study, _nodes(study, found.nodes.cpu().numpy()), least=_LEAST)
     gradient, _ = study.gradients("atp")
     weight = torch.cat([source.weight(gradient) for source in study.sources])

@@ -159,14 +159,14 @@ def answer(folder: Path, job: dict[str, Any]) -> None:
     before = peak()
     costs = []
     for number, ids in enumerate(job["prompts"]):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         targets = torch.tensor(job["targets"][number]) if job.get("targets") else None
         graph = attribute(
             torch.tensor(ids), model, attribution_targets=targets, max_feature_nodes=job["most"],
             batch_size=job["batch"],
         )  # fmt: skip
-        seconds = time.perf_counter() - started
-        costs.append({"seconds": seconds, "peak_bytes": peak(), "peak_before_bytes": before})
+        cost = {"seconds": time.perf_counter() - started, "busy": time.process_time() - busy}
+        costs.append(cost | {"peak_bytes": peak(), "peak_before_bytes": before})
         if not job["keep"]:
             continue
         weight = torch.zeros(len(graph.adjacency_matrix))

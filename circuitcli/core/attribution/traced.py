@@ -2,9 +2,9 @@
 
     infl = wÂ + wÂ² + …      Â[d, u] = |A[d, u]| / Σ_u |A[d, u]| of the rows that are known, 0 of all others
 
-First the rows of the targets are known; then again and again the most influential features join, as many as there are
-by then, until there are as many as were asked for. What a feature hands on counts once its row is known, as in
-circuit-tracer (Ameisen et al. 2025).
+First the rows of the targets are known; then again and again the most influential features join, as many as one pass
+back takes or as there are by then, until there are as many as were asked for. What a feature hands on counts once its
+row is known, as in circuit-tracer (Ameisen et al. 2025).
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from torch import Tensor
 
 from circuitcli.core.attribution.parts import Features, Source
 from circuitcli.core.attribution.replacement import Rows
-
-_FIRST = 64  # features that join at first
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,7 @@ def trace(
         if count < len(left) + known:
             influence = _influence(into_targets, weights, nodes[:known], into[:known], rows.starts)
             order = influence[left].argsort(descending=True, stable=True)
-            some = left[order[: min(max(known, _FIRST), count - known)]].sort().values
+            some = left[order[: min(max(known, rows.at_once), count - known)]].sort().values
         left = left[~torch.isin(left, some)]
         for part in rows.of_features(some):
             into[known : known + len(part)] = part
