@@ -124,7 +124,9 @@ def side_by_side(session: nox.Session) -> None:
     """circuit-tracer itself, in a process with libraries of its own, beside our replacement model."""
     theirs = session.create_tmp() + "/theirs"
     session.run("python", "-m", "venv", theirs)
-    session.run(f"{theirs}/bin/pip", "install", "--quiet", "circuit-tracer==0.5.0", external=True)
+    with open(PROVEN, encoding="utf-8") as file:  # the newest torch may come with gigabytes of CUDA
+        [torch] = [line.strip() for line in file if line.startswith("torch==")]
+    session.run(f"{theirs}/bin/pip", "install", "--quiet", "circuit-tracer==0.5.0", torch, external=True)
     session.install(*([] if NEWEST else ["--constraint", PROVEN]), ".[test]")
     there = ENVIRONMENT | {"CIRCUIT_TRACER_PYTHON": f"{theirs}/bin/python"}
     session.run("pytest", "tests/tracer/test_side_by_side.py", *session.posargs, env=there)
