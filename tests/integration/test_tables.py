@@ -127,9 +127,11 @@ def tables(
     other, asked, fewer = tmp_path / "other", tmp_path / "asked", tmp_path / "fewer"
     features = [row[0] for row in tsv(circuit("effects", "--run", run).out) if FEATURE.fullmatch(row[0])][:3]
     pins = [word for name in features for word in ("--pin", name)]
+    steered = ["--steer", f"{features[0]}=3", "--prompt", "the light of the", "--generate", "3"]
     for args in (
         ["run-all", "--run", run],
         ["effects", "--run", run, *(word for name in features for word in ("--feature", name))],
+        ["effects", "--run", run, *steered],
         ["run-all", "--profile", profile, "--run", other, *prompts, *pins],
         ["effects", "--run", other, "--by-position"],
         ["diff", run, other],
@@ -158,7 +160,8 @@ def tables(
         done = circuit(*typed)
         assert done.code == 0, done.err
     circuit("doctor", "--profile", profile)
-    circuit("effects", "--run", other, "--by-position")  # in a pipe it is one table
+    for typed in (["--run", other, "--by-position"], ["--run", run, *steered]):
+        circuit("effects", *typed)  # in a pipe it is one table
     contexts = (Context(("the", " light", " of"), (0.5, 7.0, 0.0), 1, -1, -1),)
     explained = Explained("2026-01-02", ("an explanation",), contexts, (Weight(" a", 1.5),), (Weight(" b", -1.5),))
     cards._explained(Terminal(as_json=False, quiet=False), node("0.resid_post.1"), explained)
