@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from safetensors import safe_open
-
 from circuitcli import demo
-from circuitcli.core.sites import SITES, Site
+from circuitcli.core.sites import Site
 from circuitcli.saes import Offer, SaeEntry, _locate
 from circuitcli.saes._place import File, Located
 
@@ -28,21 +26,34 @@ class Packaged(Located):
 
 @dataclass(frozen=True)
 class Release:
-    """A folder of the package, and the names of sites that are taken of it where nobody says; None: all."""
+    """A folder of the package, and what is told of it unread: what an architecture's activation is takes torch.
+
+    Attributes:
+        name: Of its folder in the package.
+        offer: What is told.
+        taken: The names of sites that are taken where nobody says; None: all.
+    """
 
     name: str
-    sites: tuple[str, ...] | None = None
+    offer: Offer
+    taken: tuple[str, ...] | None = None
 
     def found(self) -> list[Located]:
         """Its dictionaries."""
         return _locate.in_folder(demo.FOLDER / self.name)
 
 
-RELEASES = {
-    "demo": Release(demo.SAES.name, ("resid_post",)),
-    "demo-transcoders": Release(demo.TRANSCODERS.name),
-    "demo-clt": Release(demo.CLT.name),
-}
+def _offer(name: str, sites: tuple[str, ...], width: int, size: int) -> Offer:
+    """In all layers of the embedded model, of which the largest dictionary has so many bytes."""
+    return Offer(name, sites, (width,), layers=(0, 1, 2, 3), bytes_each=size, neuronpedia=None)
+
+
+_ALL = (
+    Release(demo.SAES.name, _offer("demo", ("attn_out", "mlp_out", "resid_post"), 1024, 526_888), ("resid_post",)),
+    Release(demo.TRANSCODERS.name, _offer("demo-transcoders", ("mlp_in",), 1024, 559_728)),
+    Release(demo.CLT.name, _offer("demo-clt", ("mlp_in",), 768, 986_752)),
+)
+RELEASES = {one.offer.name: one for one in _ALL}
 
 
 class Demo:
@@ -53,22 +64,8 @@ class Demo:
         return release in RELEASES
 
     def offers(self) -> list[Offer]:
-        """All three, by the sites that their files say, and the widths of their tensors.
-
-        The files aren't read whole: what an architecture's activation is takes torch to import.
-        """
-        return [self._offer(name, release.found()) for name, release in RELEASES.items()]
-
-    def _offer(self, name: str, found: Sequence[Located]) -> Offer:
-        here = [tuple(file for file in (one.weights, *one.more) if isinstance(file, Path)) for one in found]
-        return Offer(
-            name=name,
-            sites=tuple(name for name in SITES if any(one.site.name == name for one in found)),
-            widths=tuple(sorted({_width(weights) for weights, *_ in here})),
-            layers=tuple(sorted({one.site.layer for one in found})),
-            bytes_each=max(sum(file.stat().st_size for file in files) for files in here),
-            neuronpedia=None,
-        )
+        """All three."""
+        return [release.offer for release in RELEASES.values()]
 
     def sites(self, release: str, revision: str) -> list[Site]:
         """Every dictionary of the release."""
@@ -76,7 +73,7 @@ class Demo:
 
     def default_sites(self, release: str) -> tuple[str, ...] | None:
         """Of the SAEs the residual stream alone."""
-        return RELEASES[release].sites
+        return RELEASES[release].taken
 
     def locate(self, release: str, revision: str, sites: Sequence[Site]) -> list[Located]:
         """In the package."""
@@ -98,14 +95,6 @@ class Demo:
 
 def _here(address: str) -> Path:
     return demo.FOLDER / PurePosixPath(address).relative_to(_PACKAGE)
-
-
-def _width(weights: Path) -> int:
-    """d_sae, which is the length of b_enc."""
-    with safe_open(weights, framework="numpy") as file:
-        [name] = (name for name in file.keys() if name.startswith("b_enc"))  # noqa: SIM118
-        [width] = file.get_slice(name).get_shape()
-        return int(width)
 
 
 plugin = Demo()

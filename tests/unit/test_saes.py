@@ -26,7 +26,7 @@ from circuitcli.core.activations.gated import Gated
 from circuitcli.core.activations.standard import Relu
 from circuitcli.core.activations.topk import TopK
 from circuitcli.core.dictionary import Dictionary
-from circuitcli.core.sites import Site
+from circuitcli.core.sites import SITES, Site
 from circuitcli.demo import measure_transcoders
 from circuitcli.errors import InputError
 from circuitcli.results import dictionaries
@@ -680,3 +680,16 @@ def test_the_demos_transcoders_are_read_as_they_were_trained(release: str, cross
         for mine, theirs in zip(one.decoders, other.decoders, strict=True):
             torch.testing.assert_close(mine.w_dec.float(), theirs.w_dec)
         torch.testing.assert_close(one.constant(x), other.constant(x))
+
+
+@pytest.mark.parametrize("release", ["demo", "demo-transcoders", "demo-clt"])
+def test_what_is_told_of_the_demos_unread_is_what_its_files_say(release: str) -> None:
+    source = plugins.load("saes", "demo")
+    [told] = [offer for offer in source.offers() if offer.name == release]
+    sites = source.sites(release, "main")
+    found = source.locate(release, "main", sites)
+    files = [[file for file in (one.weights, *one.more) if isinstance(file, Path)] for one in found]
+    assert told.sites == tuple(name for name in SITES if any(site.name == name for site in sites))
+    assert told.layers == tuple(sorted({site.layer for site in sites}))
+    assert told.widths == tuple({entry("demo", one, one.files({})).facts.d_sae for one in found})
+    assert told.bytes_each == max(sum(file.stat().st_size for file in some) for some in files)
