@@ -21,12 +21,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
+from transformers.pytorch_utils import Conv1D
 
 from circuitcli.runtime import constants
 from circuitcli.runtime.agreement import TOLERANCE
 from circuitcli.runtime.columns import columns
 
 NAME = "circuit"  # of the function, in configurations
+_VALUES = "values_alone"  # of an attention module: its values, where they alone have gradients
 _EAGER = "eager_attention_forward"  # what each of transformers' files calls its own arithmetic
 
 
@@ -82,7 +84,7 @@ def _attend(
         key, value = keys.attend(layer, key, value)
     held, notes = constants.in_use().patterns, constants.noting().patterns
     if held is not None and isinstance(layer, int):
-        return _by_pattern(held[layer], value)
+        return _by_pattern(held[layer], module.__dict__.pop(_VALUES, value))
     found: tuple[Tensor, Tensor | None] = _own(module)(module, query, key, value, attention_mask, **more)
     if notes is not None and isinstance(layer, int):
         notes[layer] = _pattern(layer, found, value)
@@ -131,6 +133,25 @@ def through_the_door(model: Any) -> None:
             config._attn_implementation = NAME
 
 
+def _values_alone(own: Any) -> Callable[[Any, tuple[Tensor], Tensor], Tensor | None]:
+    """Of GPT-2's one matrix for queries, keys and values: where patterns are held gradients go through values alone.
+
+    The way back through the others would be products with zeros, two thirds of the whole. So what the matrix gives has
+    no gradient then, and `_attend` is handed values that have one.
+    """
+
+    def hook(joint: Any, args: tuple[Tensor], out: Tensor) -> Tensor | None:
+        held = constants.in_use().patterns is not None
+        if not held or not out.requires_grad or isinstance(_using.get(), Behind):  # behind others it isn't all values
+            return None
+        first = 2 * joint.nx
+        values = args[0] @ joint.weight[:, first:] + joint.bias[first:]
+        own.__dict__[_VALUES] = values.view(*values.shape[:-1], own.num_heads, own.head_dim).transpose(1, 2)
+        return out.detach()
+
+    return hook
+
+
 def native(attention: Any) -> None:
     """Let a bridged attention run the model's own module, with its hooks at the input, at z and at the output.
 
@@ -150,4 +171,7 @@ def native(attention: Any) -> None:
         out = own(*args, **kwargs)
         return (attention.hook_out(out[0]), *out[1:]) if isinstance(out, tuple) else attention.hook_out(out)
 
+    joint = getattr(getattr(own, "c_attn", None), "original_component", None)
+    if isinstance(joint, Conv1D) and joint.nf == 3 * joint.nx:
+        joint.register_forward_hook(_values_alone(own))
     object.__setattr__(attention, "forward", forward)  # the bridge passes other assignments on to what it wraps

@@ -81,13 +81,13 @@ class Source:
 
     def effects(self, gradients: Mapping[Site, Float[Tensor, "b t _"]]) -> Float[Tensor, "b n"]:
         """∂/∂x·δ of each node, for each of several gradients; 0 at sites that have none. A position at a time."""
-        rows = next(iter(gradients.values()), None)
-        found = torch.zeros(0 if rows is None else len(rows), len(self), device=self.by.device)
-        for site, gradient in gradients.items():
-            if site in self.rows:
-                for place, part in self._places:
-                    found[:, part] += gradient[:, place] @ self.rows[site][part].T
-        return found * self.by
+        some = next(iter(gradients.values()), None)
+        found = torch.empty(0 if some is None else len(some), len(self), device=self.by.device)
+        here = [(self.rows[site], gradient) for site, gradient in gradients.items() if site in self.rows]
+        for place, part in self._places:
+            products = [gradient[:, place] @ rows[part].T for rows, gradient in here]
+            found[:, part] = sum(products[1:], products[0]) if products else 0.0
+        return found.mul_(self.by)
 
     @cached_property
     def _places(self) -> list[tuple[int, slice]]:
