@@ -106,7 +106,7 @@ def test_in_a_real_kernel(run: Path, monkeypatch: pytest.MonkeyPatch):
     assert [tag for tag, _ in page.elements].count("details") == 3
     assert [tag for tag, _ in checked(named["data"]["text/html"]).elements].count("details") == 1
     assert wrong["ename"] == "UsageError"
-    assert "The run has 0.resid_post" in "\n".join(wrong["traceback"])  # the hint
+    assert "There are 0.resid_post" in "\n".join(wrong["traceback"])  # the hint
 
 
 def test_a_run_as_html(run: Path):
