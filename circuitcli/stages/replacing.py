@@ -21,6 +21,7 @@ from circuitcli.core.attribution.traced import trace
 from circuitcli.core.model import FROZEN
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError, UsageError
+from circuitcli.stages import questions
 from circuitcli.stages.prompts import Prompts
 from circuitcli.stages.stage import Job
 from circuitcli.stages.study import Study
@@ -41,15 +42,17 @@ def check(job: Job) -> None:
     how = job.settings.attribute
     if not how.freeze:
         raise UsageError("--replace needs --freeze: the replacement model is linear.", hint="Add --freeze.")
-    for flag, value, fits in (("--method", how.method, "atp"), ("--baseline", how.baseline, "zero")):
+    baseline = questions.baseline(job, questions.written(job))
+    for flag, value, fits in (("--method", how.method, "atp"), ("--baseline", baseline, "zero")):
         if value not in ("auto", fits):
             raise UsageError(
                 f"--replace doesn't go with {flag} {value}.",
-                hint=f"Leave {flag} out: in the replacement model it is {fits}.",
+                hint=f"In the replacement model it is {fits}: leave {flag} out, and counterfactuals too.",
             )
     layers = set(range(job.subject.checkpoint.shape.n_layers))
     entries = [entry for entry in job.subject.entries if entry.at != entry.written[0]]
-    missing = sorted(layers - {site.layer for entry in entries for site in entry.written if site.name == "mlp_out"})
+    own = [entry.written[0] for entry in entries]  # what others write there as well isn't all of it
+    missing = sorted(layers - {site.layer for site in own if site.name == "mlp_out"})
     if missing:
         some = "no MLP" if len(missing) == len(layers) else f"not for the MLPs of {', '.join(map(str, missing))}"
         raise InputError(

@@ -172,6 +172,14 @@ def forward(
         ("demo-transcoders", ":", ["--replace", "--freeze", "--method", "relp"], 2, ["--method relp", "atp"]),
         ("demo-transcoders", ":", ["--replace", "--freeze", "--baseline", "mean"], 2, ["--baseline mean", "zero"]),
         ("demo-transcoders", "1:3", ["--replace", "--freeze"], 3, ["MLPs of 0, 3", "all its layers"]),
+        ("demo-clt", ":2", ["--replace", "--freeze"], 3, ["MLPs of 2, 3", "all its layers"]),
+        (
+            "demo-transcoders",
+            ":",
+            ["--replace", "--freeze", "--counterfactual", "In the beginning Moses created the"],
+            2,
+            ["--baseline patch", "counterfactuals"],
+        ),
         ("demo", ":", ["--replace", "--freeze"], 3, ["no MLP", "demo-transcoders"]),
     ],
 )
