@@ -16,7 +16,8 @@ from jaxtyping import install_import_hook
 
 # Before anything imports circuitcli. Not the command line: typer passes other types than its annotations say.
 install_import_hook(
-    [f"circuitcli.{part}" for part in ("core", "runtime", "saes", "store", "results", "stages")], "beartype.beartype"
+    [f"circuitcli.{part}" for part in ("core", "runtime", "saes", "store", "results", "executors", "stages")],
+    "beartype.beartype",
 )
 
 from circuitcli.runtime.quiet import hush

@@ -219,9 +219,7 @@ class _Ablations:
                 self.todo.files.update({n: self.job.run.entry(p, tables.rows(p)) for n, p in paths.items()})
 
     def _compute(self, what: str, shards: Sequence[Shard]) -> None:
-        """Compute the shards that don't exist yet."""
-        from circuitcli.stages.task import compute
-
+        """Compute the shards that don't exist yet; each is written as it comes."""
         missing = [
             (shard, self._contexts(shard.site, shard.features))
             for shard in shards
@@ -230,12 +228,14 @@ class _Ablations:
         total = sum(len(found) for _, contexts in missing for found in contexts.values())
         if not missing:
             return
+        tasks = (self._task(shard.site, contexts) for shard, contexts in missing)
+        written = {}
         with self.job.report.track(what, total, "contexts") as done:
-            for shard, contexts in missing:
-                parts = compute(
-                    self._task(shard.site, contexts), self.inputs.sources, done=done, say=self.job.report.say
-                )
-                self.todo.files.update(ablations.write(self.job.run, shard, parts))
+            results = self.job.executor.results(tasks, self.inputs.places, done=done, say=self.job.report.say)
+            for number, parts in results:
+                written[number] = ablations.write(self.job.run, missing[number][0], parts)
+        for number in sorted(written):  # in whatever order they came
+            self.todo.files.update(written[number])
 
     def _task(self, site: Site, contexts: dict[int, Firings]) -> ShardTask:
         self.todo.planned_batch(self.inputs.batch_size)

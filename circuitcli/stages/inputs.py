@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from circuitcli.core.donors import donors
 from circuitcli.core.model import Model
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
+from circuitcli.executors import Places
 from circuitcli.results.dictionaries import entries_of
 from circuitcli.results.next_tokens import on_prompts
 from circuitcli.runtime.device import Runtime
@@ -103,6 +104,13 @@ class Inputs:
     def sources(self) -> Sources:
         """Where it is."""
         return JobSources(self.job)
+
+    @cached_property
+    def places(self) -> Places:
+        """The same for tasks, here and in other processes, which look in the run and beside its model first."""
+        run, model = self.job.run.root, Path(self.job.settings.model)
+        folders = tuple(path.absolute() for path in (run, model) if path.is_dir())
+        return Places(self.sources, partial(Sources, folders, self.job.runtime.device.type))
 
     @property
     def passes(self) -> Passes:

@@ -24,7 +24,7 @@ def of(job: Job, repeat: Repeat) -> Job:
     """The job of a repeat, on its own run; of the run itself with the settings that the others have."""
     run = job.run if repeat.own else Run(job.run.path(f"{STABILITY}/{repeat.name}"), STAGES.folders)
     drawn = cast(Literal["effects", "attribution"], repeat.settings.graph.of)
-    return Job(repeat.settings, Within(job.report), run, stages=STAGES.drawing(drawn))
+    return Job(repeat.settings, Within(job.report), run, stages=STAGES.drawing(drawn), executor=job.executor)
 
 
 def is_done(job: Job, repeat: Repeat) -> bool:

@@ -43,6 +43,11 @@ class Job(Tools):
     verify: bool = False  # whether what is done is read again and compared with its hashes, not only with its sizes
     stages: Stages = STAGES
 
+    @property
+    def threads(self) -> int:
+        """Those of torch in whatever process tasks are computed."""
+        return self.executor.threads or self.runtime.threads
+
     @cached_property
     def subject(self) -> Subject:
         """The model and the SAEs that the run recorded.
@@ -238,7 +243,7 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
         name,
         replace(plan, reopened="")
         if plan
-        else Plan(records.fingerprint(inputs), inputs, 0, job.runtime.threads if spec.needs_model else 1),
+        else Plan(records.fingerprint(inputs), inputs, 0, job.threads if spec.needs_model else 1),
         anew=plan is None,
         known=record.files if plan and record else {},
         reopened=plan.reopened if plan else "",

@@ -7,8 +7,8 @@ are the coordinator's, which may be on another machine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -39,6 +39,10 @@ class Sources(Protocol):
         ...
 
 
+def _uncounted(done: int) -> None:
+    pass
+
+
 @dataclass(frozen=True, eq=False)
 class ShardTask:
     """The ablations of one shard.
@@ -55,45 +59,61 @@ class ShardTask:
     ablations: Ablations
     logits: bool
 
+    def __len__(self) -> int:
+        return len(self.ablations)
 
-def _uncounted(done: int) -> None:
-    pass
+    def compute(
+        self, sources: Sources, *, done: Callable[[int], None] = _uncounted, say: Say = unsaid
+    ) -> dict[str, list[tables.Columns]]:
+        """The tables of the shard, each in parts, by kind: `effects`, `contexts`, and with the next token `logits`, of
+        prompts `next`. What batches give stays on the device until all are done.
 
+        Args:
+            sources: Where its contents are.
+            done: Told how many more ablations are made.
+            say: Told of batches that had to be smaller.
 
-def compute(
-    task: ShardTask, sources: Sources, *, done: Callable[[int], None] = _uncounted, say: Say = unsaid
-) -> dict[str, list[tables.Columns]]:
-    """The tables of a task, each in parts, by kind: `effects`, `contexts`, and with the next token `logits`, of prompts
-    `next`. What batches give stays on the device until all are done.
+        Raises:
+            InputError: Something isn't there, or logits aren't finite.
+            ResourceError: A single ablation doesn't fit into memory.
+        """
+        baseline = sources.baseline(self.contents)
+        sums = None
+        if self.logits:
+            sums = TokenSums(len(self.features), baseline.model.shape.d_vocab, baseline.runtime.device)
+        results: list[tuple[Firings, Ablated]] = []
+        for here, result in self.ablations.made(baseline, sums, say=say):
+            results.append((here, result))
+            done(len(here))
+        shard = _Tables(self)
+        parts: dict[str, list[tables.Columns]] = {
+            "effects": [part for here, result in results for part in effect_columns(self.ablations.site, here, result)],
+            "contexts": [shard.context_rows(here, result) for here, result in results],
+        }
+        if sums is not None:
+            parts["logits"] = list(shard.logit_rows(sums))
+            if self.contents.next_tokens is not None:
+                parts["next"] = [part for here, result in results for part in shard.next_rows(here, result)]
+        return parts
 
-    Args:
-        task: What to compute.
-        sources: Where its contents are.
-        done: Told how many more ablations are made.
-        say: Told of batches that had to be smaller.
+    def halves(self) -> tuple[ShardTask, ...]:
+        """Of its features each half, in batches of half the size; of one feature the same in such batches."""
+        size, count = self.ablations.batch_size, len(self.features)
+        if size == count == 1:
+            return ()
+        cuts = ((0, count // 2), (count // 2, count)) if count > 1 else ((0, count),)
+        return tuple(self._part(start, end, max(1, size // 2)) for start, end in cuts)
 
-    Raises:
-        InputError: Something isn't there, or logits aren't finite.
-        ResourceError: A single ablation doesn't fit into memory.
-    """
-    baseline = sources.baseline(task.contents)
-    sums = None
-    if task.logits:
-        sums = TokenSums(len(task.features), baseline.model.shape.d_vocab, baseline.runtime.device)
-    results: list[tuple[Firings, Ablated]] = []
-    for here, result in task.ablations.made(baseline, sums, say=say):
-        results.append((here, result))
-        done(len(here))
-    shard = _Tables(task)
-    parts: dict[str, list[tables.Columns]] = {
-        "effects": [part for here, result in results for part in effect_columns(task.ablations.site, here, result)],
-        "contexts": [shard.context_rows(here, result) for here, result in results],
-    }
-    if sums is not None:
-        parts["logits"] = list(shard.logit_rows(sums))
-        if task.contents.next_tokens is not None:
-            parts["next"] = [part for here, result in results for part in shard.next_rows(here, result)]
-    return parts
+    def _part(self, start: int, end: int, batch_size: int) -> ShardTask:
+        """Some of its features, by their places."""
+        slot = self.ablations.slot
+        part = self.ablations.where(np.flatnonzero((slot >= start) & (slot < end)))
+        part = replace(part, slot=part.slot - start, batch_size=batch_size)
+        return replace(self, features=self.features[start:end], ablations=part)
+
+    def joined(self, results: Sequence[dict[str, list[tables.Columns]]]) -> dict[str, list[tables.Columns]]:
+        """Its tables: those of its halves, one after the other."""
+        return {kind: [part for parts in results for part in parts[kind]] for kind in results[0]}
 
 
 class _Tables:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuitcli.executors import Executor
+from circuitcli.executors.local import Local
 from circuitcli.runtime.remote import RemoteFile, total
 from circuitcli.settings import Settings, defaults, table, to_dict
 from circuitcli.stages.report import Report
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tools:
-    """Settings, a report, and what is made by them when it is first needed."""
+    """Settings, a report, where tasks are computed, and what is made by them when it is first needed."""
 
     settings: Settings
     report: Report
+    executor: Executor = field(default_factory=Local, kw_only=True)
 
     @cached_property
     def runtime(self) -> Runtime:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from support.commands import Result, environment
 
 from circuitcli.errors import InputError
 from circuitcli.runtime import shapes
-from circuitcli.stages import ablate, cache_acts, estimate, fetch_saes, task
+from circuitcli.stages import ablate, cache_acts, estimate, fetch_saes
 from circuitcli.stages.assembly import Ablations
 from circuitcli.stages.sources import Sources
 from circuitcli.stages.spec import STAGES
-from circuitcli.stages.task import ShardTask, compute
+from circuitcli.stages.task import ShardTask
 from circuitcli.store import ablations
 from circuitcli.store.run import Run
 
@@ -53,13 +53,14 @@ def elsewhere(
     model, saes = (shutil.copytree(path, root / path.name) for path in (tiny_model, tiny_saes))
     job = start(root / "run", {**CASES[request.param], "model": str(model), "saes": {"release": str(saes)}})
     found: list[ShardTask] = []
+    compute = ShardTask.compute
 
     def noted(one: ShardTask, *args: Any, **more: Any) -> Any:
         found.append(one)
         return compute(one, *args, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task, "compute", noted)
+        patch.setattr(ShardTask, "compute", noted)
         for stage in (fetch_saes, cache_acts, ablate):
             stage.run(job)
     shutil.copytree(model, moved / "deep" / "one")
@@ -120,22 +121,56 @@ def test_a_task_holds_plain_values_of_its_shard_alone(elsewhere: Elsewhere) -> N
 def test_what_isnt_here_is_named(elsewhere: Elsewhere, tmp_path: Path) -> None:
     one = elsewhere.tasks[0]
     with pytest.raises(InputError, match=r"The model .*/model isn't here"):
-        compute(one, Sources([tmp_path], "cpu"))
+        one.compute(Sources([tmp_path], "cpu"))
     shutil.copytree(elsewhere.moved / "deep" / "one", tmp_path / "model")
     with pytest.raises(InputError, match=r"acts/tokens.safetensors isn't here"):
-        compute(one, Sources([tmp_path], "cpu"))
+        one.compute(Sources([tmp_path], "cpu"))
     shutil.copytree(elsewhere.moved / "acts", tmp_path / "acts")
     with pytest.raises(InputError, match=rf"The SAE at {one.ablations.site}, .* isn't here"):
-        compute(one, Sources([tmp_path], "cpu"))
+        one.compute(Sources([tmp_path], "cpu"))
     shutil.copytree(elsewhere.moved / "deep" / "other", tmp_path / "saes")
-    compute(one, Sources([tmp_path], "cpu"))
+    one.compute(Sources([tmp_path], "cpu"))
     # Another file under a name that fits is not what was recorded.
     [path] = (tmp_path / "saes").glob(f"{one.ablations.site}/sae_weights.safetensors")
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(InputError, match=rf"The SAE at {one.ablations.site}, .* isn't here"):
-        compute(one, Sources([tmp_path], "cpu"))
+        one.compute(Sources([tmp_path], "cpu"))
+
+
+def test_halves_give_together_what_the_whole_gives(elsewhere: Elsewhere) -> None:
+    """In other batches, so within law 4; each half of the features, and of one feature half the batch."""
+    whole = max(elsewhere.tasks, key=lambda one: len(one.features))
+    sources = Sources([elsewhere.moved], "cpu")
+    halves = whole.halves()
+    assert [one.ablations.batch_size for one in halves] == [whole.ablations.batch_size // 2] * 2
+    assert sum((one.features for one in halves), ()) == whole.features
+    assert len(halves[0]) + len(halves[1]) == len(whole)
+    wanted, found = whole.compute(sources), whole.joined([one.compute(sources) for one in halves])
+    for kind, parts in wanted.items():
+        one, other = (ordered(kind, some) for some in (parts, found[kind]))
+        for name, column in one.items():
+            np.testing.assert_allclose(other[name], column, rtol=0, atol=1e-5, err_msg=f"{kind}: {name}")
+    single = halves[0]
+    while len(single.features) > 1:
+        single = single.halves()[0]
+    [same] = replace(single, ablations=replace(single.ablations, batch_size=5)).halves()
+    assert (same.features, same.ablations.batch_size, len(same)) == (single.features, 2, len(single))
+    [least] = replace(single, ablations=replace(single.ablations, batch_size=2)).halves()
+    assert least.halves() == ()
+
+
+def ordered(kind: str, parts: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The columns of a table that are numbers, its rows by what they are of."""
+    count = [len(next(c for c in part.values() if isinstance(c, np.ndarray))) for part in parts]
+    whole = {
+        name: np.concatenate([np.broadcast_to(part[name], n) for part, n in zip(parts, count, strict=True)])
+        for name in parts[0]
+    }
+    keys = [name for name in whole if np.asarray(whole[name]).dtype.kind in "iuU"]
+    order = np.lexsort([whole[name] for name in keys])
+    return {name: column[order] for name, column in whole.items() if column.dtype.kind in "iuf"}
 
 
 @pytest.mark.parametrize("who", ["ablate", "estimate", "bench"])

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from circuitcli.stages.sources import Sources
-from circuitcli.stages.task import compute
 from circuitcli.store import tables
 
 
@@ -13,7 +12,7 @@ def main(tasks: str, out: str, *folders: str) -> None:
     """Compute the tasks in a folder, and write the tables of each as a run does, in a folder of its name."""
     sources = Sources([Path(folder) for folder in folders], "cpu")
     for path in sorted(Path(tasks).iterdir()):
-        for kind, parts in compute(pickle.loads(path.read_bytes()), sources).items():
+        for kind, parts in pickle.loads(path.read_bytes()).compute(sources).items():
             tables.write(Path(out) / path.name / f"{kind}.parquet", f"ablations/{kind}", parts)
 
 

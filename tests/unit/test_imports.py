@@ -55,6 +55,10 @@ BREAKS = {
         "stages/task.py",
         "from circuitcli.stages import report",
     ),
+    "An executor knows no stage, no run and no model": (
+        "executors/local.py",
+        "from circuitcli.store import tables",
+    ),
     "A stage imports no other": ("stages/effects.py", "from circuitcli.stages import ablate"),
     "Only these read the demo": ("renderers/csv.py", "from circuitcli import demo"),
     "One door to TransformerLens": ("runtime/head.py", "import transformer_lens"),

@@ -19,6 +19,7 @@ PLUG_POINTS = {
     "texts": {"demo", "prompt", "file", "dataset"},
     "interventions": {"zero", "mean", "resample", "steer"},
     "renderers": {"html", "svg", "png", "dot", "json"},
+    "executors": {"local"},
 }
 
 
