@@ -52,5 +52,5 @@ def test_time_and_memory(length: int, most: int, files: Path, tmp_path: Path) ->
     for name, one in (("ours", ours), ("theirs", theirs)):
         gib = one["peak_bytes"] / 2**30
         print(f"{length} tokens, {most} nodes, {name}: {one['seconds']:.1f} s ({one['busy']:.1f} busy), {gib:.2f} GiB")
-    assert ours["seconds"] < theirs["seconds"]
+    assert 3 * ours["seconds"] <= theirs["seconds"]
     assert ours["peak_bytes"] <= theirs["peak_bytes"] / 2
