@@ -20,7 +20,7 @@ EXAMPLES = """\
 circuit fetch-saes --list
 circuit fetch-saes --run my-run --model gpt2 --layers 4:6"""
 MORE: dict[str, tuple[Any, Any]] = {
-    "listing": (Annotated[bool, typer.Option("--list", help="Show the releases of SAEs that are known.")], False)
+    "listing": (Annotated[bool, typer.Option("--list", help="Show the releases of SAEs and transcoders that are known.")], False)
 }
 
 
@@ -88,7 +88,7 @@ def _list(terminal: Terminal) -> None:
     ]
     sites, width = Column("sites", cut.items), Column("width", cut.items)
     columns = ("release", sites, width, "layers", "size of one", Column("Neuronpedia", spared=True))
-    terminal.table("Releases of SAEs", columns, rows)
+    terminal.table("Releases of SAEs and transcoders", columns, rows)
     terminal.document({"releases": [asdict(offer) for offer in offers]})
 
 

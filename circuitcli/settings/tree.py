@@ -93,8 +93,8 @@ class Saes:
         str,
         Flag(
             "--release",
-            "A release of SAEs: a name that `fetch-saes --list` shows, a folder with SAELens folders in it, or "
-            "hf://owner/repo/path.",
+            "A release of SAEs or transcoders: a name that `fetch-saes --list` shows, a folder with their files in it, "
+            "or hf://owner/repo/path.",
             "NAME|DIR|hf://…",
         ),
     ] = "demo"
