@@ -20,7 +20,10 @@ EXAMPLES = """\
 circuit fetch-saes --list
 circuit fetch-saes --run my-run --model gpt2 --layers 4:6"""
 MORE: dict[str, tuple[Any, Any]] = {
-    "listing": (Annotated[bool, typer.Option("--list", help="Show the releases of SAEs and transcoders that are known.")], False)
+    "listing": (
+        Annotated[bool, typer.Option("--list", help="Show the known releases of SAEs and transcoders.")],
+        False,
+    )
 }
 
 

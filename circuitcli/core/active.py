@@ -23,6 +23,11 @@ class Active:
     value: Float[Tensor, " m"]
     d_sae: int
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that they take."""
+        return self.place.nbytes + self.feature.nbytes + self.value.nbytes
+
     @cached_property
     def _keys(self) -> Int[Tensor, " m"]:
         return self.place * self.d_sae + self.feature

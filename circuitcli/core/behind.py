@@ -13,8 +13,8 @@ from circuitcli.core.model import NormWeights
 
 def behind(sae: Dictionary, norm: NormWeights) -> Dictionary:
     """The transcoder that makes of x what this one makes of g·x + b; it subtracts nothing from its input."""
-    gain, bias = (part.to(sae.w_enc.device) for part in norm)
-    found = replace(sae, w_enc=gain.unsqueeze(1) * sae.w_enc, b_enc=sae.b_enc + bias @ sae.w_enc)
+    gain, bias = (part.to(sae.b_enc.device) for part in norm)
+    found = replace(sae, w_enc=gain.unsqueeze(1) * sae.encoder, b_enc=sae.b_enc + bias @ sae.encoder)
     if sae.w_skip is None:
         return found
     return replace(found, w_skip=sae.w_skip * gain, b_dec=sae.b_dec + sae.w_skip @ bias)

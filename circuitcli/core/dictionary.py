@@ -25,10 +25,10 @@ from torch.nn.functional import embedding_bag
 from circuitcli.core.activations import Activation
 from circuitcli.core.active import Active
 from circuitcli.core.frame import PLAIN, Frame
+from circuitcli.core.matrix import Matrix, moved, rows, whole
 from circuitcli.core.sites import Site
 
 _DENSE_BYTES = 2**26  # of the encodings that are held at once where only the active ones are wanted
-_TENSORS = ("w_enc", "b_enc", "b_dec")
 
 
 class Decoder(NamedTuple):
@@ -36,26 +36,36 @@ class Decoder(NamedTuple):
 
     Attributes:
         site: Where.
-        w_dec: A row each, of floats of any width: rows are made float32 as they are asked for.
+        w_dec: [d_sae, d_out], of floats of any width, maybe left in a file; rows are float32 as they are given.
     """
 
     site: Site
-    w_dec: Float[Tensor, "d_sae d_out"]
+    w_dec: Matrix
+
+    @property
+    def width(self) -> int:
+        """D_out."""
+        return self.w_dec.shape[1]
 
     def rows(self, feature: Int[Tensor, "*n"]) -> Float[Tensor, "*n d_out"]:
-        """W_dec[feature], where `feature` is. No other row is read, so that the rest may stay in a mapped file."""
-        return self.w_dec[feature.to(self.w_dec.device)].to(feature.device, torch.float32)
+        """W_dec[feature], where `feature` is. No other row is read."""
+        return rows(self.w_dec, feature)
+
+    def whole(self) -> Float[Tensor, "d_sae d_out"]:
+        """W_dec in float32."""
+        return whole(self.w_dec)
 
     def summed(
         self, place: Int[Tensor, " m"], feature: Int[Tensor, " m"], value: Float[Tensor, " m"], places: int
     ) -> Float[Tensor, "n d_out"]:
         """Σ value · W_dec[feature] at each of so many places, which ascend; by the rows of these features alone."""
-        if self.w_dec.dtype == torch.float32 and self.w_dec.device == value.device:
+        w_dec = self.w_dec
+        if isinstance(w_dec, Tensor) and w_dec.dtype == torch.float32 and w_dec.device == value.device:
             before = place.bincount(minlength=places)
             first = before.cumsum(0) - before
-            return embedding_bag(feature, self.w_dec, first, mode="sum", per_sample_weights=value)
-        found = torch.zeros(places, self.w_dec.shape[1], device=value.device)
-        size = max(1, _DENSE_BYTES // (4 * self.w_dec.shape[1]))
+            return embedding_bag(feature, w_dec, first, mode="sum", per_sample_weights=value)
+        found = torch.zeros(places, self.width, device=value.device)
+        size = max(1, _DENSE_BYTES // (4 * self.width))
         for part in torch.arange(len(place), device=place.device).split(size):
             found.index_add_(0, place[part], value[part].unsqueeze(1) * self.rows(feature[part]))
         return found
@@ -70,7 +80,8 @@ class Dictionary:
         writes: The first site that it reconstructs, where it has a bias: of a cross-layer transcoder that of its layer.
         activation: What it makes of its pre-activations, with the tensors of its own that this takes.
         w_enc, b_enc, w_dec, b_dec: Weights, float32. b_enc is 0 where the activation has biases of its own. W_dec is
-            what features write at `writes`; it may have other floats, see `Decoder`.
+            what features write at `writes`; it may have other floats, see `Decoder`. W_enc [d_in, d_sae] and W_dec
+            [d_sae, d_out] may be left in their files.
         apply_b_dec_to_input: Whether b_dec is subtracted before encoding.
         frame: How it sees activations; of one that writes where it reads, also how what it says is put back.
         w_skip: Of a transcoder: what is added to its reconstruction of what it reads, x W_skipᵀ; None: nothing.
@@ -82,9 +93,9 @@ class Dictionary:
     reads: Site
     writes: Site
     activation: Activation
-    w_enc: Float[Tensor, "d_in d_sae"]
+    w_enc: Matrix
     b_enc: Float[Tensor, " d_sae"]
-    w_dec: Float[Tensor, "d_sae d_out"]
+    w_dec: Matrix
     b_dec: Float[Tensor, " d_out"]
     apply_b_dec_to_input: bool = True
     frame: Frame = PLAIN
@@ -106,6 +117,11 @@ class Dictionary:
     def d_sae(self) -> int:
         """Number of its features."""
         return self.w_enc.shape[1]
+
+    @property
+    def encoder(self) -> Float[Tensor, "d_in d_sae"]:
+        """W_enc."""
+        return whole(self.w_enc)
 
     @property
     def elsewhere(self) -> bool:
@@ -133,22 +149,27 @@ class Dictionary:
 
     def to(self, device: torch.device, *, decoder: bool = True) -> Dictionary:
         """The same on another device; without its decoders where only some of their rows will be asked for."""
-        moved = {name: getattr(self, name).to(device) for name in _TENSORS}
-        if self.w_skip is not None:
-            moved["w_skip"] = self.w_skip.to(device)
-        further = self.further
+        further, w_dec = self.further, self.w_dec
         if decoder:
-            moved["w_dec"] = self.w_dec.to(device)
-            further = tuple(one._replace(w_dec=one.w_dec.to(device)) for one in further)
+            w_dec = moved(w_dec, device)
+            further = tuple(one._replace(w_dec=moved(one.w_dec, device)) for one in further)
         return replace(
-            self, activation=self.activation.to(device), frame=self.frame.to(device), further=further, **moved
+            self,
+            activation=self.activation.to(device),
+            w_enc=moved(self.w_enc, device),
+            b_enc=self.b_enc.to(device),
+            w_dec=w_dec,
+            b_dec=self.b_dec.to(device),
+            frame=self.frame.to(device),
+            w_skip=None if self.w_skip is None else self.w_skip.to(device),
+            further=further,
         )
 
     def pre_activations(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
         """The pre-activations h + b_enc, to which the activation is applied."""
         seen = self.frame.seen(x)
         seen = seen - self.b_dec if self.apply_b_dec_to_input else seen
-        return torch.matmul(seen, self.w_enc).add_(self.b_enc)
+        return torch.matmul(seen, self.encoder).add_(self.b_enc)
 
     def encode(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_sae"]:
         """Activations of all features, ≥ 0."""
@@ -182,7 +203,7 @@ class Dictionary:
             x: What it reads.
             y: What it reconstructs, which gives the frame that is put back; x, if it writes where it reads.
         """
-        return self.lands.put_back(a @ self.w_dec.float() + self.constant(x), x if y is None else y)
+        return self.lands.put_back(a @ whole(self.w_dec) + self.constant(x), x if y is None else y)
 
     def constant(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "... d_out"]:
         """What it says at `writes` beside its features: b_dec + x W_skipᵀ, of x as it sees it but not normalised."""

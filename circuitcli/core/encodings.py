@@ -23,6 +23,8 @@ from circuitcli.core.sites import Site
 BLOCK = 256
 # Where more than one feature in so many fires the whole decoder is multiplied with, which then takes less time.
 _FEW = 16
+# What fires is kept up to so many bytes; what was kept first goes first, and is encoded again where it's asked for.
+_KEPT_BYTES = 2**29
 
 
 class Encoded(NamedTuple):
@@ -42,6 +44,7 @@ class Encodings:
         self._sequences = sequences
         self._found: dict[tuple[Variant, int], Encoded] = {}
         self._fires: dict[Hashable, Active] = {}
+        self._kept = 0  # bytes
         self._skips: dict[Variant, Sequence[Float[Tensor, "_ _"]]] = {}
 
     def of(self, variant: Variant, i: int) -> Encoded:
@@ -82,8 +85,14 @@ class Encodings:
             if fires is None:
                 fires = read.active(x[rows])
                 if _sparse(fires, rows):
-                    self._fires[key] = fires
+                    self._keep(key, fires)
             yield rows, fires
+
+    def _keep(self, key: Hashable, fires: Active) -> None:
+        self._fires[key] = fires
+        self._kept += fires.nbytes
+        while self._kept > _KEPT_BYTES:
+            self._kept -= self._fires.pop(next(iter(self._fires))).nbytes
 
     def _fitted(self, variant: Variant, i: int) -> Encoded:
         """What the variant that lacks a skip connection made of it, and one that is fitted to that."""
@@ -116,4 +125,4 @@ def _said(decoder: Decoder, fires: Active, rows: slice) -> Float[Tensor, "n d"]:
         return decoder.summed(fires.place, fires.feature, fires.value, count)
     a = torch.zeros(count, fires.d_sae, device=fires.value.device)
     a[fires.place, fires.feature] = fires.value
-    return a @ decoder.w_dec.to(a.device, torch.float32)
+    return a @ decoder.whole().to(a.device)

@@ -64,7 +64,7 @@ class Examiner:
         self._model = model
         self._saes = saes
         self._normalized = normalized
-        self._offsets = {s.reads: model.z_offset(s.reads.layer).to(s.w_enc.device) for s in saes}
+        self._offsets = {s.reads: model.z_offset(s.reads.layer).to(s.b_enc.device) for s in saes}
         self._norms: dict[int, NormWeights | None] = {}
         self._l0: dict[Site, float] = {}
         self._bos = None if bos is None else text.bos

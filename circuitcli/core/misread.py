@@ -96,7 +96,7 @@ def b_dec(sign: int) -> Make:
         if not sae.elsewhere or sae.apply_b_dec_to_input or sae.d_in != len(sae.b_dec) or not sae.b_dec.any():
             return None
         filed = as_filed(sae, around)
-        return replace(sae, b_enc=sae.b_enc + sign * filed.b_dec @ filed.w_enc)
+        return replace(sae, b_enc=sae.b_enc + sign * filed.b_dec @ filed.encoder)
 
     return make
 
@@ -126,7 +126,7 @@ def encoder_transposed(sae: Dictionary, around: Surroundings) -> Dictionary | No
     if not sae.elsewhere or sae.d_in != sae.d_sae:
         return None
     filed = as_filed(sae, around)
-    turned = replace(filed, w_enc=filed.w_enc.T)
+    turned = replace(filed, w_enc=filed.encoder.T)
     return _without_gain(turned, around) if around.normalized else turned
 
 
@@ -134,8 +134,9 @@ def decoder_transposed(sae: Dictionary, around: Surroundings) -> Dictionary | No
     """W_decᵀ in place of W_dec, wherever it writes."""
     if not sae.elsewhere or len(sae.b_dec) != sae.d_sae:
         return None
-    further = tuple(one._replace(w_dec=one.w_dec.T) for one in sae.further)
-    return replace(sae, w_dec=sae.w_dec.T, further=further)
+    w_dec, *more = (one.whole().T for one in sae.decoders)
+    further = tuple(one._replace(w_dec=turned) for one, turned in zip(sae.further, more, strict=True))
+    return replace(sae, w_dec=w_dec, further=further)
 
 
 def both_transposed(sae: Dictionary, around: Surroundings) -> Dictionary | None:

@@ -58,7 +58,7 @@ def ablate_one(
     a = sae.encode(x[0])[:, feature, None]
     deltas = {}
     for decoder in sae.decoders:
-        change = sae.lands.step((replacement - a) * decoder.w_dec[feature].float(), x[0])
+        change = sae.lands.step((replacement - a) * decoder.whole()[feature], x[0])
         deltas[decoder.site] = torch.zeros(1, *change.shape, device=x.device)
         deltas[decoder.site][0, places] = change[places]
     ablated = model.run(tokens, downstream, final=True, edits=adding_all(deltas))

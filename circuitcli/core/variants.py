@@ -105,7 +105,7 @@ def _added(sae: Dictionary, around: Surroundings) -> Dictionary | None:
     """(x + b_dec) W_enc in place of (x − b_dec) W_enc: every projection is larger by 2 b_dec W_enc."""
     if not (sae.apply_b_dec_to_input and sae.b_dec.any()):
         return None
-    return replace(sae, b_enc=sae.b_enc + 2 * sae.b_dec @ sae.w_enc)
+    return replace(sae, b_enc=sae.b_enc + 2 * sae.b_dec @ sae.encoder)
 
 
 def _negated(sae: Dictionary, around: Surroundings) -> Dictionary | None:

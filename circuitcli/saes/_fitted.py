@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from circuitcli.core.behind import behind, inverse
 from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.matrix import whole
 from circuitcli.core.model import NormWeights
 from circuitcli.errors import InputError
 
@@ -37,7 +38,7 @@ def with_norm(loaded: Dictionary, norm: NormWeights) -> Dictionary:
     made = replace(behind(loaded, inverse(norm)), apply_b_dec_to_input=False)
     if loaded.elsewhere:
         return made
-    gain, bias = (part.to(loaded.w_dec.device) for part in norm)
-    subtracted = loaded.b_dec @ loaded.w_enc if loaded.apply_b_dec_to_input else 0
-    w_dec, b_dec = loaded.w_dec * gain, loaded.b_dec * gain + bias
+    gain, bias = (part.to(loaded.b_dec.device) for part in norm)
+    subtracted = loaded.b_dec @ loaded.encoder if loaded.apply_b_dec_to_input else 0
+    w_dec, b_dec = whole(loaded.w_dec) * gain, loaded.b_dec * gain + bias
     return replace(made, b_enc=made.b_enc - subtracted, w_dec=w_dec, b_dec=b_dec)

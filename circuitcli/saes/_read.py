@@ -17,6 +17,7 @@ from circuitcli import plugins
 from circuitcli.core.activations import Activation, tensors
 from circuitcli.core.dictionary import Decoder, Dictionary
 from circuitcli.core.frame import Frame, Normalisation, centrable
+from circuitcli.core.matrix import Matrix, Stored, whole
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.saes import _weights
@@ -164,12 +165,31 @@ def _read(files: Files, norms_subtract_mean: bool, *, thorough: bool) -> tuple[S
     layout: Layout = plugins.load(LAYOUTS, files.layout)
     held = layout.read(files)
     spec = _stated(held.spec, files.stated)
-    weights = _weights.checked(held.weights, spec, held.where, finite=thorough and not held.stored)
+    finite = thorough and not held.stored
+    weights = _weights.checked(held.weights, spec, held.where, finite=finite, lying=held.lies)
     if thorough:
         _refuse_negative(weights, spec, held.where)
         for path, names in held.stored.items():
             _weights.refuse_infinite(path, names)
-    return spec, _made(spec, weights, files.stated, norms_subtract_mean, held.where), held.where
+    made = _made(spec, weights, files.stated, norms_subtract_mean, held.where)
+    return spec, _lying(made, weights, spec, held.lies), held.where
+
+
+def _lying(made: Dictionary, checked: Mapping[str, Tensor], spec: Spec, lies: Mapping[str, Stored]) -> Dictionary:
+    """The dictionary with those matrices left in their files into which nothing was folded."""
+
+    def there(key: str, matrix: Matrix) -> Matrix:
+        found = lies.get(spec.named(key).name)
+        if found is None:
+            return matrix
+        return found if matrix is checked[key] else whole(matrix).contiguous()
+
+    return replace(
+        made,
+        w_enc=there("W_enc", made.w_enc),
+        w_dec=there("W_dec", made.w_dec),
+        further=tuple(one._replace(w_dec=there(decoder(one.site), one.w_dec)) for one in made.further),
+    )
 
 
 def _refuse_negative(weights: Mapping[str, Tensor], spec: Spec, where: str) -> None:

@@ -28,11 +28,10 @@ from torch import Tensor
 from circuitcli.errors import InputError
 from circuitcli.runtime.foreign import ordinary, shown, why
 from circuitcli.saes._spec import SHIFT, Spec, decoder
+from circuitcli.saes._stored import DTYPES
 
 _SCALING = ("scaling_factor", "finetuning_scaling_factor")  # in files, and as SAELens's loader renames it
 # Numbers of fewer bits stand for others by scales that no SAE's file has a place for.
-_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_STORED = dict(zip(("F64", "F32", "F16", "BF16"), _DTYPES, strict=True))  # by safetensors' names
 _PART = 1 << 26  # bytes
 _SHOWN = 5
 _SMALLEST_NORM = 1e-8  # SAELens's
@@ -63,8 +62,12 @@ def _arrays(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} can't be read: {why(error)}.", hint="Get it again.") from None
 
 
-def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bool) -> dict[str, Tensor]:
+def checked(
+    weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bool, lying: Collection[str] = ()
+) -> dict[str, Tensor]:
     """The tensors that the architecture has and no others, in float32, of matching shapes and, if asked, finite.
+
+    Those of the names in `lying`, which are read where they lie, are as they are there.
 
     Raises:
         InputError: They aren't.
@@ -83,7 +86,7 @@ def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bo
     shapes = _shapes(ours, spec, where)
     for key, tensor in ours.items():
         name, turned = spec.named(key)
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in DTYPES.values():
             raise InputError(
                 f"{where}: {name} isn't a plain tensor of floats, but of {str(tensor.dtype).removeprefix('torch.')}.",
                 hint="Supported: float64, float32, float16 and bfloat16.",
@@ -94,7 +97,7 @@ def checked(weights: Mapping[str, Tensor], spec: Spec, where: str, *, finite: bo
         if finite and not torch.isfinite(tensor).all():
             raise InputError(f"{where}: {name} has NaN or infinite values.", hint="Get the SAE again.")
     ours = {key: tensor.T if spec.named(key).transposed else tensor for key, tensor in ours.items()}
-    return {key: _kept(tensor, key, spec) for key, tensor in ours.items()}
+    return {key: tensor if spec.named(key).name in lying else _kept(tensor, key, spec) for key, tensor in ours.items()}
 
 
 def _kept(tensor: Tensor, key: str, spec: Spec) -> Tensor:
@@ -130,7 +133,7 @@ def refuse_infinite(path: Path, names: Collection[str]) -> None:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         start = file.tell()
         for name in names:
-            dtype = _STORED.get(header[name]["dtype"])
+            dtype = DTYPES.get(header[name]["dtype"])
             if dtype is None:
                 continue
             begin, end = header[name]["data_offsets"]

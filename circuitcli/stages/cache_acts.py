@@ -75,7 +75,7 @@ def _work(job: Job, todo: Work) -> None:
         sample = read_sample(job.subject, job.report.say)
         fits = [
             found
-            for group in inputs.groups
+            for group in inputs.judged
             for found in fit.examine(job.subject, inputs.saes(group), sample, full=False)
         ]
         fit.check(job, fits)
@@ -153,14 +153,23 @@ class _Inputs:
     def model(self) -> Model:
         return self.job.subject.model
 
-    @cached_property
-    def groups(self) -> list[list[SaeEntry]]:
-        """The SAEs that are in memory together: all, or one after another those that fit."""
+    @property
+    def judged(self) -> list[list[SaeEntry]]:
+        """The SAEs that are judged together; those of a cross-layer transcoder, which stay in their files, always."""
         from circuitcli.stages.fit import together
 
+        return self._fitting(together(self.entries))
+
+    @property
+    def encoding(self) -> list[list[SaeEntry]]:
+        """The SAEs that encode together."""
+        return self._fitting([[entry] for entry in self.entries])
+
+    def _fitting(self, units: Sequence[list[SaeEntry]]) -> list[list[SaeEntry]]:
+        """Those that are in memory together: all, or one unit after another those that fit."""
         groups: list[list[SaeEntry]] = []
         room = self.job.runtime.room(_SAE_BYTES)
-        for one in together(self.entries):
+        for one in units:
             taken = _size(groups[-1]) if groups else room
             if taken + _size(one) > room:
                 groups.append([])
@@ -171,7 +180,7 @@ class _Inputs:
         """The SAEs of a group; those of another go."""
         if [sae.reads for sae in self._saes] != [entry.at for entry in group]:
             self._saes = []
-            self._saes = [self.job.subject.sae(entry) for entry in group]
+            self._saes = [self.job.subject.sae(entry, decoder=len(entry.written) == 1) for entry in group]
         return self._saes
 
 
@@ -196,7 +205,7 @@ def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Span
         return {sae.reads: firings_in(sae, read.sites[sae.reads], rows, counted[rows, :length]) for sae in saes}
 
     with job.report.track("Caching activations", sum(s.stop - s.start for s in missing), "sequences") as done:
-        for group in inputs.groups:
+        for group in inputs.encoding:
             sites = {entry.at for entry in group}
             for start, stop in sorted({(s.start, s.stop) for s in missing if s.site in sites}):
                 saes = inputs.saes(group)

@@ -118,7 +118,7 @@ def _add(found: Screened, judge: Judge, one: Opened, gradient: dict[Site, Float[
         site, x = dictionary.writes, one.run.sites[dictionary.reads][0][one.counts].float()
         a, lands = dictionary.encode(x), dictionary.lands
         # ∂m/∂a_j = Σ g·σW_dec[j], of a frame that centres without the mean of the decoder's row.
-        weights = (lands.step(gradient[by.site], x) @ by.w_dec.float().T for by in dictionary.decoders)
+        weights = (lands.step(gradient[by.site], x) @ by.whole().T for by in dictionary.decoders)
         weight, moved = sum(weights), _replacement(one.instead[dictionary.reads], a) - a
         _sum(found.atp["features"], dictionary.reads, (weight * moved).sum(0))
         _sum(found.activation, dictionary.reads, a.sum(0))

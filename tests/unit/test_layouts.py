@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import layouts
-from support.layouts import LAYERS, D, Drawn, K, N, across, drawn, per_layer
+from support.layouts import D, Drawn, K, N, across, drawn, per_layer
 from test_saes import refused, take
 from torch import Tensor
 
 from circuitcli.core.dictionary import Dictionary, reconstructed
+from circuitcli.core.matrix import Stored
 from circuitcli.core.sites import Site
 from circuitcli.saes import SaeEntry, _files, _read, plugins, still_there
 from circuitcli.saes._files import Files
@@ -111,13 +112,13 @@ def test_what_a_cross_layer_transcoder_writes_stays_in_its_file(tmp_path: Path) 
     ones = across()
     folder = layouts.save_circuit_tracer_clt(tmp_path, ones, dtype=torch.bfloat16)
     _, ours = take(folder)[Site(0, "resid_mid")]
-    parts = [one.w_dec for one in ours.decoders]
-    assert {part.dtype for part in parts} == {torch.bfloat16}
-    assert len({part.untyped_storage().data_ptr() for part in parts}) == 1
+    assert all(isinstance(one.w_dec, Stored) for one in ours.decoders)
+    assert isinstance(ours.w_enc, Stored)
+    assert torch.equal(ours.encoder, load_file(folder / "W_enc_0.safetensors")["W_enc_0"].T.float())
     whole = load_file(folder / "W_dec_0.safetensors")["W_dec_0"]
     for slot, one in enumerate(ours.decoders):
-        assert one.w_dec.stride() == (LAYERS * D, 1)
         assert torch.equal(one.rows(torch.tensor([3, 1])), whole[[3, 1], slot].float())
+        assert torch.equal(one.whole(), whole[:, slot].float())
 
 
 @pytest.mark.parametrize("skip", [False, True])

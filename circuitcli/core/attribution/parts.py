@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitcli.core.dictionary import Dictionary, Reconstructions
+from circuitcli.core.matrix import columns
 from circuitcli.core.sites import Site
 
 # What features of a dictionary are replaced by: (position, feature, clean activation) → c.
@@ -276,9 +277,9 @@ def _joined(here: _Firing, there: _Firing | None, replace: Replace, d_sae: int) 
 
 def _encoder(dictionary: Dictionary, x: Tensor, pos: Tensor, feature: Tensor, activation: Tensor) -> Tensor:
     slope = dictionary.activation.slope(feature) * (activation > 0) / dictionary.frame.scale(x[pos]).divisor.squeeze(-1)
-    columns = dictionary.w_enc[:, feature.to(dictionary.w_enc.device)].T.to(x.device)
-    columns = columns - columns.mean(-1, keepdim=True) if dictionary.frame.centre else columns
-    return columns * slope.unsqueeze(1)
+    vectors = columns(dictionary.w_enc, feature).to(x.device)
+    vectors = vectors - vectors.mean(-1, keepdim=True) if dictionary.frame.centre else vectors
+    return vectors * slope.unsqueeze(1)
 
 
 def _skip(dictionary: Dictionary, w_skip: Tensor, x: Float[Tensor, "t r"]) -> Skip:

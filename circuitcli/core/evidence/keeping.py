@@ -158,5 +158,5 @@ def _replaced(one: Keeping, site: Site, count: int) -> Float[Tensor, "#b #p #d"]
         place = row * count + c.place[entry]
         return decoder.summed(place, c.feature[entry], c.value[entry], len(keep) * count).view(len(keep), count, -1)
     if one.instead.features is not None:
-        return ((~keep * one.instead.features) @ decoder.w_dec.float()).unsqueeze(1)
+        return ((~keep * one.instead.features) @ decoder.whole()).unsqueeze(1)
     return torch.zeros(1, 1, 1, device=keep.device)

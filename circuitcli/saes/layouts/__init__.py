@@ -18,6 +18,8 @@ from circuitcli.saes._spec import Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from circuitcli.saes._stored import StoredMatrix
+
 
 @dataclass(frozen=True, eq=False)
 class Held:
@@ -28,12 +30,14 @@ class Held:
         weights: Its tensors, by their names in the files; a part of one has the part's index behind its name.
         where: The file that messages name.
         stored: The safetensors files that the tensors lie in, and which of each are its own.
+        lies: Where matrices of a cross-layer transcoder lie in these, which stay there, by their names in `weights`.
     """
 
     spec: Spec
     weights: Mapping[str, Tensor]
     where: str
     stored: Mapping[Path, Collection[str]] = field(default_factory=dict)
+    lies: Mapping[str, StoredMatrix] = field(default_factory=dict)
 
 
 @runtime_checkable

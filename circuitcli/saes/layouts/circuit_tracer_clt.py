@@ -53,7 +53,7 @@ class CircuitTracerClt:
         return found
 
     def read(self, files: Files) -> Held:
-        from circuitcli.saes import _weights
+        from circuitcli.saes import _stored, _weights
 
         assert files.config is not None
         assert files.stated.site is not None
@@ -78,7 +78,9 @@ class CircuitTracerClt:
             unclipped=True,
         )
         stored = {files.weights: tuple(weights), path: (name,)}
-        return Held(spec, {**weights, **views}, str(files.weights), stored)
+        lies = dict(zip(views, _stored.lying(path, name), strict=False))
+        lies |= _stored.turned(files.weights, f"W_enc_{i}")
+        return Held(spec, {**weights, **views}, str(files.weights), stored, lies)
 
 
 plugin = CircuitTracerClt()

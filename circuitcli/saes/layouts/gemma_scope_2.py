@@ -10,7 +10,7 @@ sequences with BOS.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
@@ -20,6 +20,9 @@ from circuitcli.saes._files import Files, Stated
 from circuitcli.saes._place import Located, Place
 from circuitcli.saes._spec import Spec
 from circuitcli.saes.layouts import Held, _across, _gemma
+
+if TYPE_CHECKING:
+    from circuitcli.saes._stored import StoredMatrix
 
 _CONFIG, _WEIGHTS = "config.json", "params.safetensors"
 _LAYER = re.compile(r"params_layer_(\d{1,9})\.safetensors")
@@ -51,7 +54,7 @@ class GemmaScope2:
         return found
 
     def read(self, files: Files) -> Held:
-        from circuitcli.saes import _weights
+        from circuitcli.saes import _stored, _weights
 
         assert files.config is not None
         assert files.stated.site is not None
@@ -64,9 +67,11 @@ class GemmaScope2:
             raise InputError(f"{where} has no w_enc.", hint="Gemma Scope 2 has w_enc, w_dec, b_enc, b_dec, threshold.")
         writes = _site(said, _OUT, str(files.config), site.layer if across else None)
         further: tuple[Site, ...] = ()
+        lies: dict[str, StoredMatrix] = {}
         if across and "w_dec" in weights:
             views, decoders = _across.slots("w_dec", weights.pop("w_dec"), writes, site.layer, where)
             further = _across.later(writes, len(views) - 1)
+            lies = dict(zip(views, _stored.lying(files.weights, "w_dec")[site.layer :], strict=False))
             weights, names = {**weights, **views}, {**names, **decoders}
         transcodes = writes != site
         return Held(
@@ -82,6 +87,7 @@ class GemmaScope2:
             weights,
             where,
             stored,
+            lies,
         )
 
 

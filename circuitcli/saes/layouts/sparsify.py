@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
@@ -22,6 +22,9 @@ from circuitcli.saes._files import Files, Stated
 from circuitcli.saes._place import Located, Place
 from circuitcli.saes._spec import Named, Spec, decoder
 from circuitcli.saes.layouts import Held
+
+if TYPE_CHECKING:
+    from circuitcli.saes._stored import StoredMatrix
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae.safetensors"
 _MODULE = re.compile(r"(?:.*\.)?(?:h|layers)\.(\d{1,9})(?:\.(\w+))?")
@@ -56,7 +59,7 @@ class Sparsify:
         ]
 
     def read(self, files: Files) -> Held:
-        from circuitcli.saes import _weights
+        from circuitcli.saes import _stored, _weights
 
         assert files.config is not None
         assert files.stated.site is not None
@@ -67,7 +70,8 @@ class Sparsify:
         d_in = _number(said, "d_in", where)
         d_sae = _number(said, "num_latents", where, missing=0) or d_in * _number(said, "expansion_factor", where)
         names = {"W_enc": Named("encoder.weight", transposed=True), "b_enc": Named("encoder.bias")}
-        sites = []
+        sites: list[Site] = []
+        lies: dict[str, StoredMatrix] = {}
         if _number(said, "n_sources", where, missing=0) > 1 or files.more:
             rows = slice(site.layer * d_sae, (site.layer + 1) * d_sae)
             for step, path in enumerate((files.weights, *files.more)):
@@ -79,8 +83,11 @@ class Sparsify:
                     _check_sources(there["W_dec"].shape, (to.layer + 1) * d_sae, str(path))
                     weights[called] = there["W_dec"][rows]
                     stored[path] = stored.get(path, ("W_dec",))
+                    for one in _stored.lying(path, "W_dec"):
+                        lies[called] = one.part(rows.start, rows.stop)
                 sites.append(to)
             weights.pop("W_dec", None)
+            lies |= _stored.turned(files.weights, "encoder.weight")
         spec = Spec(
             site=site,
             writes=writes,
@@ -95,7 +102,7 @@ class Sparsify:
             names=names,
             further=tuple(sites[1:]),
         )
-        return Held(spec, weights, str(files.weights), stored)
+        return Held(spec, weights, str(files.weights), stored, lies)
 
 
 def _reads(module: str, said: Mapping[str, Any], where: str) -> Site:
