@@ -33,7 +33,7 @@ def numbers(circuit: Circuit) -> dict[str, int]:
     sites, column = _sites(circuit.nodes), columns(circuit)
     found = {}
     for node in circuit.nodes:
-        rank = sites[node.layer].index(node.site) if kind(node) in ("feature", "error") else 0
+        rank = sites[kind(node), node.layer].index(node.site) if kind(node) in ("feature", "error") else 0
         index = node.feature + SITE_STEP * rank
         found[node.id] = {
             "feature": (node.layer + index) * (node.layer + index + 1) // 2 + index,
@@ -45,7 +45,7 @@ def numbers(circuit: Circuit) -> dict[str, int]:
 
 
 def ids(circuit: Circuit) -> dict[str, str]:
-    """`layer_index_column`, with the site inside where a layer has several; −1 is the index of an error.
+    """`layer_index_column`, with the site inside where a layer has features, or errors, at several; −1 is of an error.
 
     `E_vocabulary_column` of a token, `layer_vocabulary_column` of a target.
     """
@@ -53,7 +53,7 @@ def ids(circuit: Circuit) -> dict[str, str]:
     found = {}
     for node in circuit.nodes:
         if kind(node) in ("feature", "error"):
-            inside = [plain_name(node.site, "site")] if len(sites[node.layer]) > 1 else []
+            inside = [plain_name(node.site, "site")] if len(sites[kind(node), node.layer]) > 1 else []
             name = [*inside, node.feature if kind(node) == "feature" else -1]
         else:
             name = [token_id(node)]
@@ -87,13 +87,13 @@ def behind(circuit: Circuit) -> int:
     return max(1 + highest, len(question.tokens) if question else 0)
 
 
-def _sites(nodes: Sequence[Node]) -> dict[int, list[str]]:
-    """The sites of each layer, in the model's order."""
-    sites: dict[int, set[str]] = defaultdict(set)
+def _sites(nodes: Sequence[Node]) -> dict[tuple[str, int], list[str]]:
+    """The sites of each layer's features, and of its errors, in the model's order."""
+    sites: dict[tuple[str, int], set[str]] = defaultdict(set)
     for node in nodes:
         if kind(node) in ("feature", "error"):
-            sites[node.layer].add(node.site)
-    return {layer: sorted(here, key=_rank) for layer, here in sites.items()}
+            sites[kind(node), node.layer].add(node.site)
+    return {of: sorted(here, key=_rank) for of, here in sites.items()}
 
 
 def _rank(site: str) -> tuple[int, str]:

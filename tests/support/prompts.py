@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 from itertools import accumulate, cycle
 
-from circuitcli.core.attributed import Attribution
+from circuitcli.core.attributed import Attribution, Fidelity
 from circuitcli.core.circuit import Circuit, Context, Edge, Node
 from support.circuits import ASKED, METADATA, NASTY, QUESTION, edge, node
 
@@ -111,6 +111,29 @@ def of_characters(length: int) -> Circuit:
     ]
     facts = replace(circuit.metadata, attribution=replace(QUESTION, tokens=texts))
     return replace(circuit, metadata=facts, nodes=tuple(nodes))
+
+
+def replaced(*, across: bool, layers: int = 6) -> Circuit:
+    """A graph of the local replacement model: features of transcoders, errors of MLPs; `across`: all later ones."""
+    circuit = prompt(60, 12, layers=layers, seed=5)
+    names: dict[str, str] = {}
+    nodes = []
+    for one in circuit.nodes:
+        site = {"feature": "mlp_in", "error": "mlp_out"}.get(one.kind, one.site)
+        last = layers if across else one.layer + 1
+        writes = tuple(f"{layer}.mlp_out" for layer in range(one.layer, last)) if one.kind == "feature" else ()
+        names[one.id] = one.id.replace(f".{one.site}.", f".{site}.")
+        nodes.append(replace(one, id=names[one.id], site=site, writes=writes))
+    kept = list({one.id: one for one in nodes}.values())
+    ends = {(names[e.source], names[e.target]): e for e in circuit.edges}
+    edges = [replace(e, source=a, target=b) for (a, b), e in ends.items()]
+    far = Fidelity(kl_last=0.21, kl=0.34, top1=0.75, real=3.1, replacement=3.4)
+    question = replace(
+        circuit.metadata.attribution, metric="logit(␣heavens) − mean logit", unit="logits", method="atp",
+        frozen=True, replaced=True, fidelity=far, replacement=0.61, completeness=0.83,
+    )  # fmt: skip
+    facts = replace(circuit.metadata, attribution=question, release="demo-clt" if across else "demo-transcoders")
+    return replace(circuit, metadata=facts, nodes=tuple(kept), edges=tuple(edges))
 
 
 def hostile() -> Circuit:

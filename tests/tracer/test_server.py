@@ -33,6 +33,8 @@ ALL = {
     "many": prompts.prompt(200, 30, groups=4),
     "summed": prompts.summed(),
     "hostile prompt": prompts.hostile(),
+    "transcoders": prompts.replaced(across=False),
+    "cross-layer transcoder": prompts.replaced(across=True),
 }
 
 
@@ -130,3 +132,17 @@ def test_any_circuit_is_valid(circuit: Circuit) -> None:
     graph_models.Model.model_validate_json(graph, strict=True)
     for feature in features:
         feature_models.Model.model_validate_json(feature, strict=True)
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_features_of_a_replacement_model_are_at_the_layer_that_they_read(across: bool) -> None:
+    """As circuit-tracer has them: of a cross-layer transcoder too; and an error is its layer's MLP's."""
+    circuit = prompts.replaced(across=across)
+    graph = graph_models.Model.model_validate_json(next(iter(export(circuit).values())), strict=True)
+    for node, drawn in zip(circuit.nodes, graph.nodes, strict=True):
+        if node.kind == "feature":
+            theirs = graph_models.Node.feature_node(node.layer, node.pos, node.feature)
+            assert (drawn.node_id, drawn.layer, drawn.feature) == (theirs.node_id, theirs.layer, theirs.feature)
+        elif node.kind == "error":
+            theirs = graph_models.Node.error_node(node.layer, node.pos)
+            assert (drawn.layer, drawn.feature_type) == (theirs.layer, theirs.feature_type)

@@ -314,11 +314,19 @@ def test_a_prompt_as_circuit_tracer_has_it() -> None:
 
 
 def test_sites_of_a_layer_keep_features_and_errors_apart() -> None:
-    at = {"1.resid_post.6@5": "mlp_out"}
+    at = {"2.resid_post.7@7": "mlp_out"}
     both = replace(ASKED, nodes=tuple(replace(n, site=at.get(n.id, n.site)) for n in ASKED.nodes))
-    nodes = exported(both).graph["nodes"]
-    assert [n["node_id"] for n in nodes][2:5] == ["1_mlp_out_6_5", "1_resid_post_-1_6", "2_7_7"]
-    assert [n["feature"] for n in nodes][3] == -2
+    names = [n["node_id"] for n in exported(both).graph["nodes"]]
+    assert names[2:6] == ["1_6_5", "1_-1_6", "2_mlp_out_7_7", "2_resid_post_9_7"]
+
+
+def test_errors_elsewhere_than_features_need_no_site_in_their_names() -> None:
+    """As of transcoders, whose features read mlp_in; an error's index is −1."""
+    at = {"1.resid_post.6@5": "mlp_in"}
+    apart = replace(ASKED, nodes=tuple(replace(n, site=at.get(n.id, n.site)) for n in ASKED.nodes))
+    nodes = exported(apart).graph["nodes"]
+    assert [n["node_id"] for n in nodes][2:5] == ["1_6_5", "1_-1_6", "2_7_7"]
+    assert [n["feature"] for n in nodes][3] == -1
 
 
 def test_one_column_for_what_stands_for_all_positions() -> None:
