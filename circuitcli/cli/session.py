@@ -66,8 +66,8 @@ def unwritten(request: Request, terminal: Terminal) -> tuple[Tools, Run | None]:
     return Tools(settings, terminal), run
 
 
-def work(request: Request, body: Callable[[Job, Terminal], None], *, writes: bool = True) -> None:
-    """Resolve the settings, lock the run, and do the body; where it writes, the settings are kept."""
+def work(request: Request, body: Callable[[Job, Terminal], None], *, writes: bool = True, shared: bool = False) -> None:
+    """Resolve the settings, lock the run, maybe for several that share it, and do the body; if it writes, keep them."""
     from circuitcli.runtime.quiet import hush
 
     hush()
@@ -81,7 +81,8 @@ def work(request: Request, body: Callable[[Job, Terminal], None], *, writes: boo
         raise UsageError(
             f"`circuit {request.command}` needs a run.", hint="Name its folder: --run DIR, or CIRCUIT_RUN."
         )
-    with opened(request.run, layers, terminal, force=request.force, verify=request.verify, writes=writes) as job:
+    how = {"force": request.force, "verify": request.verify, "writes": writes, "shared": shared}
+    with opened(request.run, layers, terminal, **how) as job:
         body(job, terminal)
 
 

@@ -40,18 +40,18 @@ def run(job: Job) -> Outcome:
         ResourceError: They would take more memory or disk than there is.
     """
     before = job.run.record(NAME)
-    return stage(job, NAME, {}, lambda todo: _Ablations(job, todo, before).work())
+    return stage(job, NAME, {}, lambda todo: Ablating(job, todo, before).work())
 
 
 def preview(job: Job) -> Estimate | None:
     """What `run` would take; None where there is nothing to do. Nothing is written."""
     todo = unstarted(job, NAME, {})
-    return None if todo is None else _Ablations(job, todo).estimate()
+    return None if todo is None else Ablating(job, todo).estimate()
 
 
 @dataclass
-class _Ablations:
-    """The work of the stage."""
+class Ablating:
+    """The work of the stage, which processes that share a run do otherwise in part; see `sharing`."""
 
     job: Job
     todo: Work
@@ -92,7 +92,11 @@ class _Ablations:
 
     @cached_property
     def start(self) -> Start:
-        """The features of the first layer: the pinned, else those that `features.start` chooses."""
+        """The features of the first layer."""
+        return self.choose_start()
+
+    def choose_start(self) -> Start:
+        """The pinned ones, else those that `features.start` chooses."""
         from circuitcli.stages import start as starting
 
         first = self.layers[0]
@@ -106,7 +110,7 @@ class _Ablations:
         there = {
             FeatureId(shard.site, index)
             for shard in ablations.shards(self.todo.plan.shards)
-            if all(self.job.run.path(name).is_file() for name in shard.names(self.kinds).values())
+            if self.there(shard)
             for index in shard.features
         }
         named = {}
@@ -114,7 +118,7 @@ class _Ablations:
             counts: dict[Site, list[int]] = {}
             for site in {feature.site for feature in features}:
                 new = [f.index for f in features if f.site == site and f not in there]
-                counts[site] = [len(found) for found in self._contexts(site, new).values()]
+                counts[site] = [len(found) for found in self.contexts(site, new).values()]
             named[layer] = Named(len(features), counts)
         passes = self.inputs.passes
         planned = count(self.job.settings, passes, named, exact=True)
@@ -125,13 +129,13 @@ class _Ablations:
         known = dict(self.named)
         effects: list[tuple[FeatureId, FeatureId, float]] = []
         for layer in self.layers:
-            known[layer] = self._features(layer, effects)
+            known[layer] = self.features(layer, effects)
             if not there.issuperset(known[layer]):
                 break
             effects = [effect for result in self._results(known[layer]) for effect in _mean_effects(result)]
         return known
 
-    def _features(self, layer: int, effects: Sequence[tuple[FeatureId, FeatureId, float]]) -> list[FeatureId]:
+    def features(self, layer: int, effects: Sequence[tuple[FeatureId, FeatureId, float]]) -> list[FeatureId]:
         """The features of a layer: those that are named, or those that the effects of the layer before lead to.
 
         One that an ablation switches on, and that fires nowhere by itself, has no context at which it could be ablated.
@@ -152,17 +156,7 @@ class _Ablations:
         if expected is not None:
             self.job.report.say(expected.words)
             expected.check(allow_over_memory=self.job.settings.runtime.allow_over_memory)
-        effects: list[tuple[FeatureId, FeatureId, float]] = []
-        chosen: list[FeatureId] = []
-        contexts = 0
-        for layer in self.layers:
-            features = self._features(layer, effects)
-            self._compute(f"Ablating layer {layer}", self._shards(features))
-            effects = []
-            for result in self._results(features):
-                contexts += len(result.contexts["seq"])
-                effects += _mean_effects(result)
-            chosen += features
+        chosen, contexts = self.every_layer()
         self.todo.facts.update(
             start=self.start.words,
             features=[str(feature) for feature in chosen],
@@ -171,6 +165,21 @@ class _Ablations:
             engine=self._engine(),
             peak_memory_bytes=peak_memory(self.job.runtime.device),
         )
+
+    def every_layer(self) -> tuple[list[FeatureId], int]:
+        """Compute what doesn't exist yet of each layer; the features that are ablated, and at how many contexts."""
+        effects: list[tuple[FeatureId, FeatureId, float]] = []
+        chosen: list[FeatureId] = []
+        contexts = 0
+        for layer in self.layers:
+            features = self.features(layer, effects)
+            self.compute(f"Ablating layer {layer}", self.shards(features))
+            effects = []
+            for result in self._results(features):
+                contexts += len(result.contexts["seq"])
+                effects += _mean_effects(result)
+            chosen += features
+        return chosen, contexts
 
     def _engine(self) -> str:
         """How the ablations were computed: now, or when all of them were."""
@@ -192,12 +201,12 @@ class _Ablations:
     def _require_replacements(self, features: Sequence[FeatureId]) -> None:
         """Try the intervention: a text that it can't work with is refused before anything is written."""
         for feature in features:
-            self.inputs.replacements(feature.site, self._contexts(feature.site, [feature.index])[feature.index])
+            self.inputs.replacements(feature.site, self.contexts(feature.site, [feature.index])[feature.index])
 
     def _fires(self, feature: FeatureId) -> bool:
         return bool(self.inputs.statistics[feature.site]["n_active"][feature.index])
 
-    def _shards(self, features: Sequence[FeatureId]) -> list[Shard]:
+    def shards(self, features: Sequence[FeatureId]) -> list[Shard]:
         """The shards that hold these features: planned ones, and new ones for the features that no plan has."""
         planned = ablations.shards(self.todo.plan.shards)
         have = {FeatureId(shard.site, index) for shard in planned for index in shard.features}
@@ -218,17 +227,17 @@ class _Ablations:
                 paths = {name: self.job.run.path(name) for name in names}
                 self.todo.files.update({n: self.job.run.entry(p, tables.rows(p)) for n, p in paths.items()})
 
-    def _compute(self, what: str, shards: Sequence[Shard]) -> None:
+    def compute(self, what: str, shards: Sequence[Shard]) -> None:
         """Compute the shards that don't exist yet; each is written as it comes."""
         missing = [
-            (shard, self._contexts(shard.site, shard.features))
+            (shard, self.contexts(shard.site, shard.features))
             for shard in shards
             if not set(shard.names(self.kinds).values()) <= set(self.todo.files)
         ]
         total = sum(len(found) for _, contexts in missing for found in contexts.values())
         if not missing:
             return
-        tasks = (self._task(shard.site, contexts) for shard, contexts in missing)
+        tasks = (self.task(shard.site, contexts) for shard, contexts in missing)
         written = {}
         with self.job.report.track(what, total, "contexts") as done:
             results = self.job.executor.results(tasks, self.inputs.places, done=done, say=self.job.report.say)
@@ -237,12 +246,16 @@ class _Ablations:
         for number in sorted(written):  # in whatever order they came
             self.todo.files.update(written[number])
 
-    def _task(self, site: Site, contexts: dict[int, Firings]) -> ShardTask:
+    def there(self, shard: Shard) -> bool:
+        """Whether all tables of a shard are there."""
+        return all(self.job.run.path(name).is_file() for name in shard.names(self.kinds).values())
+
+    def task(self, site: Site, contexts: dict[int, Firings]) -> ShardTask:
         self.todo.planned_batch(self.inputs.batch_size)
         plan = self.todo.plan
         return self.inputs.task(site, contexts, batch_size=plan.batch_size, threads=plan.threads)
 
-    def _contexts(self, site: Site, features: Sequence[int]) -> dict[int, Firings]:
+    def contexts(self, site: Site, features: Sequence[int]) -> dict[int, Firings]:
         """The contexts at which each feature is ablated."""
         settings = self.job.settings
         return {
@@ -257,7 +270,7 @@ class _Ablations:
         }
 
     def _results(self, features: Sequence[FeatureId]) -> Iterator[ablations.FeatureAblations]:
-        for shard in self._shards(features):
+        for shard in self.shards(features):
             wanted = [feature.index for feature in features if feature.site == shard.site]
             yield from ablations.of_features(self.job.run, shard, wanted, self.kinds)
 

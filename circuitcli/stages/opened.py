@@ -1,4 +1,4 @@
-"""From layers of settings to a job on a run that this process alone writes."""
+"""From layers of settings to a job on a run that this process writes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def opened(
     force: bool = False,
     verify: bool = False,
     writes: bool = True,
+    shared: bool = False,
 ) -> Iterator[Job]:
     """Resolve the settings over the run's own, lock the run, and, once the body ends, keep the settings.
 
@@ -35,6 +36,7 @@ def opened(
         force: See `Job`.
         verify: See `Job`.
         writes: Whether the settings are kept: a done stage keeps none, though they may say how to draw.
+        shared: Whether others that share the run may write it too.
 
     Raises:
         UsageError: A setting is wrong, or something else than a run is at the path.
@@ -42,7 +44,7 @@ def opened(
     settings = resolve(*layers)
     check(settings)
     run = Run(Path("runs") / default_name(settings) if path is None else path, STAGES.folders)
-    with run.locked(report.say):
+    with run.locked(report.say, shared=shared):
         settings = resolve(run.settings(), *layers)
         check(settings)
         yield Job(settings, report, run, force, verify, stages_of(settings, run))

@@ -103,6 +103,7 @@ class Work:
         reopened: The stage that took the record back, if one did.
         files: The finished files, by name; every one of them must be planned.
         facts: What the stage reports.
+        shared: Whether other processes write the run at the same time, whose unfinished files stay.
     """
 
     job: Job
@@ -113,6 +114,7 @@ class Work:
     reopened: str = ""
     files: dict[str, FileEntry] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    shared: bool = False
     _begun: bool = False
 
     def begin(self) -> None:
@@ -120,7 +122,8 @@ class Work:
         if self._begun:
             return
         self._begun = True
-        self.job.run.sweep()
+        if not self.shared:
+            self.job.run.sweep()
         if self.anew:
             self.job.run.discard(self.name, self.job.stages.descendants(self.name))
         self.job.run.reopen(self.name, self.job.stages.descendants(self.name))

@@ -69,8 +69,8 @@ class Run:
             files.write(self.settings_path, data)
 
     @contextmanager
-    def locked(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Be the one process that writes this run; wait, and say so, while another one is.
+    def locked(self, say: Callable[[str], None], *, shared: bool = False) -> Iterator[None]:
+        """Be the one process that writes this run, or one of those that share it; wait, and say so, for another one.
 
         A command that was refused leaves no trace: folders in which nothing was written go away again.
         """
@@ -79,7 +79,7 @@ class Run:
                 made = files.make(self.root)
             except FileNotFoundError:  # such as /proc, which says so of what can't be made there
                 raise InputError(f"{self.root} can't be made.", hint="Name another folder with --run.") from None
-        with lock.locked(self.root, self.path(lock.LOCK), say):
+        with lock.locked(self.root, self.path(lock.LOCK), say, shared=shared):
             self._held = True
             try:
                 yield

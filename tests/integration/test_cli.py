@@ -23,7 +23,7 @@ FLAGS = {
     "cache-acts": "--seed --dtype --prompt --text --dataset --num-sequences --max-tokens --prepend-bos "
     "--column --allow-misfit --no-allow-misfit --top-k --view --context-sequences",
     "ablate": "--pin --start --thinning --branching --max-features --seq-cap --intervention --strength --positions "
-    "--logits --no-logits --horizon --allow-over-memory --no-allow-over-memory --dry-run",
+    "--shard --merge --logits --no-logits --horizon --allow-over-memory --no-allow-over-memory --dry-run",
     "effects": "--logit-tokens --feature --by-position --steer --prompt --generate --model --model-revision --release "
     "--revision --layers --site --prepend-bos --dtype",
     "attribute": "--target --against --counterfactual --prompts --baseline --method --budget --ig-steps --freeze "
@@ -197,6 +197,7 @@ def test_commands_take_the_flags_of_their_tables():
     for name, own in FLAGS.items():
         assert flags_of(name) == {*own.split(), *EVERYWHERE.split()} - {"--help"}
     not_settings = {"--help", "--list", "--feature", "--by-position", "--load", "--steer", "--generate"}
+    not_settings |= {"--shard", "--merge"}
     not_settings |= {"--seeds", "--halves", "--interventions"}  # of commands that it doesn't do
     not_settings |= {"--metric", "--split", "--circuit", "--size", "--draws", "--num-examples", "--audit"}
     assert flags_of("run-all") == {*" ".join([*FLAGS.values(), EVERYWHERE, "--attribute"]).split()} - not_settings
