@@ -115,7 +115,7 @@ def circuit_tracer(session: nox.Session) -> None:
     of both only the code is installed.
     """
     session.install("pydantic", "pytest", "pytest-timeout", "hypothesis", "jsonschema")
-    session.install("--no-deps", "circuit-tracer>=0.5,<0.6", ".")
+    session.install("--no-deps", "circuit-tracer==0.5.0", ".")
     session.run("pytest", "--noconftest", "tests/tracer/test_server.py", *session.posargs)
 
 

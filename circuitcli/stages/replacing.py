@@ -54,7 +54,7 @@ def check(job: Job) -> None:
     own = [entry.written[0] for entry in entries]  # what others write there as well isn't all of it
     missing = sorted(layers - {site.layer for site in own if site.name == "mlp_out"})
     if missing:
-        some = "no MLP" if len(missing) == len(layers) else f"not for the MLPs of {', '.join(map(str, missing))}"
+        some = "no MLP" if len(missing) == len(layers) else f"no MLP of layers {', '.join(map(str, missing))}"
         raise InputError(
             f"Transcoders of this run stand for {some}: there is no replacement model.",
             hint="Choose a release of transcoders, such as demo-transcoders, with all its layers.",

@@ -27,6 +27,8 @@ from circuitcli.stages.subject import Subject
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # Beyond these float32 has no numbers.
 _LARGEST = torch.finfo(torch.float32).max
+# Of an activation: what norms make of its square has to be a number too, or the whole stream becomes 0.
+_LARGEST_ACTIVATION = 1e15
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,14 @@ class _Steering:
         self._check_length()
         steered = self._steered(factors)
         (clean, _), (moved, fired) = self._next([]), self._next(steered)
-        if not bool(moved.isfinite().all()):
+        features = tuple(_features(steered, fired))
+        largest = max((abs(one.factor) * one.max_activation for one in features), default=0.0)
+        if largest > _LARGEST_ACTIVATION or not bool(moved.isfinite().all()):
             raise InputError(
                 "With these factors the model's activations are too large for numbers.", hint="Give smaller ones."
             )
         kl, tokens = self._compared(clean, moved)
-        found = Found(self.asked.prompt, tuple(_features(steered, fired)), kl, tokens)
+        found = Found(self.asked.prompt, features, kl, tokens)
         return Found(**{**vars(found), **self._continuations(steered)}) if self.asked.generate else found
 
     @cached_property

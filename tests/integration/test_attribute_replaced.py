@@ -171,8 +171,8 @@ def forward(
         ("demo-transcoders", ":", ["--replace"], 2, ["--freeze"]),
         ("demo-transcoders", ":", ["--replace", "--freeze", "--method", "relp"], 2, ["--method relp", "atp"]),
         ("demo-transcoders", ":", ["--replace", "--freeze", "--baseline", "mean"], 2, ["--baseline mean", "zero"]),
-        ("demo-transcoders", "1:3", ["--replace", "--freeze"], 3, ["MLPs of 0, 3", "all its layers"]),
-        ("demo-clt", ":2", ["--replace", "--freeze"], 3, ["MLPs of 2, 3", "all its layers"]),
+        ("demo-transcoders", "1:3", ["--replace", "--freeze"], 3, ["no MLP of layers 0, 3:", "all its layers"]),
+        ("demo-clt", ":2", ["--replace", "--freeze"], 3, ["no MLP of layers 2, 3:", "all its layers"]),
         (
             "demo-transcoders",
             ":",
@@ -180,7 +180,7 @@ def forward(
             2,
             ["--baseline patch", "counterfactuals"],
         ),
-        ("demo", ":", ["--replace", "--freeze"], 3, ["no MLP", "demo-transcoders"]),
+        ("demo", ":", ["--replace", "--freeze"], 3, ["stand for no MLP:", "demo-transcoders"]),
     ],
 )
 def test_refused(

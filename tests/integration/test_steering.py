@@ -228,6 +228,7 @@ REFUSED: dict[str, tuple[list[str], int, list[str]]] = {
     "special tokens alone": (["--steer", "1:3=2", "--prompt", "<|endoftext|>"], 3, ["not long enough"]),
     "a long prompt": (["--steer", "1:3=2", "--prompt", "light " * 40], 2, ["reads 32"]),
     "too many more": (["--steer", "1:3=2", "--prompt", "the light", "--generate", "40"], 2, ["--generate 3"]),
+    "a factor whose square is none": (["--steer", "1:STRONG=1e20", "--prompt", PROMPT], 3, ["too large", "smaller"]),
     "a factor without numbers": (["--steer", "1:STRONG=3e38", "--prompt", PROMPT], 3, ["too large", "smaller"]),
     "cards": (["--steer", "1:3=2", "--prompt", PROMPT, "--feature", "1:3"], 2, ["--feature"]),
     "done again": (["--steer", "1:3=2", "--prompt", PROMPT, "--force"], 2, ["--force does a stage again"]),

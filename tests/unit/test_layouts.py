@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from circuitcli.core.dictionary import Dictionary, reconstructed
 from circuitcli.core.matrix import Stored
 from circuitcli.core.sites import Site
 from circuitcli.saes import SaeEntry, _files, _read, plugins, still_there
-from circuitcli.saes._files import Files
+from circuitcli.saes._files import Files, Stated
 from circuitcli.stages.sources import Sources
 
 Taken = dict[Site, tuple[SaeEntry, Dictionary]]
@@ -511,6 +512,19 @@ def test_an_unknown_layout_says_what_was_looked_for_and_what_there_is(tmp_path: 
 def test_what_sparsify_says_is_checked(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     folder = layouts.save_sparsify(tmp_path, per_layer("topk", skip=True), **change)
     assert words in refused(lambda: take(folder)).message
+
+
+@pytest.mark.parametrize("change", [{"activation": "relu"}, {"signed": True}, {"embed_skip": True}])
+def test_what_sparsify_says_is_checked_where_its_release_is_known(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Its files are read then without the folder that they were found in."""
+    folder = layouts.save_sparsify(tmp_path, per_layer("topk", skip=True))
+    entry, _ = take(folder)[Site(1, "mlp_in")]
+    assert entry.config is not None
+    config = Path(entry.config)
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    files = Files(Path(entry.source), config, stated=Stated(site=Site(1, "mlp_in")), layout="sparsify")
+    [name] = change
+    assert f"has {name} = " in refused(lambda: _read.facts(files)).message
 
 
 def test_a_module_that_is_no_site_is_refused(tmp_path: Path) -> None:

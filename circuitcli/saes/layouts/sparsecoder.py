@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
@@ -22,9 +21,6 @@ from circuitcli.saes._place import Located, Place
 from circuitcli.saes._spec import Named, Spec, decoder
 from circuitcli.saes.layouts import Held
 from circuitcli.saes.layouts._circuit_tracer import CONFIG
-
-if TYPE_CHECKING:
-    pass
 
 _NAME = "sparsecoder"
 _LAYER = re.compile(r"layer_(\d{1,9})\.safetensors")

@@ -64,6 +64,7 @@ class Sparsify:
         assert files.config is not None
         assert files.stated.site is not None
         said, site, where = foreign.json_object(files.config), files.stated.site, str(files.config)
+        _check_kind(said, where)
         weights, transcodes = dict(_weights.read(files.weights)), said.get("transcode") is True
         stored = {files.weights: tuple(weights)}
         writes = Site(site.layer, "mlp_out") if transcodes else None
@@ -111,12 +112,7 @@ def _reads(module: str, said: Mapping[str, Any], where: str) -> Site:
     Raises:
         InputError: It is none of a site, or of a kind that isn't supported.
     """
-    activation = said.get("activation", "topk")
-    if activation != "topk":
-        raise InputError(f"{where} has activation = {foreign.shown(activation)}.", hint="Supported: topk.")
-    for key in _UNSUPPORTED:
-        if said.get(key):
-            raise InputError(f"{where} has {key} = {foreign.shown(said[key])}.", hint="It isn't supported.")
+    _check_kind(said, where)
     found, transcodes = _MODULE.fullmatch(module), said.get("transcode") is True
     name = _SITES.get(found[2]) if found else None
     if found is None or name is None or (transcodes and name != "mlp_out"):
@@ -127,6 +123,20 @@ def _reads(module: str, said: Mapping[str, Any], where: str) -> Site:
     if said.get("skip_connection") is True and not transcodes:
         raise InputError(f"{where} is of an SAE with a skip connection.", hint="Supported are those of transcoders.")
     return Site(int(found[1]), "mlp_in" if transcodes else name)
+
+
+def _check_kind(said: Mapping[str, Any], where: str) -> None:
+    """Refuse what is read otherwise, whether its release is known or not.
+
+    Raises:
+        InputError: It is of a kind that isn't supported.
+    """
+    activation = said.get("activation", "topk")
+    if activation != "topk":
+        raise InputError(f"{where} has activation = {foreign.shown(activation)}.", hint="Supported: topk.")
+    for key in _UNSUPPORTED:
+        if said.get(key):
+            raise InputError(f"{where} has {key} = {foreign.shown(said[key])}.", hint="It isn't supported.")
 
 
 def _targets(said: Mapping[str, Any], site: Site, layers: Mapping[int, str], release: str) -> list[int]:
