@@ -1,4 +1,4 @@
-"""How the answer to a question is shown: what pushes the target, what holds it down, and along which paths.
+"""How the answer to a question is shown: what pushes the target, or several, what holds it down, and along which paths.
 
 First come the sentences that stand over the pictures as well: what was asked, how it was answered, and how far
 estimates can be believed.
@@ -38,6 +38,7 @@ def show(results: Results, terminal: Terminal) -> None:
     circuit = answer.build(results, asked, described=False)  # sentences say nothing of single features
     sentences = (said.question, said.shown, said.calibration, said.warning)
     terminal.notes([line for sentence in sentences if (line := sentence(circuit))])
+    _targets(asked, terminal)
     _strongest(results, terminal)
     _calibration(asked, terminal)
     _paths(asked, terminal)
@@ -52,6 +53,7 @@ def document(results: Results) -> dict[str, Any]:
     order = [i for i in np.argsort(-size, kind="stable").tolist() if table["kind"][i] != "target"][: 2 * _NODES]
     return {
         "question": asdict(answer.question(asked)),
+        **({"targets": [asdict(one) for one in asked.targets]} if asked.targets else {}),
         "strongest": [
             {
                 "id": str(table["id"][i]),
@@ -75,6 +77,25 @@ def _writes(written: Mapping[Site, list[str]], table: Mapping[str, Any], i: int)
     """The sites that a transcoder's feature writes; of other nodes nothing."""
     sites = written.get(Site(int(table["layer"][i]), str(table["site"][i])))
     return {"writes": sites} if sites and table["kind"][i] == "feature" else {}
+
+
+def _targets(asked: Attributed, terminal: Terminal) -> None:
+    """The next tokens that are explained together, where they are several, and what each counts."""
+    logits = asked.pooled.nodes["activation"][len(asked.pooled.nodes["id"]) - len(asked.targets) :]
+    terminal.table(
+        "Next tokens that are explained together",
+        ("token", "id", "p", "share", "logit − mean logit"),
+        [
+            (
+                tables.token_text(one.token),
+                str(one.token_id),
+                percent(one.prob, 3),
+                percent(one.weight, 3),
+                f"{logit:.3f}",
+            )
+            for one, logit in zip(asked.targets, logits.tolist(), strict=True)
+        ],
+    )
 
 
 def _strongest(results: Results, terminal: Terminal) -> None:
@@ -171,9 +192,9 @@ def _interval(measure: Measure) -> str:
 
 
 def _paths(asked: Attributed, terminal: Terminal) -> None:
-    """From tokens to the target, and how much of what the target is fed comes this way."""
+    """From tokens to targets, and how much of what these are fed comes this way."""
     terminal.table(
-        "Strongest paths from tokens to the target",
+        f"Strongest paths from tokens to {'targets' if asked.targets else 'the target'}",
         (Column("path", cut.hops), "share"),
         [
             (cut.ARROW.join(asked.called(i) for i in path.nodes), percent(path.strength))

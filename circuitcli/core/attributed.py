@@ -1,7 +1,7 @@
 """What a circuit of a prompt says beside one of mean effects: records of circuit.json.
 
 In a circuit of a prompt nodes are features and dictionary errors at positions, the prompt's tokens at the bottom and
-the target on top. All effects are of one metric m (`Question`), in its unit: replaced − clean.
+the targets on top, mostly one. All effects are of one metric m (`Question`), in its unit: replaced − clean.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def node_name(kind: str, layer: int, site: str, feature: int, pos: int) -> str:
     """
     names = {"feature": f"{layer}.{site}.{feature}", "error": f"{layer}.{site}.error"}
     return names.get(kind, kind) + ("" if pos < 0 or kind == "target" else f"@{pos}")
+
+
+def target_name(token_id: int) -> str:
+    """The id of one of several targets: `target.15`."""
+    return f"target.{token_id}"
 
 
 @dataclass(frozen=True)
@@ -119,12 +124,12 @@ class Question:
     """What was asked, and how it was answered: the `attribution` of a circuit's metadata.
 
     Attributes:
-        metric: In words: `log p(␣heavens)`, `logit(␣heavens) − logit(␣earth)`.
+        metric: In words: `log p(␣heavens)`, `logit(␣heavens) − logit(␣earth)`, `logit(10 likeliest) − mean logit`.
         unit: `nats` or `logits`.
-        target, against: The tokens' texts; the latter None of a log-probability. Of several prompts with targets of
-            their own joined by `, `, some of them.
+        target, against: The tokens' texts; the latter None of a log-probability. Of several targets, or of several
+            prompts with targets of their own, joined by `, `, some of them.
         clean: The mean of m over the prompts, unedited.
-        prob: The target's probability, a mean likewise.
+        prob: The target's probability, or all of theirs; a mean likewise.
         baseline: What replaces: zero, mean, resample or patch.
         method: That was asked for: auto, exact, atp, ig or relp.
         edge_method: Of the edges: atp, relp or exact.
@@ -140,6 +145,7 @@ class Question:
             the influence of tokens over that of tokens and errors; and how much of what nodes are fed isn't errors.
         replaced: Whether it is asked of the local replacement model, in which transcoders stand for MLPs.
         fidelity: How far that is from the real model without its errors.
+        targets: How many next tokens are explained together: m is the mean of theirs, as likely as each is.
     """
 
     metric: Text
@@ -166,3 +172,4 @@ class Question:
     completeness: Number | None = None
     replaced: Flag = False
     fidelity: Fidelity | None = None
+    targets: Count = 1

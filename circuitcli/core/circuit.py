@@ -58,7 +58,7 @@ class Node:
 
     Attributes:
         id: `layer.site.index`; in a circuit of a prompt `layer.site.index@position`, `layer.site.error@position`,
-            `token@position` and `target`, without `@position` where it stands for all.
+            `token@position` and `target`, without `@position` where it stands for all; `target.15` of several targets.
         kind: `feature`, or in a circuit of a prompt `error`, `token` or `target`.
         layer, site, feature: Where it is; of what is no feature `feature` is 0, of tokens the layer is 0, of a target
             the number of layers, and the site of both is their kind.

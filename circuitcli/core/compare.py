@@ -103,7 +103,7 @@ def require_same_question(a: Metadata, b: Metadata) -> None:
     told = next((f"{first} and {second}" for first, second in differ if isinstance(first, str)), "of different prompts")
     raise InputError(
         f"The graphs answer different questions: {told}.",
-        hint="Ask both the same: the same prompts, --target, --against and --node-positions.",
+        hint="Ask both the same: the same prompts, --target, --targets, --against and --node-positions.",
     )
 
 

@@ -66,6 +66,16 @@ def layer(node: Node) -> str:
     return {"token": "E", "target": str(node.layer + 1)}.get(kind(node), str(node.layer))
 
 
+def likeliest(circuit: Circuit) -> str:
+    """The target that stands for all; empty where there is none."""
+    targets = [node for node in circuit.nodes if kind(node) == "target"]
+    return max(targets, key=_prob).id if targets else ""
+
+
+def _prob(node: Node) -> float:
+    return (node.attribution.prob if node.attribution else None) or 0.0
+
+
 def token_id(node: Node) -> int:
     """Of a token or target."""
     known = node.attribution.token_id if node.attribution else None

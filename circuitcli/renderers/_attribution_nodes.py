@@ -19,8 +19,19 @@ TYPES = {
 _MARKUP = str.maketrans({"<": "‹", ">": "›"})  # the viewers put some of the text into pages as it is
 
 
-def entry(node: Node, name: str, number: int, column: int, influence: float) -> dict[str, Any]:
-    """A node of the graph: `name` is its id there, `number` its `feature`, `influence` a cumulative share."""
+def entry(
+    node: Node, name: str, number: int, column: int, influence: float, *, likeliest: bool = False
+) -> dict[str, Any]:
+    """A node of the graph.
+
+    Args:
+        node: The node.
+        name: Its id there.
+        number: Its `feature`.
+        column: Its `ctx_idx`.
+        influence: A cumulative share.
+        likeliest: Whether it is the likeliest of the targets: the viewers know one.
+    """
     asked, kind = node.attribution, names.kind(node)
     said = {
         "node_id": name,
@@ -34,7 +45,7 @@ def entry(node: Node, name: str, number: int, column: int, influence: float) -> 
         "activation": asked.activation if asked and kind == "feature" else None,
     }
     if asked and kind == "target":
-        said |= {"is_target_logit": True, "token_prob": asked.prob or 0.0}
+        said |= {"is_target_logit": likeliest, "token_prob": asked.prob or 0.0}
     return said
 
 

@@ -1,9 +1,9 @@
 """Where boxes of a circuit of a prompt stand on the page: the prompt's tokens are the axis, layers go up.
 
-Each position is a column, wide where it has nodes and narrow where it has none; tokens are at the bottom, the target is
-on top of the last one. What is at one site and position stands side by side, or, of many, in lines; these are on one
-level over the whole row, so that arrows find their way between them. Where nodes stand for all positions there are rows
-alone, as in circuits of mean effects.
+Each position is a column, wide where it has nodes and narrow where it has none; tokens are at the bottom, and on top of
+the last one the target, or several, the likeliest first. What is at one site and position stands side by side, or, of
+many, in lines; these are on one level over the whole row, so that arrows find their way between them. Where nodes stand
+for all positions there are rows alone, as in circuits of mean effects.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def _rows(nodes: Sequence[Node]) -> dict[str, list[str]]:
     rows: dict[str, list[str]] = defaultdict(list)
     for node in nodes:
         rows[HEADINGS.get(node.kind, f"{node.layer} {node.site}")].append(node.id)
-    return rows
+    several = len(rows.get(HEADINGS["target"], ())) > 1
+    return {f"{name}s" if several and name == HEADINGS["target"] else name: row for name, row in rows.items()}
 
 
 def _on_axis(rows: Sequence[Row], sizes: Sizes, position: dict[str, int], tokens: Sequence[str]) -> Placement:

@@ -40,6 +40,8 @@ def question(circuit: Circuit) -> str:
     rather = "" if asked.against is None else f" rather than {_tokens(asked.against, asked)}"
     metric, chance = words(asked.metric, 2 * TOKEN_LIMIT), percent(asked.prob, 3)
     answer = f"{metric} = {decimal(asked.clean)} ({chance})"
+    if asked.targets > 1:
+        answer = f"{metric} = {decimal(asked.clean)} (p = {chance} together)"
     if asked.prompts > 1:  # the mean of log p isn't the log of the mean
         answer = f"mean {metric} = {decimal(asked.clean)} (mean p = {chance})"
     return f"Why {_tokens(asked.target, asked)}{rather} after {_prompt(circuit, asked)}? {answer}"
@@ -134,8 +136,8 @@ def _asked(circuit: Circuit) -> Question | None:
 
 
 def _tokens(text: str, asked: Question) -> str:
-    """The token that was asked about, in quotes; of several prompts theirs, as tokens are shown alone."""
-    if asked.prompts > 1:
+    """The token that was asked about, in quotes; of several prompts theirs, as tokens are shown alone, or several."""
+    if asked.prompts > 1 or asked.targets > 1:
         return ", ".join(visible(token, TOKEN_LIMIT) for token in text.split(", "))
     return f"“{running(text, TOKEN_LIMIT, firing=True)}”"
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from circuitcli.core.circuit import Change, Circuit, Edge, Node
 
-TARGETS = 8  # at most
+TARGETS = 10  # at most
 ARROWS = 2  # for each box, about: the strongest, and of each box at least one
 
 Ends = tuple[str, str]
@@ -83,7 +83,7 @@ def chosen(whole: Choice, fits: Callable[[Sequence[Part]], bool], most: int) -> 
     counts = range(min(len(order), most), 0, -1)  # what is more may fit where less doesn't
     count = next((n for n in counts if fits([*targets, *order[:n]])), 0)
     drawn = [*targets, *order[:count]]
-    return Choice(drawn, _strongest(whole.arrows, {part.id for part in drawn}))
+    return Choice(drawn, _strongest(whole.arrows, {part.id for part in drawn}, {part.id for part in targets}))
 
 
 def _downwards(whole: Choice, targets: Sequence[Part]) -> list[Part]:
@@ -121,19 +121,30 @@ def _part(name: str, members: Sequence[Node]) -> Part:
     return Part(name, ordered[0], tuple(ordered), sum(effects) if effects else None, estimated)
 
 
-def _order(part: Part) -> tuple[float, float, str]:
-    return (_influence(part.first), -abs(part.effect or 0.0), part.id)
+def _order(part: Part) -> tuple[float, tuple[float, float, str]]:
+    return (_influence(part.first), by_strength(part))
+
+
+def by_strength(part: Part) -> tuple[float, float, str]:
+    """Sorts parts of one place: the strongest first; of targets the likeliest."""
+    asked = part.first.attribution
+    return (-abs(part.effect or 0.0), -((asked.prob if asked else None) or 0.0), part.id)
 
 
 def _influence(node: Node) -> float:
     return node.attribution.influence if node.attribution else 1.0
 
 
-def _strongest(arrows: Sequence[Arrow], names: Collection[str]) -> list[Arrow]:
-    """The strongest arrows between the names; of each its strongest to anywhere, however weak that is."""
+def _strongest(arrows: Sequence[Arrow], names: Collection[str], targets: Collection[str]) -> list[Arrow]:
+    """The strongest arrows between the names; of each its strongest to anywhere, however weak that is.
+
+    And of each target its strongest from anywhere.
+    """
     between = [arrow for arrow in arrows if arrow.source in names and arrow.target in names]
     strongest: dict[str, Arrow] = {}
     for arrow in between:
-        strongest.setdefault(arrow.source, arrow)
+        for end in (arrow.source, *([arrow.target] if arrow.target in targets else ())):
+            strongest.setdefault(end, arrow)
     most = ARROWS * len(names)
-    return [arrow for i, arrow in enumerate(between) if i < most or arrow is strongest[arrow.source]]
+    kept = {id(arrow) for arrow in strongest.values()}
+    return [arrow for i, arrow in enumerate(between) if i < most or id(arrow) in kept]

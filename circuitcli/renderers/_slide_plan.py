@@ -12,7 +12,7 @@ from circuitcli.renderers._html import words
 from circuitcli.renderers._slide_axis import Stretch
 from circuitcli.renderers._slide_box import Look
 from circuitcli.renderers._slide_grid import Column, Grid, Item, Room, Site, Sites, Size, Strip, grid
-from circuitcli.renderers._slide_parts import Part
+from circuitcli.renderers._slide_parts import Part, by_strength
 
 SIZES = (18, 17, 16, 15, 14, 13, 12)  # of the font of boxes; the page is 720 high
 SMALLEST = SIZES[-1]
@@ -62,7 +62,7 @@ def plan(tokens: Sequence[str], parts: Sequence[Part], room: Room, sizes: Sequen
 
 def _upwards(parts: Sequence[Part]) -> list[Part]:
     """In the order in which they are placed, from the lowest; of one site the strongest first."""
-    return sorted(parts, key=lambda part: (_site(part), -abs(part.effect or 0.0), part.id))
+    return sorted(parts, key=lambda part: (_site(part), by_strength(part)))
 
 
 def _site(part: Part) -> Site:

@@ -61,6 +61,7 @@ def document(circuit: Circuit, numbers: Mapping[str, int]) -> dict[str, Any]:
         if node.group:
             groups[inert(node.group)].append(ids[node.id])
     pinned = [ids[node.id] for node in circuit.nodes if node.pinned or node.group]
+    likeliest = names.likeliest(circuit)
     return {
         "metadata": metadata(circuit),
         "qParams": {
@@ -71,7 +72,15 @@ def document(circuit: Circuit, numbers: Mapping[str, int]) -> dict[str, Any]:
             "sg_pos": "",
         },
         "nodes": [
-            entry(node, ids[node.id], numbers[node.id], columns[node.id], influence[node.id]) for node in circuit.nodes
+            entry(
+                node,
+                ids[node.id],
+                numbers[node.id],
+                columns[node.id],
+                influence[node.id],
+                likeliest=node.id == likeliest,
+            )
+            for node in circuit.nodes
         ],
         "links": [
             {"source": ids[edge.source], "target": ids[edge.target], "weight": -edge.effect_mean}

@@ -57,9 +57,11 @@ def question(asked: Attributed) -> Question:
     several = len({(prompt.target_id, prompt.against_id) for prompt in asked.prompts}) > 1
     against = [prompt.against for prompt in asked.prompts if prompt.against is not None]
     return Question(
-        metric=_metric(first.target, first.against, several=several, replaced=replaced),
+        metric=_of_likeliest(len(asked.targets))
+        if asked.targets
+        else _metric(first.target, first.against, several=several, replaced=replaced),
         unit=first.unit,
-        target=", ".join(some([prompt.target for prompt in asked.prompts])),
+        target=", ".join(some([one.token for one in asked.targets] or [prompt.target for prompt in asked.prompts])),
         against=", ".join(some(against)) if against else None,
         clean=asked.clean,
         prob=asked.prob,
@@ -81,6 +83,7 @@ def question(asked: Attributed) -> Question:
         completeness=kept.completeness,
         replaced=replaced,
         fidelity=_fidelity(asked.facts["fidelity"]) if replaced else None,
+        targets=len(asked.targets) or 1,
     )
 
 
@@ -92,6 +95,11 @@ def _fidelity(rows: Sequence[dict[str, Any]]) -> Fidelity:
         return float(np.mean(values)) if values else None
 
     return read(Fidelity, {field.name: mean(field.name) for field in fields(Fidelity)}, "fidelity")
+
+
+def _of_likeliest(count: int) -> str:
+    """In words; each token counts as likely as it is."""
+    return f"logit({count} likeliest) − mean logit"
 
 
 def _metric(target: str, against: str | None, *, several: bool, replaced: bool) -> str:
@@ -166,15 +174,20 @@ def _attribution(asked: Attributed, i: int) -> Attribution:
     target = kind == "target"
     return Attribution(
         token=asked.tokens[i],
-        activation=asked.clean if target else float(table["activation"][i]),
+        activation=asked.clean if target and not asked.targets else float(table["activation"][i]),
         replacement=_number(table["replacement"][i]) if kind == "feature" else None,
         effect=None if target else _number(table["effect"][i]),
         method=None if target else _method(method),
         influence=float(asked.selection.influence[i]),
         estimate=_number(table[estimate][i]) if estimate and method == EXACT else None,
-        prob=asked.prob if target else None,
+        prob=_prob(asked, i) if target else None,
         token_id=asked.token_ids[i] if kind in ("token", "target") else None,
     )
+
+
+def _prob(asked: Attributed, i: int) -> float:
+    """Of a target."""
+    return asked.targets[int(asked.pooled.nodes["feature"][i])].prob if asked.targets else asked.prob
 
 
 def _method(name: str) -> Method | None:

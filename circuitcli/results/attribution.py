@@ -19,7 +19,7 @@ from circuitcli.core.untrusted import read
 from circuitcli.results.pooled import Pooled
 from circuitcli.results.selection import Selection
 from circuitcli.store import attributions
-from circuitcli.store.attributions import Prompt
+from circuitcli.store.attributions import Prompt, Target
 from circuitcli.store.tables import Columns
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Attributed:
 
     @property
     def prob(self) -> float:
-        """The mean of the targets' probabilities."""
+        """The mean over prompts of the target's probability, or all of theirs."""
         return float(np.mean([prompt.prob for prompt in self.prompts]))
 
     @property
@@ -69,7 +69,12 @@ class Attributed:
     def pooled(self) -> Pooled:
         """Nodes and edges of all prompts as one graph."""
         tables = map(self._reader.table, (attributions.NODES, attributions.EDGES, attributions.ROWS))
-        return Pooled.of(*tables, prompts=len(self.prompts), separate=self.separate)
+        return Pooled.of(*tables, prompts=len(self.prompts), separate=self.separate, targets=self.targets)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Several, if one prompt has them, the likeliest first."""
+        return self.prompts[0].targets if len(self.prompts) == 1 else ()
 
     @cached_property
     def selection(self) -> Selection:
@@ -88,45 +93,47 @@ class Attributed:
     def tokens(self) -> list[str]:
         """The token of each pooled node: the one at its position in the first prompt that has it.
 
-        Empty where it stands for all positions; of the target the targets of all prompts.
+        Empty where it stands for all positions; of a single target the targets of all prompts.
         """
         targets = ", ".join(some([prompt.target for prompt in self.prompts]))
-        return [
+        found = [
             targets if pos is None else self.prompts[prompt].tokens[pos] if self.separate else ""
             for prompt, pos in self._places
         ]
+        return found[: len(found) - len(self.targets)] + [target.token for target in self.targets]
 
     @cached_property
     def token_ids(self) -> list[int | None]:
         """Likewise their numbers; None where there isn't one."""
         targets = {prompt.target_id for prompt in self.prompts}
         target = targets.pop() if len(targets) == 1 else None
-        return [
+        found = [
             target if pos is None else self.prompts[prompt].ids[pos] if self.separate else None
             for prompt, pos in self._places
         ]
+        return found[: len(found) - len(self.targets)] + [target.token_id for target in self.targets]
 
     @cached_property
     def _places(self) -> list[tuple[int, int | None]]:
-        """Of each pooled node the first prompt that has it, and its position there; None of the target."""
+        """Of each pooled node the first prompt that has it, and its position there; None of a target."""
         table, first = self._reader.table(attributions.NODES), np.unique(self.pooled.number, return_index=True)[1]
         columns = (table[name][first].tolist() for name in ("prompt", "pos", "kind"))
         return [(prompt, None if kind == "target" else pos) for prompt, pos, kind in zip(*columns, strict=True)]
 
     def place(self, node: int) -> tuple[Prompt, int]:
-        """The first prompt that has a pooled node, and its position there; of the target the last one."""
+        """The first prompt that has a pooled node, and its position there; of a target the last one."""
         prompt, pos = self._places[node]
         found = self.prompts[prompt]
         return found, len(found.tokens) - 1 if pos is None else pos
 
     def called(self, node: int) -> str:
-        """A pooled node on a path: as its id says, but a token, and the target if it is one, by its text."""
+        """A pooled node on a path: as its id says, but a token, and a target if it is one, by its text."""
         name, at, pos = str(self.pooled.nodes["id"][node]).partition("@")
-        one = self.token_ids[node] is not None and name in ("token", "target")
+        one = self.token_ids[node] is not None and self.pooled.nodes["kind"][node] in ("token", "target")
         return f"{visible(self.tokens[node], _TOKEN) if one else name}{at}{pos}"
 
     def nodes(self, *, by_prompt: bool = False) -> pandas.DataFrame:
-        """Every node: features and dictionary errors where they are, tokens, and the target.
+        """Every node: features and dictionary errors where they are, tokens, and targets.
 
         Columns: `id`: as in circuit.json; `kind`: feature, error, token or target; `layer`, `site`, `feature`; `pos`:
         −1 where it stands for all positions; `token`; `n`: places that it stands for; `measured`: at how many of
@@ -147,6 +154,7 @@ class Attributed:
             columns = (table[name].tolist() for name in ("prompt", "pos", "kind"))
             places = ((self.prompts[prompt], pos, kind) for prompt, pos, kind in zip(*columns, strict=True))
             tokens = [asked.target if kind == "target" else asked.tokens[pos] for asked, pos, kind in places]
+            tokens[len(tokens) - len(self.targets) :] = [target.token for target in self.targets]
             names = self.pooled.nodes["id"][self.pooled.number]
             return pandas.DataFrame({"id": names, **table, "token": tokens}, copy=True)
         pooled, kept = self.pooled.nodes, self.selection

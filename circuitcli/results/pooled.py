@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from circuitcli.core import rows
-from circuitcli.core.attributed import ESTIMATES, EXACT, node_name
+from circuitcli.core.attributed import ESTIMATES, EXACT, node_name, target_name
 from circuitcli.core.sites import SITES
+from circuitcli.store.attributions import Target
 from circuitcli.store.tables import Columns
 
 # Of nodes at one place in the model's order; a target comes after all else.
@@ -34,15 +35,26 @@ class Pooled:
         incoming: [nodes] Σ |weight| of all that goes into each node: that of `edges`, times what there is over what the
             run has of it, since edges from nodes that were no candidates aren't stored.
         number: Which of `nodes` each row of the run's table is.
+        outcome: [nodes] What each target counts in the metric, with a sum of 1; 0 of other nodes.
     """
 
     nodes: Columns
     edges: Columns
     incoming: np.ndarray
     number: np.ndarray
+    outcome: np.ndarray
 
     @classmethod
-    def of(cls, nodes: Columns, edges: Columns, incoming: Columns, *, prompts: int, separate: bool) -> Pooled:
+    def of(
+        cls,
+        nodes: Columns,
+        edges: Columns,
+        incoming: Columns,
+        *,
+        prompts: int,
+        separate: bool,
+        targets: Sequence[Target] = (),
+    ) -> Pooled:
         """From the tables of a run: a row per node and edge of each prompt, and per node Σ |weight| of what goes in.
 
         Args:
@@ -51,6 +63,7 @@ class Pooled:
             incoming: The table `attribution/rows`.
             prompts: How many there are.
             separate: Whether nodes of different positions are different ones.
+            targets: Of one prompt several, if it has them, by their `feature` in the table of nodes.
         """
         first, number = rows.numbered(_order(nodes, separate=separate))
         starts = np.searchsorted(nodes["prompt"], np.arange(prompts))
@@ -61,7 +74,13 @@ class Pooled:
         stored = np.bincount(ends[1], np.abs(edges["weight"]), count)
         share = np.divide(np.bincount(into, incoming["abs_in"], count), stored, out=np.ones(count), where=stored > 0)
         own = np.bincount(found["target"], np.abs(found["weight"]), count)
-        return cls(_nodes(nodes, first, number, prompts, separate=separate), found, own * np.maximum(share, 1), number)
+        pooled = _nodes(nodes, first, number, prompts, separate=separate)
+        ends_of_all = np.flatnonzero(pooled["kind"] == "target")
+        outcome = np.zeros(count)
+        outcome[ends_of_all] = [target.weight for target in targets] or 1
+        for node, target in zip(ends_of_all, targets, strict=False):
+            pooled["id"][node] = target_name(target.token_id)
+        return cls(pooled, found, own * np.maximum(share, 1), number, outcome)
 
 
 def _order(nodes: Columns, *, separate: bool) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""What of the graph of a run's prompts is kept: the nodes and edges that influence the target most, as settings say."""
+"""What of the graph of a run's prompts is kept: the nodes and edges that influence targets most, as settings say."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Selection:
         nodes, edges: Whether each is kept.
         influence: The cumulative share of all influence at which each node comes in; 0 of targets, NaN of nodes whose
             edges weren't computed.
-        replacement, completeness: Scores of the whole graph; None where nothing feeds the target.
+        replacement, completeness: Scores of the whole graph; None where nothing feeds a target.
         graph: The whole.
     """
 
@@ -49,7 +49,7 @@ class Selection:
         return cls(kept.nodes, kept.edges, _influence(graph), whole.replacement, whole.completeness, graph)
 
     def paths(self, count: int) -> list[Path]:
-        """The strongest paths from tokens to the target, in the whole graph; nodes are those of the pooled tables."""
+        """The strongest paths from tokens to targets, in the whole graph; nodes are those of the pooled tables."""
         return paths(self.graph, count)
 
     def groups(self) -> np.ndarray:
@@ -59,11 +59,8 @@ class Selection:
 
 def _graph(pooled: Pooled) -> AttributionGraph:
     kind = np.asarray([KINDS.index(name) for name in pooled.nodes["kind"].tolist()], np.int8)
-    target = kind == TARGET
     edges = pooled.edges
-    return AttributionGraph(
-        edges["source"], edges["target"], edges["weight"], kind, target / target.sum(), pooled.incoming
-    )
+    return AttributionGraph(edges["source"], edges["target"], edges["weight"], kind, pooled.outcome, pooled.incoming)
 
 
 def _influence(graph: AttributionGraph) -> np.ndarray:

@@ -171,7 +171,7 @@ def _usage_error(problems: Sequence[Mapping[str, Any]]) -> UsageError:
         key = ".".join(places)
         key = key if len(key) <= 80 else f"{key[:79]}…"
         return UsageError(f"Unknown setting `{key}`.", hint=nearest(key, known, what="settings"))
-    key = next((k for k in known if ".".join(places).startswith(k)), ".".join(places))
+    key = next((k for k in known if f"{'.'.join(places)}.".startswith(f"{k}.")), ".".join(places))
     row = next((r for r in table() if r.key == key), None)
     value = _SHORT.repr(problem.get("input"))
     depth = key.count(".") + 1

@@ -346,6 +346,16 @@ class Attribute:
             late=True,
         ),
     ] = False
+    targets: Annotated[
+        Literal["auto"] | Annotated[int, Range(ge=1)],
+        Flag(
+            "--targets",
+            "With --replace and without --target: the likeliest next tokens, at most so many, that have 95% of the "
+            "probability are explained together. auto: 10 of one prompt, as circuit-tracer; else one.",
+            "N|auto",
+            late=True,
+        ),
+    ] = "auto"
     positions: Annotated[
         Literal["auto", "separate", "sum"],
         Flag(

@@ -44,6 +44,7 @@ def run(job: Job) -> Outcome:
         from circuitcli.stages import replacing
 
         replacing.check(job)
+    questions.targets(job)
     return stage(job, NAME, {"questions": questions.identity(job)}, lambda todo: _Attribution(job, todo).work())
 
 
@@ -116,12 +117,14 @@ class _Attribution:
         """The nodes of a prompt with what gradients say of them."""
         study, settings = self.prompts.study(number), self.job.settings.attribute
         table = study.columns(number)
-        table |= {name: np.full(study.nodes + 1, np.nan) for name in ("atp", "relp", "ig", "exact")}
+        table |= {name: np.full(len(table["node"]), np.nan) for name in ("atp", "relp", "ig", "exact")}
         for rule in self.rules:
-            table[rule][:-1] = study.estimates(rule)
+            table[rule][: study.nodes] = study.estimates(rule)
         if settings.method == "ig":
-            table["ig"][:-1] = study.integrated(settings.ig_steps, max(1, self.prompts.runtime.batch_size or 1))
-        return table | {"drawn": np.zeros(study.nodes + 1)}
+            table["ig"][: study.nodes] = study.integrated(
+                settings.ig_steps, max(1, self.prompts.runtime.batch_size or 1)
+            )
+        return table | {"drawn": np.zeros(len(table["node"]))}
 
     def _size(self, table: tables.Columns) -> np.ndarray:
         """By what nodes are ranked before any is measured: the method's estimate, or the largest of all."""
@@ -129,7 +132,8 @@ class _Attribution:
         from circuitcli.stages import extent
 
         names: Sequence[Method] = (method,) if method in ("atp", "relp", "ig") else self.rules
-        return extent.largest({name: table[name][:-1] for name in names})
+        inner = table["kind"] != "target"
+        return extent.largest({name: table[name][inner] for name in names})
 
     def _extents(self, nodes: Sequence[tables.Columns]) -> list[StratifiedSample]:
         """What is measured of each prompt, by method and budget."""
@@ -203,7 +207,11 @@ class _Attribution:
 
     def _question(self, number: int) -> attributions.Prompt:
         study, asked, tokenizer = self.prompts.study(number), self.prompts.asked[number], self.job.subject.tokenizer
-        metric, other = study.prompt.metric, asked.counterfactual_ids
+        metric, other, probs = study.prompt.metric, asked.counterfactual_ids, study.prompt.logits.softmax(-1)
+        explained = tuple(
+            attributions.Target(tokenizer.text(one.target), one.target, float(probs[one.target]), weight)
+            for one, weight in study.targets
+        )
         return attributions.Prompt(
             prompt=asked.prompt,
             tokens=tuple(tokenizer.pieces(asked.ids)),
@@ -216,8 +224,9 @@ class _Attribution:
             counterfactual=asked.counterfactual,
             counterfactual_tokens=None if other is None else tuple(tokenizer.pieces(other)),
             clean=study.prompt.clean,
-            prob=float(study.prompt.logits.softmax(-1)[metric.target]),
+            prob=sum(one.prob for one in explained),
             unit=metric.unit,
+            targets=explained if len(explained) > 1 else (),
         )
 
     def _fidelity(self) -> list[dict[str, Any]]:
@@ -237,7 +246,7 @@ class _Attribution:
         settings = self.job.settings.attribute
         positions = settings.positions
         measured = sum(int((table["method"] == "exact").sum()) for table in nodes)
-        count = sum(len(table["node"]) - 1 for table in nodes)
+        count = sum(int((table["kind"] != "target").sum()) for table in nodes)
         self.todo.facts.update(
             method=settings.method,
             nodes=count,
@@ -263,4 +272,4 @@ def _settle(table: tables.Columns, estimate: str, *, measured: bool) -> None:
     exact = np.isfinite(table["exact"]) & measured
     table["effect"] = np.where(exact, table["exact"], table[estimate])
     table["method"] = np.where(exact, "exact", estimate).astype(object)
-    table["method"][-1] = ""
+    table["method"][table["kind"] == "target"] = ""

@@ -59,6 +59,11 @@ class Prompts:
         return Baselines(kind, self.inputs, sites_of(self.inputs))
 
     @cached_property
+    def _targets(self) -> int:
+        """Most next tokens that are explained together; of questions that were given one."""
+        return 1 if self.given else questions.targets(self.todo.job)
+
+    @cached_property
     def _longest(self) -> int:
         return max(len(one.ids) for one in self.asked)
 
@@ -78,8 +83,9 @@ class Prompts:
         if number not in self._open:
             how = self.todo.job.settings.attribute
             opened = open_study(
-                self.inputs, self.baselines, self.asked[number], number, frozen=how.freeze, replaced=how.replace
-            )
+                self.inputs, self.baselines, self.asked[number], number,
+                frozen=how.freeze, replaced=how.replace, targets=self._targets,
+            )  # fmt: skip
             if opened.nbytes + sum(one.nbytes for one in self._open.values()) > self.runtime.room(_OPEN):
                 self._open.clear()
             self._open[number] = opened

@@ -23,6 +23,7 @@ from circuitcli.stages.spelling import find_token, shown, side_by_side
 from circuitcli.stages.stage import Job
 from circuitcli.stages.subject import Subject
 
+LIKELIEST = 10  # next tokens that are explained at most, where nothing else is said
 Baseline = Literal["zero", "mean", "resample", "patch"]
 
 
@@ -104,6 +105,40 @@ def replaced_by(wanted: Literal["auto"] | Baseline, *, paired: bool) -> Baseline
     if wanted == "auto":
         return "patch" if paired else "zero"
     return wanted
+
+
+def targets(job: Job) -> int:
+    """How many of the likeliest next tokens are explained at most, each as likely as it is.
+
+    Several are in the replacement model, whose metric is linear in their logits, of one prompt without a target.
+
+    Raises:
+        UsageError: Several were asked for elsewhere.
+        InputError: As `written`.
+    """
+    how = job.settings.attribute
+    if how.targets == 1 or (how.targets == "auto" and not how.replace):
+        return 1
+    asked = written(job)
+    named = any(one.target is not None or one.against is not None for one in asked)
+    if how.targets == "auto":
+        return LIKELIEST if len(asked) == 1 and not named else 1
+    flag = f"--targets {how.targets}"
+    if not how.replace:
+        raise UsageError(
+            f"{flag} needs --freeze --replace: several next tokens are explained in the replacement model alone.",
+            hint="Add these, or leave --targets out.",
+        )
+    if named:
+        raise UsageError(
+            f"{flag} doesn't go with --target, which is one.", hint="Leave one of them out: --target '' names none."
+        )
+    if len(asked) > 1:
+        raise UsageError(
+            f"{flag} is of one prompt, and there are {len(asked)}: of several each has one target.",
+            hint="Leave --targets out, or make a run of one prompt.",
+        )
+    return how.targets
 
 
 def check_patch(asked: Sequence[MayDiffer], what: str) -> None:

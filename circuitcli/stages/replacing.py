@@ -2,6 +2,9 @@
 
 An edge u → d is what leaving u out does to the metric through d alone: what it does to d, times what d does to the
 metric in all. In this model that is no estimate; that the model is one, calibration tells.
+
+Of several targets k with probabilities p_k the metric is m = Σ_k w_k·(logit k − mean logit), w_k = p_k / Σ p: an edge
+u → k is w_k times what leaving u out does to k by no way through a third, so that a node's edges add up to its effect.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ def at_once(length: int, rows: int) -> int:
 
 
 def wire(study: Study, most: int, number: int, done: Callable[[int], None]) -> Wired:
-    """The edges of a prompt into its most influential features and the target, from these, errors and tokens.
+    """The edges of a prompt into its most influential features and the targets, from these, errors and tokens.
 
     Args:
         study: The prompt.
@@ -77,18 +80,20 @@ def wire(study: Study, most: int, number: int, done: Callable[[int], None]) -> W
         done: Told how many features more have theirs.
     """
     model, tokens = study.model, study.prompt.tokens
-    one = torch.ones(1, device=tokens.device)
-    given = targets(model, tokens, [study.prompt.metric], one)
+    metrics = [metric for metric, _ in study.targets]
+    weights = torch.tensor([weight for _, weight in study.targets], device=tokens.device)
+    given = targets(model, tokens, metrics, weights)
     with model.fixed(tokens.unsqueeze(0), FROZEN):
         able = sum(len(source) for source in study.sources if isinstance(source, Features))
         rows = Rows(model, tokens, study.sources, given, at_once(len(tokens), min(most, able)))
-        found = trace(rows, study.sources, one, most, done)
+        found = trace(rows, study.sources, weights, most, done)
     kept = Kept(study, _nodes(study, found.nodes.cpu().numpy()), least=_LEAST)
     gradient, _ = study.gradients("atp")
     weight = torch.cat([source.weight(gradient) for source in study.sources])
     for nodes, rows in zip(found.nodes.split(_ROWS), found.into.split(_ROWS), strict=True):
         kept.add(nodes.cpu().numpy(), iter([rows * weight[nodes].unsqueeze(1)]))
-    kept.add(np.asarray([study.nodes]), iter([found.into_targets]))
+    ends = np.arange(study.nodes, study.nodes + len(metrics))
+    kept.add(ends, iter([found.into_targets * weights.unsqueeze(1)]))
     return kept.wired(number, "atp")
 
 

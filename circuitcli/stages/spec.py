@@ -191,6 +191,7 @@ STAGES = Stages(
                 "attribute.ig_steps",
                 "attribute.freeze",
                 "attribute.replace",
+                "attribute.targets",
                 "attribute.positions",
                 "attribute.half",
             ),

@@ -1,7 +1,7 @@
 """One prompt of an attribution, opened: its clean pass, its nodes, and what gradients say of them.
 
 Nodes are numbered from 0 within a prompt: its tokens, then site by site, as dictionaries write them in the model's
-order, features and errors, and last the target.
+order, features and errors, and last the targets: of a replacement model there may be several.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from circuitcli.core.attribution import gradients, measured, replacement
 from circuitcli.core.attribution.measured import Prompt
-from circuitcli.core.attribution.metric import Metric
+from circuitcli.core.attribution.metric import Metric, Weighted
 from circuitcli.core.attribution.parts import BOTTOM, Errors, Features, Source, Tokens, edits_of
 from circuitcli.core.attribution.parts import tokens as token_nodes
 from circuitcli.core.model import Fixed, Model
@@ -59,13 +59,18 @@ class Study:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """The number of each source's first node; last of all that of the target."""
+        """The number of each source's first node; last of all that of the first target."""
         return np.cumsum([0, *map(len, self.sources)])
 
     @property
     def nodes(self) -> int:
         """How many nodes there are that can be replaced."""
         return int(self.starts[-1])
+
+    @property
+    def targets(self) -> Weighted:
+        """The metrics that m is a mean of, and what each counts; their nodes come last."""
+        return self.prompt.metric.weighted
 
     @property
     def nbytes(self) -> int:
@@ -136,30 +141,40 @@ class Study:
         return np.asarray(found.cpu().numpy())
 
     def columns(self, number: int) -> tables.Columns:
-        """Its nodes as the table has them, but for their effects; the target's row last."""
-        nodes = [*(_rows(source) for source in self.sources), self._target()]
-        count = self.nodes + 1
+        """Its nodes as the table has them, but for their effects; targets' rows last."""
+        nodes = [*(_rows(source) for source in self.sources), self._targets()]
+        count = self.nodes + len(self.targets)
         joined = {name: np.concatenate([np.asarray(part[name]) for part in nodes]) for name in nodes[0]}
         return {"prompt": np.full(count, number, np.int32), "node": np.arange(count, dtype=np.int32), **joined}
 
-    def _target(self) -> tables.Columns:
+    def _targets(self) -> tables.Columns:
+        """A target's `feature` is its place among them."""
+        count, logits = len(self.targets), self.prompt.logits.unsqueeze(0)
         return {
-            "kind": ["target"],
-            "layer": [self.model.shape.n_layers],
-            "site": ["target"],
-            "feature": [0],
-            "pos": [len(self.prompt) - 1],
-            "activation": [self.prompt.clean],
-            "replacement": [np.nan],
+            "kind": ["target"] * count,
+            "layer": [self.model.shape.n_layers] * count,
+            "site": ["target"] * count,
+            "feature": list(range(count)),
+            "pos": [len(self.prompt) - 1] * count,
+            "activation": [float(metric.of(logits)[0]) for metric, _ in self.targets],
+            "replacement": [np.nan] * count,
         }
 
 
 def open_study(
-    inputs: Inputs, baselines: Baselines, asked: Asked, number: int, *, frozen: bool, replaced: bool = False
+    inputs: Inputs,
+    baselines: Baselines,
+    asked: Asked,
+    number: int,
+    *,
+    frozen: bool,
+    replaced: bool = False,
+    targets: int = 1,
 ) -> Study:
     """Run a prompt clean, and find its nodes; each dictionary is loaded once.
 
-    Of a replacement model every token is a node, by its embedding alone.
+    Of a replacement model every token is a node, by its embedding alone; so many of the likeliest next tokens at most
+    are targets where the question names none.
 
     Raises:
         InputError: A dictionary isn't there, or the baseline can't be had.
@@ -169,7 +184,7 @@ def open_study(
     tokens = torch.tensor(asked.ids, device=model.device)
     counts = torch.tensor(asked.counts, device=model.device)
     metric = None if asked.target is None else Metric(asked.target, asked.against, centred=replaced)
-    prompt = measured.read(model, tokens, list(baselines.sites), metric, centred=replaced)
+    prompt = measured.read(model, tokens, list(baselines.sites), metric, centred=replaced, most=targets)
     clean = {site: x[0] for site, x in prompt.run.sites.items()}
     other = baselines.other(asked, number)
     sources: list[Source] = [baselines.bottom(clean, counts, other)]

@@ -32,6 +32,22 @@ FILES = (QUESTIONS, NODES, EDGES, ROWS)
 
 
 @dataclass(frozen=True)
+class Target:
+    """One of several next tokens that are explained together.
+
+    Attributes:
+        token, token_id: The token.
+        prob: Its probability.
+        weight: What it counts in m: its share of the probability of all of them.
+    """
+
+    token: Text
+    token_id: Count
+    prob: Number
+    weight: Number
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What was asked of one prompt, and what the metric m is there.
 
@@ -40,13 +56,14 @@ class Prompt:
         tokens: What each of its tokens adds to the text.
         ids: Their numbers.
         counts: Which of them are nodes: position ≥ 1, no special token.
-        target, target_id: The token whose log-probability or logit m is of.
+        target, target_id: The token whose log-probability or logit m is of; of several the likeliest.
         against, against_id: The token whose logit is taken from it; None of a log-probability.
         counterfactual, counterfactual_tokens: The prompt whose activations replace its own, if one does.
         clean: m, unedited.
-        prob: The target's probability.
+        prob: The target's probability; of several all of theirs.
         unit: Of m: `nats` or `logits`.
         baseline_metric: m where all nodes are replaced at once; None where that wasn't computed.
+        targets: Several, the likeliest first, in the order of their nodes; empty where there is one.
     """
 
     prompt: Text
@@ -63,6 +80,7 @@ class Prompt:
     prob: Number
     unit: Text
     baseline_metric: Number | None = None
+    targets: tuple[Target, ...] = ()
 
 
 def write(

@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.nn.functional import gelu
 from transformers import GPT2LMHeadModel
 
+import circuitcli
 from circuitcli import demo
 from circuitcli.core.influence import AttributionGraph, scores
+from circuitcli.results.answer import build
 from circuitcli.results.selection import KINDS
 
 Circuit = Callable[..., Result]
@@ -43,7 +45,8 @@ def table(run: Path, name: str) -> dict[str, np.ndarray]:
 def test_tables(circuit: Circuit, tmp_path: Path, release: str) -> None:
     run = tmp_path / "run"
     cached(circuit, run, release)
-    said = circuit("attribute", "--run", run, "--freeze", "--replace", "--candidates", "5000", "--json").document
+    flags = ("--freeze", "--replace", "--targets", "1", "--candidates", "5000")
+    said = circuit("attribute", "--run", run, *flags, "--json").document
     nodes, edges, rows = (table(run, name) for name in ("nodes", "edges", "rows"))
     kind = nodes["kind"]
     assert set(kind) == {"token", "feature", "error", "target"}
@@ -139,11 +142,22 @@ def active(x: Tensor, w_enc: Tensor, b_enc: Tensor, threshold: Tensor | None) ->
 
 
 def forward(
-    lm: GPT2LMHeadModel, ids: Tensor, held: dict[str, Tensor] | None, says: Says | None
+    lm: GPT2LMHeadModel,
+    ids: Tensor,
+    held: dict[str, Tensor] | None,
+    says: Says | None,
+    start: dict[int, Tensor] | None = None,
+    *,
+    everywhere: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits, and attention patterns and norms' scales; with `held` these are taken in place of its own."""
+    """Logits, and attention patterns and norms' scales; with `held` these are taken in place of its own.
+
+    `start` is added to embeddings at some positions; `everywhere`: what MLPs give is said at the first one as well.
+    """
     parts, heads, seen = lm.transformer, lm.config.n_head, {} if held is None else held
     x, read = parts.wte(ids) + parts.wpe(torch.arange(len(ids))), {}
+    for pos, change in (start or {}).items():
+        x[pos] += change
 
     def norm(module: Any, x: Tensor, name: str) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
@@ -160,14 +174,161 @@ def forward(
         read[i] = norm(block.ln_2, x, f"{i}.2")
         out = block.mlp.c_proj(gelu(block.mlp.c_fc(read[i]), approximate="tanh"))
         if says is not None:
-            out = torch.cat([out[:1], says(i, read)[1:]])
+            out = says(i, read) if everywhere else torch.cat([out[:1], says(i, read)[1:]])
         x = x + out
     return lm.lm_head(norm(parts.ln_f, x, "f")), seen
+
+
+def test_several_targets(circuit: Circuit, tmp_path: Path) -> None:
+    """Without a target the likeliest tokens are explained together; effects by a linear pass by hand, float64."""
+    run = tmp_path / "run"
+    cached(circuit, run, "demo-transcoders")
+    said = circuit(
+        "attribute", "--run", run, "--freeze", "--replace", "--candidates", "5000", "--json"
+    ).document["answer"]  # fmt: skip
+    lm = GPT2LMHeadModel.from_pretrained(demo.MODEL, attn_implementation="eager", dtype=torch.float64).eval()
+    ids = torch.tensor(prompt_ids())
+    with torch.no_grad():
+        linear = Linear(lm, ids)
+    probs, likely = linear.logits[-1].softmax(-1).sort(descending=True)
+    count = min(10, int((probs.cumsum(0) < 0.95).sum()) + 1)
+    assert count == 10
+    assert [one["token_id"] for one in said["targets"]] == likely[:count].tolist()
+    assert [one["prob"] for one in said["targets"]] == pytest.approx(probs[:count].tolist(), rel=1e-4)
+    shares = probs[:count] / probs[:count].sum()
+    assert [one["weight"] for one in said["targets"]] == pytest.approx(shares.tolist(), rel=1e-4)
+    question = said["question"]
+    assert (question["metric"], question["targets"]) == ("logit(10 likeliest) − mean logit", count)
+    assert question["prob"] == pytest.approx(float(probs[:count].sum()), rel=1e-4)
+
+    def metric(logits: Tensor) -> Tensor:
+        return logits[-1, likely[:count]] - logits[-1].mean()
+
+    clean = metric(linear.logits)
+    assert question["clean"] == pytest.approx(float((shares * clean).sum()), rel=1e-4)
+    nodes, edges = table(run, "nodes"), table(run, "edges")
+    target = nodes["kind"] == "target"
+    np.testing.assert_allclose(nodes["activation"][target], clean.numpy(), rtol=1e-4)
+    largest = float(abs(nodes["effect"][~target]).max())
+    out = np.bincount(edges["source"], edges["weight"], len(target))
+    assert abs(out - nodes["effect"])[~target].max() <= 1e-4 * largest
+    # Each of the largest features of every layer, and each token, left out by hand: what that does to m.
+    with torch.no_grad():
+        for node in [*np.flatnonzero(nodes["kind"] == "token"), *largest_features(nodes)]:
+            site = ("token", 0) if nodes["kind"][node] == "token" else ("feature", int(nodes["layer"][node]))
+            without = linear.without(*site, int(nodes["feature"][node]), int(nodes["pos"][node]))
+            by_hand = float((shares * (metric(without) - clean)).sum())
+            assert nodes["effect"][node] == pytest.approx(by_hand, abs=1e-4 * largest), node
+            # Of the last layer's features every effect is an edge, one a target.
+            if site == ("feature", 3):
+                ways = edges["source"] == node
+                by_target = dict(zip(edges["target"][ways].tolist(), edges["weight"][ways].tolist(), strict=True))
+                own = (shares * (metric(without) - clean)).tolist()
+                for end, weight in zip(np.flatnonzero(target).tolist(), own, strict=True):
+                    assert by_target.get(end, 0.0) == pytest.approx(weight, abs=1e-4 * largest), (node, end)
+    read_as_a_graph(run, likely[:count].tolist(), [one["token"] for one in said["targets"]], said)
+
+
+def largest_features(nodes: dict[str, np.ndarray]) -> list[int]:
+    found: list[int] = []
+    for layer in range(4):
+        here = np.flatnonzero((nodes["kind"] == "feature") & (nodes["layer"] == layer))
+        found += here[np.argsort(-abs(nodes["effect"][here]))[:5]].tolist()
+    return found
+
+
+def read_as_a_graph(run: Path, likely: list[int], tokens: list[str], said: dict[str, Any]) -> None:
+    """A node for each target in tables, on paths and in circuit.json, the likeliest first; scores count them all."""
+    results = circuitcli.open_run(run)
+    frame = results.attribution.nodes()
+    ends = frame[frame["kind"] == "target"]
+    assert ends["id"].tolist() == [f"target.{one}" for one in likely]
+    assert ends["token"].tolist() == tokens
+    whole = results.attribution.nodes(by_prompt=True)
+    assert whole["token"][whole["kind"] == "target"].tolist() == tokens
+    assert whole["id"][whole["kind"] == "target"].tolist() == ends["id"].tolist()
+    assert {path["nodes"][-1] for path in said["paths"]} <= {token.replace(" ", "␣") for token in tokens}
+    drawn = [node for node in build(results).nodes if node.kind == "target"]
+    assert [(node.id, node.attribution.token_id) for node in drawn] == list(zip(ends["id"], likely, strict=True))
+    assert [node.attribution.prob for node in drawn] == [one["prob"] for one in said["targets"]]
+    nodes, edges, rows = (table(run, name) for name in ("nodes", "edges", "rows"))
+    kind = nodes["kind"]
+    outcome, fed = np.zeros(len(kind)), np.zeros(len(kind))
+    outcome[kind == "target"] = [one["weight"] for one in said["targets"]]
+    fed[rows["target"]] = rows["abs_in"]
+    numbers = np.asarray([KINDS.index(name) for name in kind])
+    graph = AttributionGraph(edges["source"], edges["target"], edges["weight"], numbers, outcome, fed)
+    question = said["question"]
+    assert (question["replacement"], question["completeness"]) == pytest.approx(scores(graph), abs=1e-6)
+
+
+class Linear:
+    """The local replacement model of the demo's transcoders by hand: linear in what is left out."""
+
+    def __init__(self, lm: GPT2LMHeadModel, ids: Tensor) -> None:
+        self.lm, self.ids = lm, ids
+        self.logits, self.held = forward(lm, ids, None, None)
+        self.read: dict[int, Tensor] = {}
+        self.out: dict[int, Tensor] = {}
+        forward(lm, ids, self.held, self._clean)
+        root = demo.MODEL.parent / "transcoders"
+        self.weights = [
+            {name: value.double() for name, value in load_file(root / f"layer_{i}.safetensors").items()}
+            for i in range(4)
+        ]
+        self.acts = [
+            active(self.read[i], w["W_enc"], w["b_enc"], w.get("activation_function.threshold"))
+            for i, w in enumerate(self.weights)
+        ]
+
+    def _clean(self, layer: int, x: dict[int, Tensor]) -> Tensor:
+        mlp = self.lm.transformer.h[layer].mlp
+        self.read[layer] = x[layer].clone()
+        self.out[layer] = mlp.c_proj(gelu(mlp.c_fc(x[layer]), approximate="tanh"))
+        return self.out[layer]
+
+    def without(self, kind: str, layer: int, feature: int, pos: int) -> Tensor:
+        """Logits once a feature at a position, or a token's embedding, is 0."""
+
+        def says(at: int, x: dict[int, Tensor]) -> Tensor:
+            w, change = self.weights[at], x[at] - self.read[at]
+            acts = (change @ w["W_enc"].T) * (self.acts[at] > 0)
+            if kind == "feature" and at == layer:
+                acts[pos, feature] = -self.acts[at][pos, feature]
+            skip = change @ w["W_skip"].T if "W_skip" in w else 0
+            found = self.out[at] + acts @ w["W_dec"] + skip
+            found[0] = self.out[at][0] + (skip[0] if "W_skip" in w else 0)  # where nothing is counted: no features
+            return found
+
+        table = self.lm.transformer.wte.weight
+        start = {pos: -table[self.ids[pos]]} if kind == "token" else {}
+        return forward(self.lm, self.ids, self.held, says, start, everywhere=True)[0]
+
+
+def test_several_prompts_have_one_target_each(circuit: Circuit, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert circuit("fetch-saes", "--run", run, "--release", "demo-transcoders").code == 0
+    assert circuit("cache-acts", "--run", run, "--prompt", PROMPT, "--prompt", "And God said unto the").code == 0
+    refused = circuit("attribute", "--run", run, "--freeze", "--replace", "--targets", "3")
+    assert refused.code == 2
+    assert "--targets 3 is of one prompt, and there are 2" in refused.err
+    said = circuit("attribute", "--run", run, "--freeze", "--replace", "--json").document["answer"]
+    assert "targets" not in said
+    assert said["question"]["targets"] == 1
+    assert (table(run, "nodes")["kind"] == "target").sum() == 2
 
 
 @pytest.mark.parametrize(
     ("release", "layers", "flags", "code", "words"),
     [
+        ("demo-transcoders", ":", ["--targets", "3"], 2, ["--targets 3", "--freeze --replace"]),
+        (
+            "demo-transcoders",
+            ":",
+            ["--replace", "--freeze", "--targets", "3", "--target", " earth"],
+            2,
+            ["--targets 3", "--target"],
+        ),
         ("demo-transcoders", ":", ["--replace"], 2, ["--freeze"]),
         ("demo-transcoders", ":", ["--replace", "--freeze", "--method", "relp"], 2, ["--method relp", "atp"]),
         ("demo-transcoders", ":", ["--replace", "--freeze", "--baseline", "mean"], 2, ["--baseline mean", "zero"]),

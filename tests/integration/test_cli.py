@@ -27,8 +27,8 @@ FLAGS = {
     "effects": "--logit-tokens --feature --by-position --steer --prompt --generate --model --model-revision --release "
     "--revision --layers --site --prepend-bos --dtype",
     "attribute": "--target --against --counterfactual --prompts --baseline --method --budget --ig-steps --freeze "
-    "--no-freeze --replace --no-replace --node-positions --candidates --nodes --node-influence --edge-influence "
-    "--edge-threshold --edges --allow-over-memory --no-allow-over-memory",
+    "--no-freeze --replace --no-replace --targets --node-positions --candidates --nodes --node-influence "
+    "--edge-influence --edge-threshold --edges --allow-over-memory --no-allow-over-memory",
     "graph": "--of --min-effect --max-edges --format --extend --load --labels --group",
     "stability": "--seeds --halves --interventions --dry-run",
     "validate": "--prompts --column --metric --baseline --split --circuit --pin --nodes --size --draws --candidates "

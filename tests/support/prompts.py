@@ -171,3 +171,53 @@ def summed() -> Circuit:
     question = replace(QUESTION, positions="sum", tokens=(), prompts=3)
     facts = replace(ASKED.metadata, prompts=("One", "Two", "Three"), attribution=question)
     return replace(ASKED, metadata=facts, nodes=tuple(told), edges=tuple(edges))
+
+
+TARGETS = {"target.7": (" heavens", 0.5), "target.12": (" earth", 0.25), "target.3": (" man", 0.125)}
+WRITES = {1: ("1.mlp_out", "2.mlp_out", "3.mlp_out"), 2: ("2.mlp_out",)}
+
+
+def several() -> Circuit:
+    """Of a replacement model: features of transcoders, one of them across layers, and three targets."""
+    names = {one.id: _transcoded(one) for one in ASKED.nodes[:-1]}
+    targets = [_target(name, *said) for name, said in TARGETS.items()]
+    edges = [replace(e, source=names[e.source].id, method="atp") for e in ASKED.edges]
+    inner = [replace(e, target=names[e.target].id) for e in edges if e.target != "target"]
+    outer = [
+        replace(e, target=one.id, effect_mean=e.effect_mean * (0.6, 0.3, -0.1)[i])
+        for e in edges
+        for i, one in enumerate(targets)
+        if e.target == "target"
+    ]
+    question = replace(
+        QUESTION,
+        metric="logit(3 likeliest) − mean logit",
+        unit="logits",
+        target=" heavens,  earth,  man",
+        prob=0.875,
+        clean=9.5,
+        method="atp",
+        edge_method="atp",
+        frozen=True,
+        replaced=True,
+        fidelity=Fidelity(kl_last=0.5, kl=0.25, top1=0.75, real=2.0, replacement=2.5),
+        targets=3,
+    )
+    facts = replace(ASKED.metadata, attribution=question)
+    calibration = tuple(replace(row, method="atp") for row in ASKED.calibration if row.of == "nodes")
+    return replace(
+        ASKED, metadata=facts, nodes=(*names.values(), *targets), edges=(*inner, *outer), calibration=calibration
+    )
+
+
+def _transcoded(one: Node) -> Node:
+    """A feature reads an MLP's input, and an error is of its output."""
+    site = {"feature": "mlp_in", "error": "mlp_out"}.get(one.kind, one.site)
+    writes = WRITES[one.layer] if one.kind == "feature" else ()
+    what = replace(one.attribution, method="atp")
+    return replace(one, id=one.id.replace("resid_post", site), site=site, writes=writes, attribution=what)
+
+
+def _target(name: str, token: str, prob: float) -> Node:
+    what = replace(ASKED.nodes[-1].attribution, token=token, prob=prob, token_id=int(name.partition(".")[2]))
+    return replace(ASKED.nodes[-1], id=name, attribution=what)

@@ -32,6 +32,7 @@ ALL = {
     "prompt": ASKED,
     "many": prompts.prompt(200, 30, groups=4),
     "summed": prompts.summed(),
+    "several targets": prompts.several(),
     "hostile prompt": prompts.hostile(),
     "transcoders": prompts.replaced(across=False),
     "cross-layer transcoder": prompts.replaced(across=True),
@@ -123,6 +124,18 @@ def test_its_own_names_of_a_prompt_are_ours() -> None:
         assert {name: getattr(found, name) for name in names} == {name: getattr(own, name) for name in names}
         assert found.clerp == own.clerp or not own.clerp
         assert own.influence in (None, found.influence)
+
+
+def test_several_targets_are_its_logits() -> None:
+    """The likeliest is the one that it marks, as it marks its first."""
+    graph = json.loads(next(iter(export(prompts.several()).values())))
+    logits = [node for node in graph["nodes"] if node["feature_type"] == "logit"]
+    said = [(" heavens", 7, 0.5), (" earth", 12, 0.25), (" man", 3, 0.125)]
+    same = ("node_id", "feature", "layer", "ctx_idx", "is_target_logit", "token_prob", "clerp")
+    for i, (node, (token, number, prob)) in enumerate(zip(logits, said, strict=True)):
+        own = graph_models.Node.logit_node(7, number, token, 4, target_logit=i == 0, token_prob=prob)
+        found = graph_models.Node.model_validate(node, strict=True)
+        assert {name: getattr(found, name) for name in same} == {name: getattr(own, name) for name in same}
 
 
 @settings(max_examples=50, deadline=None, derandomize=True)

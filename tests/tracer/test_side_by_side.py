@@ -20,11 +20,12 @@ from support.commands import command, environment
 from support.families import CONFIGS, save_checkpoint
 from support.tiny import load_model
 
+import circuitcli
 from circuitcli import demo, plugins
 from circuitcli.core.active import Active
 from circuitcli.core.attribution import replacement
 from circuitcli.core.attribution.measured import read
-from circuitcli.core.attribution.metric import Metric
+from circuitcli.core.attribution.metric import Metric, likeliest
 from circuitcli.core.attribution.parts import BOTTOM, Errors, Features, Parts, Source, tokens
 from circuitcli.core.attribution.traced import Traced, trace
 from circuitcli.core.dictionary import Dictionary, reconstructed
@@ -32,6 +33,7 @@ from circuitcli.core.influence import ERROR, FEATURE, TARGET, TOKEN, Attribution
 from circuitcli.core.model import FROZEN, Model
 from circuitcli.core.pruning import prune
 from circuitcli.core.sites import Site
+from circuitcli.results.answer import build
 from circuitcli.saes import entry, fitted
 
 THEIRS = os.environ.get("CIRCUIT_TRACER_PYTHON")
@@ -159,7 +161,7 @@ def ours(model: Model, some: dict[Site, Dictionary], ids: list[int]) -> Ours:
     embedded = clean[BOTTOM] - model.positions(prompt[None])
     sources = [tokens(embedded, torch.ones_like(counts)), *nodes]
     probs = clean_pass.logits.softmax(-1)
-    chosen = replacement.likeliest(probs)
+    chosen = likeliest(probs)
     metrics = [Metric(int(one), centred=True) for one in chosen]
     given = replacement.targets(model, prompt, metrics, probs[chosen])
     with model.fixed(prompt[None], FROZEN):
@@ -220,9 +222,52 @@ def said(run: Path, stage: str, *flags: str) -> bytes:
     return made.stdout
 
 
+def check_command(run: Path, answer: Any, layers: int) -> None:
+    """What the command without a target has in its files, and draws: all of it as circuit-tracer has it by default."""
+    results = circuitcli.open_run(run)
+    asked = results.attribution
+    [prompt] = asked.prompts
+    assert [one.token_id for one in prompt.targets] == answer["targets"].tolist()
+    np.testing.assert_allclose([one.prob for one in prompt.targets], answer["probs"], atol=1e-5)
+    place = {name: i for i, name in enumerate(of_theirs(answer, layers))}
+    table, kept = asked.pooled.nodes, asked.selection
+    columns = (table[name].tolist() for name in ("kind", "layer", "pos", "feature"))
+    names = [
+        {"feature": ("f", layer, pos, feature), "error": ("e", layer, pos), "token": ("t", pos)}.get(
+            kind, ("l", feature)
+        )
+        for kind, layer, pos, feature in zip(*columns, strict=True)
+    ]
+    at = np.asarray([place[name] for name in names])
+    # Rows of the adjacency matrix as shares of their sums, as pruning sees them; what leads to no target has none.
+    graph, theirs_all = kept.graph, abs(answer["adjacency"])
+    shares, whole = np.zeros_like(theirs_all), theirs_all.sum(1)
+    shares[at[graph.target], at[graph.source]] = graph.shares()
+    leads = ((answer["influence"] > 0) | (np.arange(len(place)) >= len(place) - len(answer["targets"]))) & (whole > 0)
+    assert leads.sum() > 50
+    assert abs(shares[leads] - theirs_all[leads] / whole[leads, None]).max() <= WITHIN
+    # Edges into targets: what each adds to its logit, times what that counts.
+    own = np.asarray([one.weight for one in prompt.targets])
+    ends = graph.kind[graph.target] == TARGET
+    row = at[graph.target[ends]] - (len(place) - len(own))
+    added = -graph.weight[ends] / own[row]
+    told = answer["adjacency"][at[graph.target[ends]], at[graph.source[ends]]]
+    assert abs(added - told).max() <= WITHIN * theirs_all.max()
+    found = influence(graph) * float(answer["probs"].sum())
+    np.testing.assert_allclose(found, answer["influence"][at], atol=WITHIN * answer["influence"].max(), rtol=0)
+    np.testing.assert_allclose((kept.replacement, kept.completeness), answer["scores"], atol=WITHIN)
+    assert (kept.nodes == answer["nodes"][at]).all()
+    edges = np.zeros_like(theirs_all, bool)
+    edges[at[graph.target[kept.edges]], at[graph.source[kept.edges]]] = True
+    assert (edges == answer["edges"]).all()
+    drawn = build(results)
+    assert len(drawn.edges) == edges.sum() > 100
+    assert len(drawn.nodes) == kept.nodes.sum()
+
+
 @pytest.mark.parametrize("release", ["demo-transcoders", "demo-clt"])
 def test_the_demo(release: str, tmp_path: Path) -> None:
-    """Whole graphs; and what the command says of the likeliest token alone, whose scores are those of its tables."""
+    """Whole graphs; the command's without a target; and what it says of one target, with the scores of its tables."""
     folder = demo.MODEL.parent / release.removeprefix("demo-")
     model, run = load_model(demo.MODEL), tmp_path / "run"
     some = dictionaries(folder, model)
@@ -236,7 +281,8 @@ def test_the_demo(release: str, tmp_path: Path) -> None:
     ids = asked["ids"]
     theirs(tmp_path, question(demo.MODEL, folder, [ids]), "attribute")
     check(ours(model, some, ids), np.load(tmp_path / "graph-0.npz"), model.shape.n_layers)
+    check_command(run, np.load(tmp_path / "graph-0.npz"), model.shape.n_layers)
     theirs(tmp_path, question(demo.MODEL, folder, [ids], targets=[[asked["target_id"]]]), "attribute")
     answer = np.load(tmp_path / "graph-0.npz")
-    told = json.loads(said(run, "attribute", "--json"))["answer"]["question"]
+    told = json.loads(said(run, "attribute", "--targets", "1", "--force", "--json"))["answer"]["question"]
     assert (told["replacement"], told["completeness"]) == pytest.approx(answer["scores"], abs=WITHIN)

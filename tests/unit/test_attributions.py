@@ -9,7 +9,7 @@ import pytest
 
 from circuitcli.errors import InputError
 from circuitcli.store import attributions, tables
-from circuitcli.store.attributions import Prompt
+from circuitcli.store.attributions import Prompt, Target
 from circuitcli.store.records import Record
 from circuitcli.store.run import Run
 
@@ -73,6 +73,21 @@ def test_attributions_come_back(run: Run):
         attributions.EDGES: 1,
         attributions.ROWS: 1,
     }
+
+
+def test_several_targets_come_back_and_older_files_have_none(run: Run):
+    several = replace(ASKED, targets=(Target(" heavens", 8, 0.6, 0.75), Target(" \ud800", 9, 0.2, 0.25)))
+    _written(run, several)
+    assert attributions.questions(run) == [several]
+    path = run.path(attributions.QUESTIONS)
+    tree = json.loads(path.read_text())
+    del tree[0]["targets"]
+    path.write_text(json.dumps(tree))
+    record = run.require(attributions.STAGE)
+    run.save_record(
+        attributions.STAGE, replace(record, files={**record.files, attributions.QUESTIONS: run.entry(path)})
+    )
+    assert attributions.questions(Run(run.root, run.folders)) == [ASKED]
 
 
 def test_without_the_stage_there_is_nothing_to_read(run: Run):

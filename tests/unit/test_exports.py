@@ -210,6 +210,7 @@ OF_PROMPTS = {
     "asked": ASKED,
     "many": prompts.prompt(200, 30, groups=4),
     "summed": prompts.summed(),
+    "several targets": prompts.several(),
     "hostile prompt": prompts.hostile(),
 }
 ALL = {"plain": PLAIN, "hostile": hostile(), **OF_PROMPTS}
@@ -327,6 +328,15 @@ def test_errors_elsewhere_than_features_need_no_site_in_their_names() -> None:
     nodes = exported(apart).graph["nodes"]
     assert [n["node_id"] for n in nodes][2:5] == ["1_6_5", "1_-1_6", "2_7_7"]
     assert [n["feature"] for n in nodes][3] == -1
+
+
+def test_several_targets() -> None:
+    """The viewers know one target among them: the likeliest."""
+    nodes = exported(prompts.several()).graph["nodes"]
+    logits = [n for n in nodes if n["feature_type"] == "logit"]
+    assert [n["node_id"] for n in logits] == ["5_7_7", "5_12_7", "5_3_7"]
+    assert [(n["token_prob"], n["is_target_logit"]) for n in logits] == [(0.5, True), (0.25, False), (0.125, False)]
+    assert logits[1]["clerp"] == 'Output " earth" (p=0.250)'
 
 
 def test_one_column_for_what_stands_for_all_positions() -> None:

@@ -49,6 +49,9 @@ def test_the_question_is_a_sentence_with_its_answer() -> None:
     many = asked(prompts=40, target=" heavens, earth", metric="log p(target)")
     answer = "mean log p(target) = −0.70 (mean p = 49.7%)"
     assert _question.question(many) == f"Why ␣heavens, earth after 40 prompts? {answer}"
+    likely = asked(targets=10, target=" heavens, earth, …", metric="logit(10 likeliest) − mean logit", prob=0.528)
+    answer = "logit(10 likeliest) − mean logit = −0.70 (p = 52.8% together)"
+    assert _question.question(likely) == f"Why ␣heavens, earth, … {prompt} {answer}"
 
 
 def test_of_a_long_prompt_its_end_is_told() -> None:

@@ -333,8 +333,27 @@ def test_of_many_targets_as_many_as_fit() -> None:
         ASKED, metadata=replace(ASKED.metadata, attribution=question), nodes=tuple(nodes), edges=(), calibration=poor
     )
     root = drawn(circuit)
-    assert len(boxes(root)) == 8
-    assert "On this slide: 8 of 60 targets" in texts(headline(root))
+    assert len(boxes(root)) == 10
+    assert "On this slide: 10 of 60 targets" in texts(headline(root))
+
+
+def test_of_several_targets_the_likeliest_are_drawn_each_with_an_arrow() -> None:
+    several = prompts.several()
+    last = several.nodes[-1]
+    more = [
+        replace(
+            last, id=f"target.{20 + i}", attribution=replace(last.attribution, token=f" t{i}", prob=0.01 + i / 1000)
+        )
+        for i in range(12)
+    ]
+    weak = [replace(several.edges[-1], target=one.id, effect_mean=1e-6) for one in more]
+    circuit = replace(several, nodes=(*several.nodes, *more), edges=(*several.edges, *weak))
+    whole = _slide_parts.folded(circuit)
+    found = _slide_parts.chosen(whole, lambda parts: True, 50)
+    targets = [part.id for part in found.parts if part.first.kind == "target"]
+    assert targets == ["target.7", "target.12", "target.3", *(f"target.{31 - i}" for i in range(7))]
+    assert {arrow.target for arrow in found.arrows} >= set(targets)
+    assert len(found.arrows) < len(whole.arrows)
 
 
 def test_a_slide_of_nothing() -> None:

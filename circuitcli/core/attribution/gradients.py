@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitcli.core.attribution.metric import Metric
+from circuitcli.core.attribution.metric import AnyMetric
 from circuitcli.core.attribution.parts import Source
 from circuitcli.core.edits import adding_all, in_turn, watching
 from circuitcli.core.model import Model
@@ -26,7 +26,7 @@ from circuitcli.errors import InputError
 
 
 def gradients(
-    model: Model, tokens: Int[Tensor, " t"], sites: Sequence[Site], metric: Metric
+    model: Model, tokens: Int[Tensor, " t"], sites: Sequence[Site], metric: AnyMetric
 ) -> tuple[dict[Site, Float[Tensor, "t _"]], Float[Tensor, " d"]]:
     """∂m/∂x at each site, total, and ∂m/∂(the last stream at the last position).
 
@@ -44,7 +44,7 @@ def gradients(
 
 
 def integrated(
-    model: Model, tokens: Int[Tensor, " t"], nodes: Sequence[Source], metric: Metric, *, steps: int, at_once: int
+    model: Model, tokens: Int[Tensor, " t"], nodes: Sequence[Source], metric: AnyMetric, *, steps: int, at_once: int
 ) -> dict[Site, Float[Tensor, "t _"]]:
     """The mean of ∂m/∂x where nodes are edited, on the way from the clean pass to that where all of them are replaced.
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitcli.core.attribution.metric import Metric
+from circuitcli.core.attribution.metric import AnyMetric, of_likeliest
 from circuitcli.core.model import Addition, Model, Pass, Places
 from circuitcli.core.shape import ModelShape
 from circuitcli.core.sites import Site
@@ -34,7 +34,7 @@ class Prompt:
 
     tokens: Int[Tensor, " t"]
     run: Pass
-    metric: Metric
+    metric: AnyMetric
     clean: float
     logits: Float[Tensor, " v"]
 
@@ -43,11 +43,18 @@ class Prompt:
 
 
 def read(
-    model: Model, tokens: Int[Tensor, " t"], sites: list[Site], metric: Metric | None, *, centred: bool = False
+    model: Model,
+    tokens: Int[Tensor, " t"],
+    sites: list[Site],
+    metric: AnyMetric | None,
+    *,
+    centred: bool = False,
+    most: int = 1,
 ) -> Prompt:
     """A prompt, run clean, with what editing at some sites, and reading there, needs.
 
-    Without a metric it is the log-probability of the likeliest next token, or, `centred`, its logit.
+    Without a metric it is the log-probability of the likeliest next token, or, `centred`, its logit, or the mean logit
+    of the likeliest ones, at most so many.
 
     Raises:
         InputError: The metric is no number.
@@ -56,7 +63,7 @@ def read(
     run = model.run(tokens.unsqueeze(0), needed, final=True, keep=0)
     assert run.final is not None
     logits = model.logits(run.final[:, -1])
-    asked = metric or Metric(int(logits[0].argmax()), centred=centred)
+    asked = metric or of_likeliest(logits[0], most, centred=centred)
     return Prompt(tokens, run, asked, float(_numbers(asked.of(logits))[0]), logits[0])
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from circuitcli.core.attribution.edges import read_elsewhere, written
 from circuitcli.core.attribution.gradients import backwards, require_finite
-from circuitcli.core.attribution.metric import Metric
+from circuitcli.core.attribution.metric import AnyMetric, Metric
 from circuitcli.core.attribution.parts import BOTTOM, Errors, Features, Source, Tokens
 from circuitcli.core.edits import Change, Edits, in_turn, noting, watching
 from circuitcli.core.model import FROZEN, Model, Pass
@@ -46,12 +46,6 @@ class Targets(NamedTuple):
     ids: Int[Tensor, " k"]
     probs: Float[Tensor, " k"]
     rows: Float[Tensor, "k d"]
-
-
-def likeliest(probs: Float[Tensor, " v"], share: float = 0.95, most: int = 10) -> Int[Tensor, " k"]:
-    """The fewest likeliest tokens that have a share of all probability together, at most so many."""
-    top, ids = probs.topk(min(most, len(probs)))
-    return ids[: int((top.cumsum(0) < share).sum()) + 1]
 
 
 def targets(model: Model, tokens: Int[Tensor, " t"], metrics: Sequence[Metric], probs: Float[Tensor, " k"]) -> Targets:
@@ -113,7 +107,7 @@ def _change(features: Features, x: Float[Tensor, "b t r"]) -> Float[Tensor, "b n
 
 
 def gradients(
-    model: Model, tokens: Int[Tensor, " t"], sources: Sequence[Source], metric: Metric
+    model: Model, tokens: Int[Tensor, " t"], sources: Sequence[Source], metric: AnyMetric
 ) -> tuple[dict[Site, Float[Tensor, "t _"]], Float[Tensor, " d"]]:
     """∂m/∂x in the replacement model where its nodes are, total: through all features behind; m linear in logits.
 
