@@ -132,6 +132,7 @@ def merge(job: Job) -> Outcome:
     Raises:
         InputError: Some are missing, or somebody is still at work on them.
     """
+    job.parents(NAME)  # a run without them is left as it is
     claims = Claims(job.run.path(_FOLDER))
     if alive := claims.alive():
         raise InputError(
