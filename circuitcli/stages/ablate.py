@@ -20,7 +20,7 @@ from circuitcli.core.words import amount
 from circuitcli.errors import InputError
 from circuitcli.stages import next_tokens
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
-from circuitcli.store import ablations, tables
+from circuitcli.store import ablations, claims, tables
 from circuitcli.store.ablations import SHARD_FEATURES, Shard
 from circuitcli.store.records import Record
 
@@ -40,7 +40,9 @@ def run(job: Job) -> Outcome:
         ResourceError: They would take more memory or disk than there is.
     """
     before = job.run.record(NAME)
-    return stage(job, NAME, {}, lambda todo: Ablating(job, todo, before).work())
+    outcome = stage(job, NAME, {}, lambda todo: Ablating(job, todo, before).work())
+    claims.sweep(job.run.path(ablations.CLAIMS))  # of parts that it went on from
+    return outcome
 
 
 def preview(job: Job) -> Estimate | None:

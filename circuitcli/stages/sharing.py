@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING
 
 from circuitcli.core.sites import FeatureId, parse_feature
 from circuitcli.core.words import amount
-from circuitcli.errors import InputError, UsageError
+from circuitcli.errors import CircuitError, InputError, UsageError
 from circuitcli.stages.ablate import NAME, Ablating
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
 from circuitcli.store import ablations, files
 from circuitcli.store.ablations import Shard
-from circuitcli.store.claims import Claims
-from circuitcli.store.records import Record, fingerprint
+from circuitcli.store.claims import Claims, sweep
+from circuitcli.store.records import fingerprint
 
 if TYPE_CHECKING:
     from circuitcli.core.contexts import Firings
     from circuitcli.stages.start import Start
 
-_FOLDER = "ablations/claims"
 _PLAN = "plan"
 _POLL_SECONDS = 0.5
 _AUTO = "auto"
 _SLURM = "SLURM_ARRAY_TASK_"
+_MISSING = "`circuit ablate --shard 1/1` on this run computes them, and so does the stage without --merge."
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def share(job: Job, part: Part) -> Shared | None:
         ResourceError: Something doesn't fit into memory or on the disk.
     """
     job.parents(NAME)
-    claims = Claims(job.run.path(_FOLDER))
+    claims = Claims(job.run.path(ablations.CLAIMS))
     with claims.alone(_PLAN):
         todo = unstarted(job, NAME, {})
         if todo is None:
@@ -121,6 +121,9 @@ def share(job: Job, part: Part) -> Shared | None:
         work = _Sharing(job, todo, claims, part)
         todo.planned_batch(work.inputs.batch_size)
     job.report.say(f"{NAME}: part {part.number} of {part.count}; starts from {work.start.words}.")
+    expected = work.estimate()
+    if expected is not None:
+        expected.check(allow_over_memory=job.settings.runtime.allow_over_memory)
     chosen, contexts = work.every_layer()
     job.report.say(f"{NAME}: all shards are there; `circuit ablate --merge` on this run ends the stage.")
     return Shared(work.made, len(work.shards(chosen)), len(chosen), contexts)
@@ -133,24 +136,20 @@ def merge(job: Job) -> Outcome:
         InputError: Some are missing, or somebody is still at work on them.
     """
     job.parents(NAME)  # a run without them is left as it is
-    claims = Claims(job.run.path(_FOLDER))
-    if alive := claims.alive():
+    folder = job.run.path(ablations.CLAIMS)
+    if folder.is_dir() and (alive := Claims(folder).alive()):
         raise InputError(
             f"{amount(len(alive), 'piece')} of work is still being done, by {next(iter(alive.values()))}.",
             hint="Merge when all parts have ended; a claim that isn't renewed for a minute doesn't count.",
         )
     before = job.run.record(NAME)
-    outcome = stage(job, NAME, {}, lambda todo: _Merging(job, todo, claims, before).work())
-    claims.sweep()
+    outcome = stage(job, NAME, {}, lambda todo: _Merging(job, todo, before).work())
+    sweep(folder)
     return outcome
 
 
 class _Agreed(Ablating):
     """The work of the stage, from the start on which processes that share it have agreed."""
-
-    def __init__(self, job: Job, todo: Work, claims: Claims) -> None:
-        super().__init__(job, todo)
-        self.claims = claims
 
     def agreed_start(self) -> Start | None:
         """The start, if anybody has written it."""
@@ -158,9 +157,13 @@ class _Agreed(Ablating):
 
         try:
             said = json.loads(self._start.read_bytes())
+            return Start([parse_feature(name) for name in said["features"]], str(said["words"]))
         except FileNotFoundError:
             return None
-        return Start([parse_feature(name) for name in said["features"]], said["words"])
+        except (ValueError, TypeError, KeyError, RecursionError, CircuitError):
+            raise InputError(
+                f"{self._start} isn't as it was written.", hint="Remove it, and the next part chooses the start anew."
+            ) from None
 
     def agree(self, start: Start) -> None:
         """Write it."""
@@ -170,15 +173,15 @@ class _Agreed(Ablating):
     @property
     def _start(self) -> Path:
         decided = {"plan": self.todo.plan.fingerprint, **self.job.chosen(self.job.stages[NAME].chooses)}
-        return self.job.run.path(f"{_FOLDER}/.start-{fingerprint(decided)[:16]}.json")
+        return self.job.run.path(f"{ablations.CLAIMS}/.start-{fingerprint(decided)[:16]}.json")
 
 
 class _Sharing(_Agreed):
     """A part of the work of the stage."""
 
     def __init__(self, job: Job, todo: Work, claims: Claims, part: Part) -> None:
-        super().__init__(job, todo, claims)
-        self.part, self.made, self._waited_for = part, 0, ""
+        super().__init__(job, todo)
+        self.claims, self.part, self.made, self._waited_for = claims, part, 0, ""
 
     def choose_start(self) -> Start:
         with self.claims.alone("start"):
@@ -234,19 +237,20 @@ class _Sharing(_Agreed):
 class _Merging(_Agreed):
     """The work of the stage, none of which is left."""
 
-    def __init__(self, job: Job, todo: Work, claims: Claims, before: Record | None) -> None:
-        super().__init__(job, todo, claims)
-        self.before = before
-
     def choose_start(self) -> Start:
         return self.agreed_start() or super().choose_start()
+
+    def shards(self, features: Sequence[FeatureId]) -> list[Shard]:
+        """Those that were planned; none is planned now."""
+        planned = {FeatureId(s.site, i) for s in ablations.shards(self.todo.plan.shards) for i in s.features}
+        new = len(set(features) - planned)
+        if new:
+            raise InputError(f"No part has begun {amount(new, 'feature')} of those that are chosen.", hint=_MISSING)
+        return super().shards(features)
 
     def compute(self, what: str, shards: Sequence[Shard]) -> None:
         """Refuse what isn't there."""
         missing = [shard for shard in shards if not self.there(shard)]
         if missing:
-            raise InputError(
-                f"{what}: {len(missing)} of {amount(len(shards), 'shard')} aren't there.",
-                hint="`circuit ablate --shard 1/1` on this run computes them, and so does the stage without --merge.",
-            )
+            raise InputError(f"{what}: {len(missing)} of {amount(len(shards), 'shard')} aren't there.", hint=_MISSING)
         super().compute(what, shards)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from circuitcli.errors import InputError
 from circuitcli.store import files
-from circuitcli.store.holder import Holder, created, read, take_away
+from circuitcli.store.holder import Holder, created, read
 
 PATIENCE_SECONDS = 60.0
 _RENEWALS = 6  # in that time
@@ -81,23 +81,29 @@ class Claims:
             name: holder for name, holder in found.items() if holder and not self._dead(self._folder / name, holder)
         }
 
-    def sweep(self) -> None:
-        """Remove all claims, and the folder; nobody may be at work."""
-        for path in self._folder.iterdir():
-            path.unlink(missing_ok=True)
-        with suppress(OSError):  # somebody came after all
-            self._folder.rmdir()
-
     def _take(self, path: Path) -> bool:
         if created(path):
             return True
         holder = read(path)
         if holder is None and self._age(path) < self._patience:
             return False  # it is being written, or has just been given up
-        if holder is None or self._dead(path, holder):
-            take_away(path, holder)
+        return (holder is None or self._dead(path, holder)) and self._take_over(path)
+
+    def _take_over(self, path: Path) -> bool:
+        """Take a claim that stands no more: one process at a time looks at it again, and makes it anew."""
+        guard = path.with_name(f".taking-{path.name}")
+        if not created(guard):
+            if self._age(guard) >= self._patience:
+                guard.unlink(missing_ok=True)
+            return False
+        try:
+            holder = read(path)
+            if holder is not None and not self._dead(path, holder):
+                return False
+            path.unlink(missing_ok=True)
             return created(path)
-        return False
+        finally:
+            guard.unlink(missing_ok=True)
 
     def _dead(self, path: Path, holder: Holder) -> bool:
         return holder.ended() or self._age(path) >= self._patience
@@ -127,3 +133,11 @@ class Claims:
         mine, holder = Holder.me(), read(path)
         if holder is not None and (holder.host, holder.pid, holder.born) == (mine.host, mine.pid, mine.born):
             path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove all claims, and their folder, if it is there; nobody may be at work."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()

@@ -121,7 +121,7 @@ def test_one_process_goes_on_from_what_parts_have_made(run: Path, whole: Path) -
     left = [path.name for path in (folder / "claims").iterdir() if not path.name.startswith(".")]
     assert not left, "a claim is given up"
     ablated(run)
-    assert tables_of(run) == tables_of(whole)
+    equal(run, whole)
 
 
 def until(true: Callable[[], Any]) -> None:
@@ -133,13 +133,33 @@ def until(true: Callable[[], Any]) -> None:
 
 
 def test_merging_too_early_is_refused(run: Path, circuit: Circuit) -> None:
-    circuit("ablate", "--run", run, "--merge").refused(3, "shards aren't there", "--shard 1/1")
+    before = contents(run)
+    circuit("ablate", "--run", run, "--merge").refused(3, "No part has begun", "--shard 1/1")
+    assert contents(run) == before
     holder = Holder.me()
     claim = run / "ablations/claims" / "0123456789abcdef"
-    claim.parent.mkdir(exist_ok=True)
+    claim.parent.mkdir(parents=True)
     claim.write_text(json.dumps({**vars(holder), "host": "node-7"}))
     circuit("ablate", "--run", run, "--merge").refused(3, f"process {holder.pid} on node-7", "Merge when all parts")
     assert not (run / "ablations/stage.json").exists()
+
+
+def test_merging_what_no_part_has_begun_leaves_the_run_as_it_was(whole: Path, tmp_path: Path, circuit: Circuit) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    before = contents(run)
+    args = ["ablate", "--run", run, "--merge", "--max-features", "200", "--branching", "3"]
+    circuit(*args).refused(3, "No part has begun")
+    assert contents(run) == before
+
+
+def test_a_damaged_start_is_told(run: Path, circuit: Circuit) -> None:
+    process = started(run, 1, 2)
+    until(lambda: list((run / "ablations").glob("contexts-*")))
+    process.kill()
+    process.communicate()
+    [path] = (run / "ablations/claims").glob(".start-*.json")
+    path.write_text("{}")
+    circuit("ablate", "--run", run, "--shard", "1/2").refused(3, path.name, "chooses the start anew")
 
 
 @pytest.mark.parametrize("text", ["5/4", "0/4", "1/0", "-1/4", "a/b", "1", "", "1/", "/4", "1/4/2", "1.5/4", "٣/٤"])

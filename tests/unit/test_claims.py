@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,7 +110,33 @@ def test_a_folder_that_cant_be_written_is_told(tmp_path: Path) -> None:
 
 def test_all_are_swept(tmp_path: Path) -> None:
     folder = tmp_path / "claims"
-    ours = Claims(folder)
+    Claims(folder)
     held_by(folder / "a", born="another")
-    ours.sweep()
-    assert not folder.exists()
+    for _ in range(2):
+        claims.sweep(folder)
+        assert not folder.exists()
+
+
+def take(folder: Path, number: int, ready: Any, found: Any) -> None:
+    ours = Claims(folder)
+    for name in map(str, range(number)):
+        ready.wait()
+        with ours.taken(name) as mine:
+            found.put((name, mine))
+            ready.wait()
+
+
+def test_of_many_that_meet_at_a_dead_claim_one_has_it(tmp_path: Path) -> None:
+    spawning, number, count = multiprocessing.get_context("fork"), 60, 4
+    for name in range(number):
+        held_by(tmp_path / str(name), born="another")
+    ready, found = spawning.Barrier(count, timeout=60), spawning.Queue()
+    several = [spawning.Process(target=take, args=(tmp_path, number, ready, found)) for _ in range(count)]
+    for process in several:
+        process.start()
+    said = [found.get(timeout=60) for _ in range(number * count)]
+    for process in several:
+        process.join(60)
+    had = [name for name, mine in said if mine]
+    assert len(had) == len(set(had)), "by one at a time"
+    assert len(had) > number / 2, "and mostly at once"
