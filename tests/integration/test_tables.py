@@ -124,7 +124,7 @@ def tables(
         "--prompt",
         "the void \x1b]0;owned\x07 עברית was",
     ]
-    other, asked, fewer = tmp_path / "other", tmp_path / "asked", tmp_path / "fewer"
+    other, asked, fewer, parted = (tmp_path / name for name in ("other", "asked", "fewer", "parted"))
     features = [row[0] for row in tsv(circuit("effects", "--run", run).out) if FEATURE.fullmatch(row[0])][:3]
     pins = [word for name in features for word in ("--pin", name)]
     steered = ["--steer", f"{features[0]}=3", "--prompt", "the light of the", "--generate", "3"]
@@ -136,6 +136,9 @@ def tables(
         ["effects", "--run", other, "--by-position"],
         ["diff", run, other],
         ["diff", other, run],
+        ["fetch-saes", "--profile", profile, "--run", parted],
+        ["cache-acts", "--run", parted],
+        ["ablate", "--run", parted, "--shard", "1/1"],
         ["ablate", "--run", run, "--dry-run", "--force"],
         ["run-all", "--run", tmp_path / "new", "--profile", profile, "--dry-run"],
         ["run-all", "--run", tmp_path / "new", "--profile", profile, "--dry-run", "--attribute", *prompts],
