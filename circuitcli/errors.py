@@ -42,6 +42,10 @@ class InputError(CircuitError):
     exit_code = 3
 
 
+class NotHere(InputError):
+    """What a task reads isn't on this machine, as another may have it."""
+
+
 class HubError(CircuitError):
     """The network or the hub failed."""
 

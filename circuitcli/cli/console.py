@@ -33,6 +33,7 @@ class Terminal:
         self._out = _console(sys.stdout)
         self._err = _console(sys.stderr)
         self._bars: Bars | None = None
+        self._words: Callable[[], str] = str
 
     def say(self, line: str) -> None:
         """One line on stderr; on a terminal as many as it takes."""
@@ -49,9 +50,18 @@ class Terminal:
         if self._bars is None:
             from circuitcli.cli.progress import Bars
 
-            self._bars = Bars(self._err)
+            self._bars = Bars(self._err, lambda: printable(self._words()))
         with self._bars.track(printable(what), total, unit) as advance:
             yield advance
+
+    @contextmanager
+    def beside(self, words: Callable[[], str]) -> Iterator[None]:
+        """Words beside what is tracked within it."""
+        before, self._words = self._words, words
+        try:
+            yield
+        finally:
+            self._words = before
 
     def table(self, title: str, columns: Sequence[str | Column], rows: Sequence[Sequence[Cell]]) -> None:
         """A table that fits the terminal (see `layout`); in a pipe tab-separated and uncut, its title behind a #."""

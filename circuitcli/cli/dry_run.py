@@ -11,7 +11,7 @@ import typer
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.cli.session import work
-from circuitcli.core.words import duration, quantity
+from circuitcli.core.words import amount, duration, quantity
 
 if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
@@ -87,4 +87,8 @@ def _rows(e: Estimate) -> list[tuple[str, str, str]]:
         ("disk", f"{most}{quantity(e.disk_bytes)}", quantity(e.free_disk_bytes)),
         ("time of ablate", f"{most}{duration(e.seconds)}", ""),
         ("memory", quantity(e.memory_bytes), quantity(e.free_memory_bytes)),
+        ("shards", f"{most}{e.shards:,}", ""),
+        *((f"time on {amount(n, 'worker')}", f"{most}{duration(s)}", "") for n, s in e.worker_seconds.items()),
+        ("sent to workers", f"{most}{quantity(e.sent_bytes)}", ""),
+        ("sent back by them", f"{most}{quantity(e.received_bytes)}", ""),
     ]

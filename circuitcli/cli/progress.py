@@ -28,8 +28,14 @@ _REFRESH = 8
 class Bars:
     """What is under way on one console. One that begins within another stands below it."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, beside: Callable[[], str]) -> None:
+        """Nothing is under way yet.
+
+        Args:
+            console: Where it is shown.
+            beside: Words that are shown with what counts, asked for as it is drawn.
+        """
+        self._console, self._beside = console, beside
         self._live: Progress | None = None
 
     @contextmanager
@@ -50,7 +56,7 @@ class Bars:
             yield self._live
             return
         name = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
-        columns = (SpinnerColumn(), name, _Bar(), _Counted(), _Left())
+        columns = (SpinnerColumn(), name, _Bar(), _Counted(), _Left(), _Beside(self._beside))
         progress = Progress(*columns, console=self._console, transient=True, refresh_per_second=_REFRESH)
         with progress:
             self._live = progress
@@ -91,3 +97,16 @@ class _Left(TimeRemainingColumn):
 
     def render(self, task: Task) -> Text:
         return Text("") if task.total is None else super().render(task)
+
+
+class _Beside(ProgressColumn):
+    """Words that change, where there is something to count."""
+
+    max_refresh = 0.5
+
+    def __init__(self, words: Callable[[], str]) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._words = words
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else self._words())

@@ -24,7 +24,7 @@ class Task(Protocol[R]):
             say: Told what people should know, as of smaller batches.
 
         Raises:
-            InputError: Something that it reads isn't there.
+            NotHere: Something that it reads isn't there.
             ResourceError: Its smallest part doesn't fit into memory.
         """
         ...
@@ -47,7 +47,9 @@ class Places:
     Attributes:
         here: For this process.
         afar: Makes the same for another one, and is picklable; called once in each.
+        device: The kind of device that tasks compute on there; None: whichever there is.
     """
 
     here: Any
     afar: Callable[[], Any]
+    device: str | None = None

@@ -12,12 +12,18 @@ from circuitcli.executors import Done, Places, R, Say, Task
 class Local:
     """Computes here; progress is told batch by batch."""
 
-    threads: None = None
+    def threads(self) -> None:
+        """Those of this process."""
+        return None
 
     def results(self, tasks: Iterable[Task[R]], places: Places, *, done: Done, say: Say) -> Iterator[tuple[int, R]]:
         """One by one."""
         for number, task in enumerate(tasks):
             yield number, task.compute(places.here, done=done, say=say)
+
+    def words(self) -> str:
+        """Nothing."""
+        return ""
 
     def close(self) -> None:
         """Nothing is held."""

@@ -3,7 +3,7 @@
 A flag that wasn't typed is None and changes nothing.
 """
 
-from circuitcli.settings.resolve import PRESETS, Layers, explain, nest, resolve, to_dict
+from circuitcli.settings.resolve import PRESETS, Layers, explain, kept, nest, resolve, to_dict
 from circuitcli.settings.table import APART, Setting, defaults, table
 from circuitcli.settings.tree import Flag, Settings
 
@@ -16,6 +16,7 @@ __all__ = [
     "Settings",
     "defaults",
     "explain",
+    "kept",
     "nest",
     "resolve",
     "table",

@@ -132,8 +132,8 @@ def _check_names(settings: Settings) -> None:
     for row in table():
         value = row.of(settings)
         for name in value if isinstance(value, tuple) else (value,):
-            if row.plugins is not None:
-                plugins.check(row.plugins, name)
+            if row.plugins is not None and name not in row.plugins.beside:
+                plugins.check(row.plugins.folder, name)
 
 
 class _Short(reprlib.Repr):
@@ -197,6 +197,13 @@ def to_dict(settings: Settings) -> Layers:
             head, _, name = row.key.rpartition(".")
             del (tree[head] if head else tree)[name]
     return {key: part for key, part in tree.items() if part != {}}
+
+
+def kept(settings: Settings) -> Layers:
+    """The tree as a run keeps it: without where it was computed, which is said each time."""
+    tree = to_dict(settings)
+    tree.pop("executor", None)
+    return tree
 
 
 def nest(flat: Mapping[str, Any]) -> Layers:

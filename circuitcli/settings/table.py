@@ -30,7 +30,7 @@ class Setting:
     repeats: bool
     default: Any
 
-    plugins: str | None = None  # the folder of plug-ins whose names its values are
+    plugins: PlugIns | None = None  # whose names its values are
     words: tuple[type, ...] = ()  # what else than text its flag's words may mean: truths or whole numbers
 
     @property
@@ -79,15 +79,15 @@ def _collect(tree: type, prefix: str, rows: list[Setting]) -> None:
             continue
         kind, *marks = get_args(hints[item.name])
         flag = next(mark for mark in marks if isinstance(mark, Flag))
-        folder = next((mark.folder for mark in marks if isinstance(mark, PlugIns)), None)
-        flag = flag if folder is None else _naming(flag, plugins.names(folder))
+        point = next((mark for mark in marks if isinstance(mark, PlugIns)), None)
+        flag = flag if point is None else _naming(flag, plugins.names(point.folder))
         repeats = get_origin(kind) is tuple or any(get_origin(part) is tuple for part in get_args(kind))
         parts = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(kind)]
         lists = get_origin(kind) is tuple
         each = parts[0] if lists else kind
         plain = each if each in (bool, int, float) else str
         words = () if lists else tuple(part for part in parts if part in (bool, int))
-        rows.append(Setting(f"{prefix}{item.name}", flag, plain, repeats, item.default, folder, words))
+        rows.append(Setting(f"{prefix}{item.name}", flag, plain, repeats, item.default, point, words))
 
 
 def _naming(flag: Flag, names: list[str]) -> Flag:

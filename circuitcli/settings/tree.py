@@ -18,9 +18,10 @@ class Flag(NamedTuple):
 
 
 class PlugIns(NamedTuple):
-    """The values of a setting are names in this folder of plug-ins. Its flag says them for `{names}`."""
+    """The values of a setting are names in this folder of plug-ins, or `beside`. Its flag says them for `{names}`."""
 
     folder: str
+    beside: tuple[str, ...] = ()
 
 
 # Counts and indices are int32 on disk.
@@ -614,6 +615,56 @@ class Stability:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Executor:
+    """[executor]: where shards are computed. It decides no number, and no run keeps it."""
+
+    __pydantic_config__ = _TABLE
+    name: Annotated[
+        str,
+        PlugIns("executors", beside=("auto",)),
+        Flag(
+            "--executor",
+            "Where shards are computed: {names}. local: in this process. auto: dask where a scheduler or a cluster is "
+            "named, else local.",
+            "auto|{names}",
+            late=True,
+        ),
+    ] = "auto"
+    scheduler: Annotated[
+        str,
+        Flag("--scheduler", "The Dask scheduler whose workers compute, as it prints it.", "tcp://HOST:PORT", late=True),
+    ] = ""
+    cluster: Annotated[
+        str,
+        Flag(
+            "--cluster",
+            "Dask workers to start, for as long as the command takes. local:N: N processes here. gpu: one for each GPU "
+            "here. slurm, pbs, lsf, sge: jobs of that batch system, as the configuration of dask-jobqueue says.",
+            "local:N|gpu|slurm|pbs|lsf|sge",
+            late=True,
+        ),
+    ] = ""
+    options: Annotated[
+        tuple[str, ...],
+        Flag(
+            "--cluster-option",
+            "What a cluster is started with (repeat), as dask-jobqueue calls it: queue=long, cores=8; maximum_jobs=N "
+            "is how many jobs there may be.",
+            "KEY=VALUE",
+            late=True,
+        ),
+    ] = ()
+    mixed: Annotated[
+        Truth,
+        Flag(
+            "--mixed",
+            "Whether workers with other versions, or another kind of device, may compute too: last bits may differ.",
+            late=True,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of a run, checked and frozen."""
 
@@ -639,3 +690,4 @@ class Settings:
     graph: Graph = field(default_factory=Graph)
     validate: Validate = field(default_factory=Validate)
     stability: Stability = field(default_factory=Stability)
+    executor: Executor = field(default_factory=Executor)

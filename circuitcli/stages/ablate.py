@@ -241,7 +241,7 @@ class Ablating:
             return
         tasks = (self.task(shard.site, contexts) for shard, contexts in missing)
         written = {}
-        with self.job.report.track(what, total, "contexts") as done:
+        with self.job.tracking(what, total, "contexts") as done:
             results = self.job.executor.results(tasks, self.inputs.places, done=done, say=self.job.report.say)
             for number, parts in results:
                 written[number] = ablations.write(self.job.run, missing[number][0], parts)

@@ -24,7 +24,7 @@ from circuitcli.core.recovered import LEAST, Recovery, found, recovery
 from circuitcli.known import KNOWN, Known
 from circuitcli.known.answer import Edge
 from circuitcli.known.files import write
-from circuitcli.settings import Settings, resolve, to_dict
+from circuitcli.settings import Settings, kept, resolve, to_dict
 from circuitcli.stages import attribute, cache_acts, fetch_saes
 from circuitcli.stages.report import Silent
 from circuitcli.stages.spec import STAGES
@@ -129,7 +129,7 @@ def _model(tools: Tools, known: Known, done: Callable[[int], None]) -> Model:
     with tempfile.TemporaryDirectory(prefix="circuit-truth-") as folder:
         settings = _settings(tools.settings, known, Path(folder))
         run = Run(Path(folder) / "run", STAGES.folders)
-        run.save_settings(to_dict(settings))
+        run.save_settings(kept(settings))
         job = Job(settings, Silent(), run)
         fetch_saes.run(job)
         cache_acts.run(job)

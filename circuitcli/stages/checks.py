@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from circuitcli import interventions
+from circuitcli import executors, interventions
 from circuitcli.core.sites import parse_layers, parse_pin, parse_site
 from circuitcli.errors import UsageError, quoted
 from circuitcli.runtime.device_name import check_device_name
@@ -19,6 +19,7 @@ def check(settings: Settings) -> None:
         UsageError: With the nearest known name.
     """
     check_device_name(settings.runtime.device)
+    executors.check(settings.executor)
     for site in settings.saes.sites if settings.saes.sites != "auto" else ():
         parse_site(site)
     _check_strength(settings.ablate)

@@ -25,6 +25,7 @@ from circuitcli.core.words import amount, duration, quantity
 from circuitcli.errors import ResourceError
 from circuitcli.runtime.device import free_memory, held_memory
 from circuitcli.settings import Settings
+from circuitcli.stages import spreading
 from circuitcli.stages.assembly import Ablations, effect_columns
 from circuitcli.stages.passes import CLEAN_BYTES, Passes
 from circuitcli.stages.task import LOGIT_TOKENS
@@ -100,7 +101,11 @@ def most_contexts(settings: Settings, passes: Passes) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is expected. Counts are upper bounds unless `exact`; `free_*` is what there is."""
+    """What is expected. Counts are upper bounds unless `exact`; `free_*` is what there is.
+
+    `seconds` are of this process alone, `worker_seconds` by how many workers there are; `sent_bytes` go to these in
+    all, and `received_bytes` come back.
+    """
 
     exact: bool
     features: int
@@ -111,6 +116,10 @@ class Estimate:
     seconds: float
     memory_bytes: int
     free_memory_bytes: int
+    shards: int
+    worker_seconds: Mapping[int, float]
+    sent_bytes: int
+    received_bytes: int
 
     @property
     def words(self) -> str:
@@ -166,10 +175,12 @@ def estimate(tools: Tools, passes: Passes, planned: Counts, free_disk: int) -> E
     kept = min(int(blocks * trial.clean_bytes), passes.runtime.room(CLEAN_BYTES))
     again = 1 if blocks * trial.clean_bytes <= kept else len(planned.contexts)
     own = _operations(passes, trial.site, logits=settings.ablate.logits)
-    seconds = again * blocks * trial.clean_seconds + trial.row_seconds * sum(
-        count * _operations(passes, site, logits=settings.ablate.logits) / own
+    clean = again * blocks * trial.clean_seconds
+    ablating = {
+        site: trial.row_seconds * count * _operations(passes, site, logits=settings.ablate.logits) / own
         for site, count in planned.contexts.items()
-    )
+    }
+    shards = spreading.shards_of(planned.features)
     rows = round(ablations * trial.changes)
     logits = features * 2 * LOGIT_TOKENS if settings.ablate.logits else 0
     held = held_memory(device)
@@ -180,9 +191,13 @@ def estimate(tools: Tools, passes: Passes, planned: Counts, free_disk: int) -> E
         rows=rows + ablations + logits,
         disk_bytes=round(rows * trial.change_bytes + ablations * _CONTEXT_BYTES + logits * _TOKEN_BYTES),
         free_disk_bytes=free_disk,
-        seconds=seconds,
+        seconds=clean + sum(ablating.values()),
         memory_bytes=held + kept + _more(settings, passes, trial, planned),
         free_memory_bytes=held + free_memory(device),
+        shards=sum(shards.values()),
+        worker_seconds={n: spreading.seconds_on(n, clean, ablating, shards) for n in spreading.WORKERS},
+        sent_bytes=spreading.sent_bytes(ablations, sum(shards.values()), len(passes.widths)),
+        received_bytes=spreading.received_bytes(ablations, rows, logits),
     )
 
 

@@ -26,7 +26,7 @@ from circuitcli.saes import SaeEntry
 from circuitcli.stages.assembly import Ablations
 from circuitcli.stages.contents import Content, Contents
 from circuitcli.stages.passes import Passes
-from circuitcli.stages.sources import Sources
+from circuitcli.stages.sources import Sources, on_worker
 from circuitcli.stages.stage import Job
 from circuitcli.stages.subject import Subject
 from circuitcli.stages.task import ShardTask
@@ -110,7 +110,8 @@ class Inputs:
         """The same for tasks, here and in other processes, which look in the run and beside its model first."""
         run, model = self.job.run.root, Path(self.job.settings.model)
         folders = tuple(path.absolute() for path in (run, model) if path.is_dir())
-        return Places(self.sources, partial(Sources, folders, self.job.runtime.device.type))
+        device = None if self.job.settings.executor.mixed else self.job.runtime.device.type
+        return Places(self.sources, partial(on_worker, folders, device or "auto"), device)
 
     @property
     def passes(self) -> Passes:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from circuitcli.executors import make
+from circuitcli.executors.local import Local
 from circuitcli.results.drawn import drawn_of
-from circuitcli.settings import Layers, Settings, resolve, to_dict
+from circuitcli.settings import Layers, Settings, kept, resolve
 from circuitcli.stages.checks import check
 from circuitcli.stages.report import Report
 from circuitcli.stages.spec import STAGES, Stages
@@ -47,9 +49,13 @@ def opened(
     with run.locked(report.say, shared=shared):
         settings = resolve(run.settings(), *layers)
         check(settings)
-        yield Job(settings, report, run, force, verify, stages_of(settings, run))
+        executor = make(settings.executor, report.say) if writes else Local()
+        try:
+            yield Job(settings, report, run, force, verify, stages_of(settings, run), executor=executor)
+        finally:
+            executor.close()
         if writes:
-            run.save_settings(to_dict(settings))
+            run.save_settings(kept(settings))
 
 
 def stages_of(settings: Settings, run: Run) -> Stages:
@@ -59,7 +65,7 @@ def stages_of(settings: Settings, run: Run) -> Stages:
 
 def default_name(settings: Settings) -> str:
     """The folder of a run without a name: its model, and eight digits of what decides its numbers."""
-    tree = to_dict(settings)
+    tree = kept(settings)
     tree["runtime"] = {"dtype": settings.runtime.dtype}
     del tree["graph"]["formats"]  # a graph gets one more: it is the same run
     model = settings.model.rstrip("/").rpartition("/")[2]

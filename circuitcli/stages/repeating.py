@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Literal, cast
 
 from circuitcli.errors import InputError
-from circuitcli.settings import to_dict
+from circuitcli.settings import kept
 from circuitcli.stages.repeats import Cause, Repeat
 from circuitcli.stages.report import Within
 from circuitcli.stages.spec import STABILITY, STAGES, StageSpec
@@ -86,7 +86,7 @@ def make(job: Job, repeat: Repeat) -> None:
     known = of(job, repeat)
     with known.run.locked(job.report.say), _named(repeat):
         known.run.sweep()
-        known.run.save_settings(to_dict(repeat.settings))
+        known.run.save_settings(kept(repeat.settings))
         for name in repeat.takes:
             known.run.adopt(name, job.run)
         for spec in known.stages.in_run_all:

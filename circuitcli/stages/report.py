@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, runtime_checkable
 
 
@@ -17,6 +17,15 @@ class Report(Protocol):
 
     def track(self, what: str, total: int, unit: str) -> AbstractContextManager[Callable[[int], None]]:
         """Progress over `total` units (0: nobody knows); the function it gives is told how many more are done."""
+        ...
+
+
+@runtime_checkable
+class Beside(Protocol):
+    """A report that shows words beside progress, too."""
+
+    def beside(self, words: Callable[[], str]) -> AbstractContextManager[None]:
+        """Within it, whatever is tracked shows these words as well, asked for anew as time goes on."""
         ...
 
 
@@ -38,6 +47,7 @@ class Within:
     def __init__(self, report: Report) -> None:
         """The report of the larger one."""
         self.track = report.track
+        self.beside = report.beside if isinstance(report, Beside) else lambda words: nullcontext()
 
     def say(self, line: str) -> None:
         """Nothing."""

@@ -23,7 +23,7 @@ from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
 from circuitcli.core.sampling import Sample
 from circuitcli.core.sites import Site
-from circuitcli.errors import InputError
+from circuitcli.errors import NotHere
 from circuitcli.runtime import checkpoint, device
 from circuitcli.runtime.configuration import CONFIG
 from circuitcli.runtime.device import Runtime
@@ -35,6 +35,10 @@ from circuitcli.store import acts, files, tables
 
 if TYPE_CHECKING:
     from circuitcli.runtime.hub import Hub
+
+
+# Names folders to look in, on a machine that computes for another.
+FOLDERS = "CIRCUIT_FOLDERS"
 
 
 class Sources:
@@ -54,7 +58,7 @@ class Sources:
         """What ablations start from.
 
         Raises:
-            InputError: Something isn't here.
+            NotHere: Something isn't here.
         """
         return self.opened(contents).baseline
 
@@ -79,7 +83,7 @@ class Sources:
         """The model.
 
         Raises:
-            InputError: It isn't here.
+            NotHere: It isn't here.
         """
         from circuitcli.runtime import model
 
@@ -95,7 +99,7 @@ class Sources:
         """An SAE, its decoder where its file is mapped.
 
         Raises:
-            InputError: It isn't here.
+            NotHere: It isn't here.
         """
         opened = self.opened(contents)
         return fitted(load(self._there(entry), self._hub), entry, opened.model).to(opened.runtime.device, decoder=False)
@@ -114,7 +118,7 @@ class Sources:
         """The path of a file here.
 
         Raises:
-            InputError: It isn't here.
+            NotHere: It isn't here.
         """
         there = (path for folder in self._folders if (path := folder / content.name).is_file())
         sized = (path for path in self._below("*") if path.stat().st_size == content.bytes)
@@ -140,6 +144,12 @@ def _moved(entry: SaeEntry, weights: Path) -> SaeEntry:
 
     config = None if entry.config is None else beside(entry.config)
     return replace(entry, source=str(weights), config=config, more=tuple(map(beside, entry.more)))
+
+
+def on_worker(folders: Sequence[Path], device_name: str) -> Sources:
+    """What another machine has, in the coordinator's folders or in those that its own CIRCUIT_FOLDERS names."""
+    own = (Path(path) for path in os.environ.get(FOLDERS, "").split(os.pathsep) if path)
+    return Sources((*folders, *own), device_name)
 
 
 class Stored(Passes):
@@ -191,8 +201,8 @@ class Stored(Passes):
         return found
 
 
-def _missing(what: str, digest: str) -> InputError:
-    return InputError(
+def _missing(what: str, digest: str) -> NotHere:
+    return NotHere(
         f"{what} isn't here as it was recorded ({digest[:12]}…).",
-        hint="Put it where it was, or name a folder that holds it.",
+        hint=f"Put it where it was, or name a folder that holds it, on a worker in {FOLDERS}.",
     )

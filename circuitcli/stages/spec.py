@@ -50,6 +50,11 @@ class StageSpec:
     hashed: bool = False
     in_run_all: bool = True
 
+    @property
+    def spreads(self) -> bool:
+        """Whether its work is tasks, which an executor computes."""
+        return "executor." in self.flags
+
     def work(self) -> Callable[[Any], Any]:
         """Its work; its module is imported only now."""
         return self.run if callable(self.run) else resolve_name(self.run)
@@ -153,7 +158,7 @@ STAGES = Stages(
             folder="ablations",
             run="circuitcli.stages.ablate:run",
             parents=("cache-acts",),
-            flags=("features.", "ablate.", "runtime.allow_over_memory"),
+            flags=("features.", "ablate.", "runtime.allow_over_memory", "executor."),
             decides=("ablate.", "features.seq_cap"),
             chooses=(
                 "features.pinned",
@@ -228,7 +233,7 @@ STAGES = Stages(
             folder="stability",
             run="circuitcli.stages.stability:run",
             parents=("effects",),
-            flags=("stability.",),
+            flags=("stability.", "executor."),
             decides=("stability.", "graph.min_effect", "graph.max_edges"),
             remade=True,  # of repeats, each of which is a run and kept
             in_run_all=False,

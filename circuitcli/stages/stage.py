@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from circuitcli import __version__
 from circuitcli.errors import InputError, quoted
-from circuitcli.settings import defaults, to_dict
+from circuitcli.settings import defaults, kept
 from circuitcli.stages.spec import STAGES, Stages, StageSpec
 from circuitcli.stages.tools import Tools
 from circuitcli.store import files, records
@@ -43,10 +43,9 @@ class Job(Tools):
     verify: bool = False  # whether what is done is read again and compared with its hashes, not only with its sizes
     stages: Stages = STAGES
 
-    @property
-    def threads(self) -> int:
-        """Those of torch in whatever process tasks are computed."""
-        return self.executor.threads or self.runtime.threads
+    def threads(self, spec: StageSpec) -> int:
+        """Those of torch where a stage is computed: in this process, or in the executor's workers."""
+        return (self.executor.threads() if spec.spreads else None) or self.runtime.threads
 
     @cached_property
     def subject(self) -> Subject:
@@ -127,7 +126,7 @@ class Work:
         if self.anew:
             self.job.run.discard(self.name, self.job.stages.descendants(self.name))
         self.job.run.reopen(self.name, self.job.stages.descendants(self.name))
-        self.job.run.save_settings(to_dict(self.job.settings))
+        self.job.run.save_settings(kept(self.job.settings))
         self.job.run.save_plan(self.name, self.plan)
 
     def expect(self, shards: dict[str, Any]) -> None:
@@ -246,7 +245,7 @@ def unstarted(job: Job, name: str, facts_of_inputs: dict[str, Any], *, again: st
         name,
         replace(plan, reopened="")
         if plan
-        else Plan(records.fingerprint(inputs), inputs, 0, job.threads if spec.needs_model else 1),
+        else Plan(records.fingerprint(inputs), inputs, 0, job.threads(spec) if spec.needs_model else 1),
         anew=plan is None,
         known=record.files if plan and record else {},
         reopened=plan.reopened if plan else "",

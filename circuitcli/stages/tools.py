@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from circuitcli.executors import Executor
 from circuitcli.executors.local import Local
 from circuitcli.runtime.remote import RemoteFile, total
 from circuitcli.settings import Settings, defaults, table, to_dict
-from circuitcli.stages.report import Report
+from circuitcli.stages.report import Beside, Report
 from circuitcli.store import records
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ class Tools:
         runtime = self.settings.runtime
         size = None if runtime.batch_size == "auto" else runtime.batch_size
         return devices.make(runtime.device, runtime.dtype, size, self.settings.seed)
+
+    @contextmanager
+    def tracking(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """Progress over tasks, with what the executor says of itself beside it."""
+        watched = self.report.beside(self.executor.words) if isinstance(self.report, Beside) else nullcontext()
+        with watched, self.report.track(what, total, unit) as done:
+            yield done
 
     @cached_property
     def hub(self) -> Hub:

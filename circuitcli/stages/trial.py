@@ -18,7 +18,7 @@ import numpy as np
 
 from circuitcli.core.attributed import Method
 from circuitcli.core.words import amount, duration
-from circuitcli.settings import to_dict
+from circuitcli.settings import kept
 from circuitcli.stages import cache_acts, extent, fetch_saes
 from circuitcli.stages.baselines import Baselines
 from circuitcli.stages.batching import by_positions
@@ -46,7 +46,7 @@ def aside(tools: Tools) -> Iterator[Job]:
         settings = replace(settings, saes=replace(settings.saes, sites=DEMO_SITES))
     with tempfile.TemporaryDirectory(prefix="circuit-bench-") as folder:
         run = Run(Path(folder) / "run", STAGES.folders)
-        run.save_settings(to_dict(settings))
+        run.save_settings(kept(settings))
         job = Job(settings, tools.report, run)
         fetch_saes.run(job)
         cache_acts.run(job)

@@ -17,20 +17,22 @@ from circuitcli.settings import APART, table
 
 Circuit = Callable[..., Result]
 
+EXECUTOR = "--executor --scheduler --cluster --cluster-option --mixed --no-mixed"
 EVERYWHERE = "--profile --run --device --batch-size --json --quiet --force --verify --help"
 FLAGS = {
     "fetch-saes": "--model --model-revision --release --revision --layers --site --list",
     "cache-acts": "--seed --dtype --prompt --text --dataset --num-sequences --max-tokens --prepend-bos "
     "--column --allow-misfit --no-allow-misfit --top-k --view --context-sequences",
     "ablate": "--pin --start --thinning --branching --max-features --seq-cap --intervention --strength --positions "
-    "--shard --merge --logits --no-logits --horizon --allow-over-memory --no-allow-over-memory --dry-run",
+    "--shard --merge --logits --no-logits --horizon --allow-over-memory --no-allow-over-memory --dry-run "
+    f"{EXECUTOR}",
     "effects": "--logit-tokens --feature --by-position --steer --prompt --generate --model --model-revision --release "
     "--revision --layers --site --prepend-bos --dtype",
     "attribute": "--target --against --counterfactual --prompts --baseline --method --budget --ig-steps --freeze "
     "--no-freeze --replace --no-replace --targets --node-positions --candidates --nodes --node-influence "
     "--edge-influence --edge-threshold --edges --allow-over-memory --no-allow-over-memory",
     "graph": "--of --min-effect --max-edges --format --extend --load --labels --group",
-    "stability": "--seeds --halves --interventions --dry-run",
+    "stability": f"--seeds --halves --interventions --dry-run {EXECUTOR}",
     "validate": "--prompts --column --metric --baseline --split --circuit --pin --nodes --size --draws --candidates "
     "--num-examples --audit --dry-run",
 }

@@ -153,7 +153,9 @@ def test_long_sequences_are_run_clean_a_few_at_a_time() -> None:
 
 def test_a_dry_run_is_a_table(circuit: Circuit, cached: Path) -> None:
     rows = tsv(circuit("ablate", "--run", cached, "--dry-run").out)
-    assert [row[0] for row in rows] == ["what", "features", "ablations", "rows", "disk", "time of ablate", "memory"]
+    here = ["what", "features", "ablations", "rows", "disk", "time of ablate", "memory"]
+    afar = ["shards", "time on 1 worker", "time on 8 workers", "time on 64 workers", "sent to workers"]
+    assert [row[0] for row in rows] == [*here, *afar, "sent back by them"]
 
 
 @pytest.mark.parametrize("dry", [True, False], ids=["dry run", "run"])

@@ -66,6 +66,7 @@ BREAKS = {
     "One door to Neuronpedia": ("runtime/hub/client.py", "import httpx2"),
     "One door to Graphviz": ("renderers/svg.py", "import graphviz"),
     "One door to SAELens": ("saes/local.py", "import sae_lens"),
+    "One door to Dask": ("stages/run_all.py", "import distributed"),
     "One door to matplotlib": ("stages/curves.py", "import matplotlib"),
 }
 

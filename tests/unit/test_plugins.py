@@ -19,7 +19,7 @@ PLUG_POINTS = {
     "texts": {"demo", "prompt", "file", "dataset"},
     "interventions": {"zero", "mean", "resample", "steer"},
     "renderers": {"html", "svg", "png", "dot", "json"},
-    "executors": {"local"},
+    "executors": {"local", "dask"},
 }
 
 

@@ -1,0 +1,8 @@
+"""`circuit …` with shards of few features, so that a small run has many of them: `python -m support.small_shards …`."""
+
+from circuitcli.cli.app import main
+from circuitcli.stages import ablate
+
+if __name__ == "__main__":
+    ablate.SHARD_FEATURES = 4
+    main()
