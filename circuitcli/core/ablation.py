@@ -21,18 +21,22 @@ Error-preserving feature ablation: Marks et al. 2024, "Sparse Feature Circuits";
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitcli.core.active import Active, Changes, changes
+from circuitcli.core.active import Active, Changes
+from circuitcli.core.compared import compared, settled
 from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.directions import Directions
 from circuitcli.core.model import Addition, Model, Pass, Places
 from circuitcli.core.next_token import Followed, TokenSums, follow
 from circuitcli.core.places import Grid, alone, chain, edited_positions, read_positions
 from circuitcli.core.sites import Site, last_block
+from circuitcli.core.transfer import sent
 
 # How many rows of logits are held at once.
 _LOGIT_BYTES = 2**27
@@ -155,8 +159,12 @@ def ablate(
     *,
     horizon: int | None = 0,
     sums: TokenSums | None = None,
+    directions: Directions | None = None,
 ) -> Ablated:
     """Make one batch of ablations at one site.
+
+    What decides shapes is worked out on the host, so that a GPU is given the whole batch without being waited for, and
+    asked once, at its end, how much changed; see `compared`.
 
     Args:
         model: The model.
@@ -168,11 +176,13 @@ def ablate(
         horizon: How many positions behind the edited one are read as well; None: all of them.
         sums: Where the effects on tokens are added, last of all; needed where `clean` has logits. A batch that fails
             adds nothing.
+        directions: What the rows' features write, where it serves many batches.
     """
     device = model.device
     grid = _grid(model, clean, site, rows, horizon)
     on_device = _moved(grid, device)
-    edit = Addition.of(_deltas(saes[site], rows, clean, on_device))
+    directions = directions or Directions(saes[site], rows.feature, device)
+    edit = Addition.of(_deltas(saes[site].reads, directions, rows, clean, on_device))
     places = Places(on_device.seq, on_device.pos, chained=grid.chained) if model.resumes_at_places else None
     base = {name: _at(clean.run.sites[name], on_device) for name in model.bases(edit.site)}
     behind = [down for down in downstream if down != edit.site]
@@ -181,28 +191,25 @@ def ablate(
         x = _at(clean.run.sites[edit.site], on_device)
         ablated.sites[edit.site] = x + edit.delta.to(x.dtype)
     context, seq, pos = _contexts(grid, clean.which(rows.seq), clean.width)
-    where_read = ((seq * clean.width + pos)[context]).to(device)
-    special = clean.special[seq, pos][context]
+    place, special = (seq * clean.width + pos)[context], clean.special[seq, pos][context]
     found = {}
     for down in downstream:
-        after = saes[down].active(ablated.sites[down].flatten(0, 1)[on_device.read])
-        if special.any():
-            after = after.outside(special.to(device))
-        found[down] = changes(clean.acts[down].at(where_read), after)
+        x = ablated.sites[down].flatten(0, 1)[on_device.read]
+        found[down] = compared(saes[down], x, clean.acts[down], place, special)
     kl = followed = None
     told = _token_readings(grid, rows, clean)
-    if clean.logits:
-        assert clean.run.final is not None and ablated.final is not None and sums is not None
-        at, there = told.to(device), context[told].to(device)
-        final = ablated.final.flatten(0, 1)[on_device.read[at]]
-        before = clean.run.final[seq.to(device), pos.to(device)]
-        tokens = None if clean.follow is None else clean.follow[seq.to(device), pos.to(device)][there]
-        kl = torch.zeros(len(context), device=device)
-        with sums.whole():
+    with nullcontext() if sums is None else sums.whole():
+        if clean.logits:
+            assert clean.run.final is not None and ablated.final is not None and sums is not None
+            at, there, which = sent(told, device), sent(context[told], device), (sent(seq, device), sent(pos, device))
+            final = ablated.final.flatten(0, 1)[on_device.read[at]]
+            tokens = None if clean.follow is None else clean.follow[which][there]
+            kl = torch.zeros(len(context), device=device)
             kl[at], followed = _next_token(
-                model, rows.slot[grid.read_row[told]], context[told], before, final, sums, tokens
+                model, rows.slot[grid.read_row[told]], context[told], clean.run.final[which], final, sums, tokens
             )
-    return Ablated(grid.read_row, grid.read_pos, found, kl, told, followed)
+        changed = settled(found)
+    return Ablated(grid.read_row, grid.read_pos, changed, kl, told, followed)
 
 
 def _grid(model: Model, clean: Clean, site: Site, rows: Rows, horizon: int | None) -> Grid:
@@ -224,22 +231,23 @@ def _grid(model: Model, clean: Clean, site: Site, rows: Rows, horizon: int | Non
 def _first_changed(clean: Clean, site: Site, rows: Rows, edited: Tensor) -> Int[Tensor, " n"]:
     """The first position at which each row's edit changes anything; the last one edited where it changes nothing."""
     row, pos = edited.nonzero(as_tuple=True)
-    acts, seq = clean.acts[site], clean.which(rows.seq)
-    place = (seq[row] * clean.width + pos).to(acts.place.device)
-    now = acts.lookup(place, rows.feature[row].to(place.device)).cpu()
+    seq = clean.which(rows.seq)
+    now = clean.acts[site].here.lookup(seq[row] * clean.width + pos, rows.feature[row])
     differs = torch.zeros_like(edited)
     differs[row, pos] = now != rows.replacement[row]
     last = clean.lengths[seq] - 1
     return torch.where(differs.any(1), differs.int().argmax(1), last)
 
 
-def _deltas(sae: Dictionary, rows: Rows, clean: Clean, grid: Grid) -> dict[Site, Float[Tensor, "g c d"]]:
+def _deltas(
+    reads: Site, directions: Directions, rows: Rows, clean: Clean, grid: Grid
+) -> dict[Site, Float[Tensor, "g c d"]]:
     """δ at every place, at each site that is written; 0 where the row doesn't edit."""
-    x = _at(clean.run.sites[sae.reads], grid)
-    feature = rows.feature.to(x.device)[grid.row]
+    x = _at(clean.run.sites[reads], grid)
+    feature = sent(rows.feature, x.device)[grid.row]
     place = grid.seq.unsqueeze(1) * clean.width + grid.pos
-    activation = clean.acts[sae.reads].lookup(place, feature)
-    deltas = sae.edit(x, feature, activation, rows.replacement.to(x.device)[grid.row])
+    activation = clean.acts[reads].lookup(place, feature)
+    deltas = directions.edit(x, feature, activation, sent(rows.replacement, x.device)[grid.row])
     if grid.chained:
         return {site: delta * grid.edited.unsqueeze(-1) for site, delta in deltas.items()}
     return deltas
@@ -251,9 +259,9 @@ def _at(x: Float[Tensor, "s t d"], grid: Grid) -> Float[Tensor, "g c d"]:
 
 def _moved(grid: Grid, device: torch.device) -> Grid:
     """The same grid on another device; what is said of readings stays here as well."""
-    parts = (part.to(device) for part in (grid.seq, grid.pos, grid.row, grid.edited))
-    seq, pos, row, edited = parts
-    return Grid(seq, pos, row, edited, grid.chained, grid.read.to(device), grid.read_row, grid.read_pos)
+    parts = (grid.seq, grid.pos, grid.row, grid.edited, grid.read)
+    seq, pos, row, edited, read = (sent(part, device) for part in parts)
+    return Grid(seq, pos, row, edited, grid.chained, read, grid.read_row, grid.read_pos)
 
 
 def _contexts(grid: Grid, seq: Int[Tensor, " n"], width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -284,7 +292,7 @@ def _next_token(
     for part in context.argsort(stable=True).split(size):
         first, last = int(context[part[0]]), int(context[part[-1]])
         part = part[slot[part].argsort(stable=True)]
-        there, at = part.to(final.device), (context[part] - first).to(final.device)
+        there, at = sent(part, final.device), sent(context[part] - first, final.device)
         clean = model.logits(before[first : last + 1])
         ablated = model.logits(final[there])
         if followed is not None:

@@ -13,7 +13,7 @@ Conventions of SAELens and circuit-tracer. All arithmetic is float32, whatever t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from circuitcli.core.activations import Activation
+from circuitcli.core.activations import Activation, Candidates
 from circuitcli.core.active import Active
 from circuitcli.core.frame import PLAIN, Frame
 from circuitcli.core.matrix import Matrix, moved, rows, whole
@@ -177,14 +177,23 @@ class Dictionary:
 
     def active(self, x: Float[Tensor, "n d_in"]) -> Active:
         """The activations that aren't 0, of each row; all of them are never held at once."""
-        size = max(1, _DENSE_BYTES // (4 * self.d_sae))
         none = torch.zeros(0, dtype=torch.long, device=x.device)
         parts = [(none, none, torch.zeros(0, device=x.device))]
-        for start in range(0, len(x), size):
-            row, feature, value = self.activation.firing(self.pre_activations(x[start : start + size]))
+        for start, may in self.candidates(x):
+            row, feature, value = may.firing()
             parts.append((row + start, feature, value))
         place, feature, value = (torch.cat(column) for column in zip(*parts, strict=True))
         return Active(place, feature, value, self.d_sae)
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many rows are encoded at once where only the active ones are wanted."""
+        return max(1, _DENSE_BYTES // (4 * self.d_sae))
+
+    def candidates(self, x: Float[Tensor, "n d_in"]) -> Iterator[tuple[int, Candidates]]:
+        """What may be active, of `rows_at_once` rows at a time, and the first of these."""
+        for start in range(0, len(x), self.rows_at_once):
+            yield start, self.activation.candidates(self.pre_activations(x[start : start + self.rows_at_once]))
 
     def doubtful(self, x: Float[Tensor, "*n d_in"], within: float) -> Bool[Tensor, "*n d_sae"]:
         """Features so near to where they begin to fire that rounding may decide."""
@@ -227,8 +236,13 @@ class Dictionary:
             activation: Its clean activation a_j.
             replacement: What it becomes, c.
         """
-        by = (replacement - activation).unsqueeze(-1)
-        return {one.site: self.lands.step(by * one.rows(feature), x) for one in self.decoders}
+        return self.steps(x, replacement - activation, lambda one: one.rows(feature))
+
+    def steps(
+        self, x: Float[Tensor, "*n d_in"], by: Float[Tensor, "*n"], rows: Callable[[Decoder], Float[Tensor, "*n d_out"]]
+    ) -> dict[Site, Float[Tensor, "*n d_out"]]:
+        """σ·by·W_dec[j] at each site that it writes, of rows that are told of each decoder; see `edit`."""
+        return {one.site: self.lands.step(by.unsqueeze(-1) * rows(one), x) for one in self.decoders}
 
 
 class Reconstructions:

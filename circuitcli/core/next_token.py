@@ -21,6 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from circuitcli.core.transfer import sent
+
 _TINY = torch.finfo(torch.float32).tiny
 # Logits that are worked on at once: on a CPU what stays in its caches, on a GPU what fills it.
 _CHUNK_BYTES = {"cpu": 2**22, "mps": 2**28, "cuda": 2**28}
@@ -103,7 +105,7 @@ class TokenSums:
             part = slice(start, start + size)
             slots, at = slot[part], context[part]
             low, high = int(slots[0]), int(slots[-1])
-            of = functional.one_hot(slots - low, high - low + 1).T.float().to(clean.device)  # [slots, rows]
+            of = sent(functional.one_hot(slots - low, high - low + 1).T.float(), clean.device)  # [slots, rows]
             kl.append(self._add(slice(low, high + 1), of, ablated[part], clean[at], p[at]))
         return torch.cat(kl)
 

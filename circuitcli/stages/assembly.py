@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from circuitcli.core import ablation, selection
 from circuitcli.core.contexts import Firings
 from circuitcli.core.dictionary import Dictionary
+from circuitcli.core.directions import Directions
 from circuitcli.core.model import Model
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site
@@ -103,10 +104,11 @@ class Ablations:
         order = self._order(block)
         ordered, block = self.where(order), block[order]
         rows = ordered._rows()
+        directions = cache(lambda: Directions(self._saes(baseline)[self.site], rows.feature, runtime.device))
         for number in np.unique(block):
             here = slice(*np.searchsorted(block, [number, number + 1]).tolist())
             clean = baseline.clean(int(number), sums is not None)
-            ablate = partial(self._ablate, baseline, rows[here], clean, sums)
+            ablate = partial(self._ablate, baseline, rows[here], clean, sums, directions)
             for part, result in runtime.batches(here.stop - here.start, self.batch_size, ablate, say=say):
                 yield ordered.contexts.where(np.arange(here.start, here.stop)[part]), result
 
@@ -122,13 +124,28 @@ class Ablations:
         feature, seq, pos, slot = (torch.as_tensor(column).long() for column in columns)
         return ablation.Rows(feature, seq, pos, torch.as_tensor(self.replacement), slot)
 
+    def _saes(self, baseline: Baseline) -> Mapping[Site, Dictionary]:
+        return baseline.saes([self.site, *baseline.downstream(self.site)])
+
     def _ablate(
-        self, baseline: Baseline, rows: ablation.Rows, clean: ablation.Clean, sums: TokenSums | None, part: slice
+        self,
+        baseline: Baseline,
+        rows: ablation.Rows,
+        clean: ablation.Clean,
+        sums: TokenSums | None,
+        directions: Callable[[], Directions],
+        part: slice,
     ) -> tuple[slice, ablation.Ablated]:
-        downstream = baseline.downstream(self.site)
-        saes = baseline.saes([self.site, *downstream])
         return part, ablation.ablate(
-            baseline.model, saes, self.site, rows[part], clean, downstream, horizon=self.horizon, sums=sums
+            baseline.model,
+            self._saes(baseline),
+            self.site,
+            rows[part],
+            clean,
+            baseline.downstream(self.site),
+            horizon=self.horizon,
+            sums=sums,
+            directions=directions(),
         )
 
 

@@ -154,10 +154,5 @@ class _Acts(Mapping[Site, Active]):
         whole = self._passes.firings(site)
         whole = whole.where(np.flatnonzero(np.isin(whole.seq, self._sequences)))
         place = np.searchsorted(self._sequences, whole.seq) * self._width + whole.pos
-        device = self._passes.runtime.device
-        return Active(
-            torch.as_tensor(place, device=device).long(),
-            torch.as_tensor(whole.feature, device=device).long(),
-            torch.as_tensor(whole.value, device=device),
-            self._passes.widths[site],
-        )
+        columns = torch.as_tensor(place).long(), torch.as_tensor(whole.feature).long(), torch.as_tensor(whole.value)
+        return Active(*columns, self._passes.widths[site]).to(self._passes.runtime.device)

@@ -30,6 +30,23 @@ class Firing(NamedTuple):
     value: Float[Tensor, " m"]
 
 
+class Candidates(NamedTuple):
+    """Of each row the features that may fire, ascending, or None: all; those whose value is above 0 do."""
+
+    feature: Int[Tensor, "n c"] | None
+    value: Float[Tensor, "n c"]
+
+    def at(self, index: Int[Tensor, " m"]) -> Firing:
+        """Those of some flat indices."""
+        width = self.value.shape[-1]
+        feature = index % width if self.feature is None else self.feature.flatten()[index]
+        return Firing(index // width, feature, self.value.flatten()[index])
+
+    def firing(self) -> Firing:
+        """Those that fire."""
+        return self.at(where(self.value > 0))
+
+
 @dataclass(frozen=True, eq=False)
 class Activation(ABC):
     """From pre-activations, h + b_enc for projections h onto the encoder's directions, to activations.
@@ -57,9 +74,9 @@ class Activation(ABC):
         """
         return torch.ones(feature.shape, device=feature.device)
 
-    def firing(self, pre: Float[Tensor, "n d_sae"]) -> Firing:
-        """The activations that aren't 0; an activation that knows them without making all says so."""
-        return above(self.apply(pre))
+    def candidates(self, pre: Float[Tensor, "n d_sae"]) -> Candidates:
+        """The activations that may not be 0; an activation that knows them without making all says so."""
+        return Candidates(None, self.apply(pre))
 
     def unfit(self, d_sae: int) -> str | None:
         """What it needs instead of what it has, of a dictionary with so many features; None if nothing."""
@@ -68,12 +85,6 @@ class Activation(ABC):
     def to(self: Self, device: torch.device) -> Self:
         """The same with its tensors on another device."""
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors(type(self))})
-
-
-def above(values: Float[Tensor, "n d_sae"]) -> Firing:
-    """Those above 0."""
-    fires = where(values > 0)
-    return Firing(fires // values.shape[-1], fires % values.shape[-1], values.flatten()[fires])
 
 
 def tensors(kind: type[Activation]) -> list[str]:

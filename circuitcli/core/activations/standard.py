@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitcli.core.activations import Activation, Firing, above
+from circuitcli.core.activations import Activation, Candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,8 +20,8 @@ class Relu(Activation):
     def border(self, pre: Float[Tensor, "*n d_sae"]) -> Float[Tensor, "*n d_sae"]:
         return pre.abs()
 
-    def firing(self, pre: Float[Tensor, "n d_sae"]) -> Firing:
-        return above(pre)  # where they are above 0 they are the activations
+    def candidates(self, pre: Float[Tensor, "n d_sae"]) -> Candidates:
+        return Candidates(None, pre)  # where they are above 0 they are the activations
 
 
 plugin = Relu

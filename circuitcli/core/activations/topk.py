@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitcli.core.activations import Activation, Firing
-from circuitcli.core.active import where
+from circuitcli.core.activations import Activation, Candidates
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +30,10 @@ class TopK(Activation):
         rival = torch.where(pre >= last, next_one, last)
         return (pre - rival).abs().maximum(-pre)
 
-    def firing(self, pre: Float[Tensor, "n d_sae"]) -> Firing:
+    def candidates(self, pre: Float[Tensor, "n d_sae"]) -> Candidates:
         top, index = pre.topk(self.k, dim=-1)
         index, order = index.sort(dim=-1)
-        fires = where((top := top.gather(-1, order)) > 0)
-        return Firing(fires // self.k, index.flatten()[fires], top.flatten()[fires])
+        return Candidates(index, top.gather(-1, order))
 
     def unfit(self, d_sae: int) -> str | None:
         return None if self.k <= d_sae else "k between 1 and d_sae"
