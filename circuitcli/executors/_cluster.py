@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from circuitcli.errors import HubError, InputError, UsageError
-from circuitcli.executors._names import BATCH, missing
+from circuitcli.errors import HubError, InputError
+from circuitcli.executors import _jobs
+from circuitcli.executors._jobs import Jobs
+from circuitcli.executors._names import missing
 
-# Seconds to wait for a scheduler; jobs of a batch system at once, where nobody says; workers may be idle for so long.
-_PATIENCE, _JOBS = 10, 8
-# Parameters of scaling, and not of a cluster.
-_SCALING = ("minimum_jobs", "maximum_jobs")
+# Seconds to wait for a scheduler.
+_PATIENCE = 10
 _OWN = {
     # A worker whose memory is full of tensors can neither spill nor wait: it ends, and its task is cut in two.
     "distributed.worker.memory.target": False,
@@ -37,24 +38,19 @@ class Connection:
     Attributes:
         client: Of distributed.
         cluster: To be closed with it; None: somebody else's.
-        most: Workers that it may have at most, where that is up to us.
+        jobs: Of the batch system whose cluster it is.
         name: As people know it.
     """
 
     client: Any
     cluster: Any = None
-    most: int | None = None
+    jobs: Jobs | None = None
     name: str = ""
 
     @property
     def here(self) -> bool:
         """Whether its workers are processes of this machine, which start at once."""
-        return self.cluster is not None and self.most is None
-
-    def ask_for(self, count: int) -> None:
-        """Have so many workers started, at most as many as there may be; those that are there stay."""
-        if self.most is not None and len(self.cluster.worker_spec) < min(count, self.most):
-            self.cluster.scale(min(count, self.most))
+        return self.cluster is not None and self.jobs is None
 
     def close(self) -> None:
         """Leave the scheduler; end a cluster of our own."""
@@ -93,6 +89,8 @@ def _hush() -> None:
     for name in [*logging.root.manager.loggerDict, "distributed"]:
         if name.partition(".")[0] == "distributed":
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    for module in ("distributed", "dask_jobqueue"):
+        warnings.filterwarnings("ignore", module=module)
 
 
 def _forget() -> None:
@@ -137,13 +135,14 @@ def _started(cluster: str, options: Mapping[str, Any]) -> Connection:
             return _client(_local(int(count)), cluster)
         if kind == "gpu":
             return _client(_gpus(options), "one worker for each GPU")
-        return _batch(kind, options)
+        jobs = _jobs.make(kind, options)
+        return _client(jobs.cluster, kind, jobs)
 
 
-def _client(cluster: Any, name: str, most: int | None = None) -> Connection:
+def _client(cluster: Any, name: str, jobs: Jobs | None = None) -> Connection:
     from distributed import Client
 
-    return Connection(Client(cluster, timeout=_PATIENCE, set_as_default=False), cluster, most, name)
+    return Connection(Client(cluster, timeout=_PATIENCE, set_as_default=False), cluster, jobs, name)
 
 
 def threads_each(workers: int) -> int:
@@ -218,41 +217,7 @@ def _gpus(options: Mapping[str, Any]) -> Any:
         names = said if len(said) == count and all(said) else [str(number) for number in range(count)]
         return _local(count, [{"CUDA_VISIBLE_DEVICES": name} for name in names])
     dashboard = "127.0.0.1:0" if _bokeh() else None
-    return _made(LocalCUDACluster, {"host": "127.0.0.1", "dashboard_address": dashboard, **options}, "gpu")
-
-
-def _batch(kind: str, options: Mapping[str, Any]) -> Connection:
-    """Jobs of a batch system, started as tasks ask for them."""
-    try:
-        import dask_jobqueue
-    except ModuleNotFoundError as error:
-        raise missing(f"--cluster {kind}", error) from None
-    scaling = {name: _count(name, options[name]) for name in _SCALING if name in options}
-    own = {name: value for name, value in options.items() if name not in _SCALING}
-    cluster = _made(getattr(dask_jobqueue, BATCH[kind]), own, kind)
-    each = int(cluster._dummy_job.worker_processes)
-    least = scaling.get("minimum_jobs", 0) * each
-    if least:
-        cluster.scale(least)
-    return _client(cluster, kind, scaling.get("maximum_jobs", max(_JOBS, least)) * each)
-
-
-def _count(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UsageError(f"{name} can't be {value!r:.40}.", hint="Give a whole number of jobs, from 1.")
-    return value
-
-
-def _made(kind: Any, options: Mapping[str, Any], name: str) -> Any:
-    """A cluster of a class, with what its options do wrong in our words."""
-    try:
-        return kind(**options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise UsageError(
-            f"--cluster {name} doesn't start: {said}",
-            hint="Give what it misses by --cluster-option KEY=VALUE, or in Dask's configuration (docs/clusters.md).",
-        ) from None
+    return _jobs.made(LocalCUDACluster, {"host": "127.0.0.1", "dashboard_address": dashboard, **options}, "gpu")
 
 
 def dashboard(client: Any) -> str:

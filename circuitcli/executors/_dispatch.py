@@ -22,6 +22,8 @@ from circuitcli.executors._worker import Answer, Facts, greet, versions, work
 # Seconds: between looks at the workers; without a sign of life until its task goes elsewhere too; to fetch an answer;
 # without any worker, of processes here, until that is an error.
 LOOK, SILENT, FETCH, NOBODY = 1.0, 60.0, 60.0, 120.0
+# Seconds after which a job of a batch system is given back, where there is nothing to do for it.
+IDLE = 300.0
 # How many workers may die over a task until it is cut.
 DEATHS = 3
 
@@ -32,19 +34,23 @@ class Worker:
 
     Attributes:
         address: As Dask knows it.
+        name: As its cluster knows it.
         facts: What it said of itself; None: nothing yet.
         refused: Why it isn't used, if it isn't.
         lacks: Tokens of places whose tasks it can't compute.
         attempts: Under way there, the first being computed.
         seen: What Dask last noted of when it was heard of, and when that was news here.
+        busy: When there last was something under way.
     """
 
     address: str
+    name: str = ""
     facts: Facts | None = None
     refused: str = ""
     lacks: set[str] = field(default_factory=set)
     attempts: list[Attempt[Any]] = field(default_factory=list)
     seen: tuple[float, float] = (0.0, 0.0)
+    busy: float = field(default_factory=time.monotonic)
 
     @property
     def silent(self) -> bool:
@@ -118,7 +124,7 @@ class Pool:
         now = self._looked = time.monotonic()
         for address, info in there.items():
             if address not in self.workers:
-                self.workers[address] = Worker(address)
+                self.workers[address] = Worker(address, str(info.get("name", "")))
                 self._greetings[address] = self.connection.client.submit(
                     greet, workers=[address], pure=False, key=f"circuit-greet-{address}-{now}"
                 )
@@ -215,7 +221,7 @@ class Pool:
                 f"No worker of {self.connection.name} can be used: {'; '.join(list(reasons)[:3])}.",
                 hint="Give workers the same libraries and files (docs/clusters.md), or compute here: --executor local.",
             )
-        self.connection.ask_for(1)
+        self.ask_for(1)
         self._alone = self._alone or time.monotonic()
         alone = time.monotonic() - self._alone
         if self.connection.here and alone > NOBODY:
@@ -226,6 +232,19 @@ class Pool:
         if alone > 5 and not self._waited:
             self._waited = True
             self._say(f"Waiting for a worker of {self.connection.name}.")
+
+    def ask_for(self, count: int) -> None:
+        """Have jobs of a batch system for so many workers, where that is up to us."""
+        if self.connection.jobs is not None:
+            self.connection.jobs.want(count, [worker.name for worker in self.workers.values()])
+
+    def give_back(self) -> None:
+        """End the jobs of a batch system whose workers have had nothing to do for a while."""
+        if self.connection.jobs is not None:
+            since = time.monotonic() - IDLE
+            self.connection.jobs.give_back(
+                [worker.name for worker in self.workers.values() if not worker.attempts and worker.busy < since]
+            )
 
     def _reason(self, worker: Worker, token: str, device: str | None) -> str:
         if worker.refused:
@@ -289,10 +308,12 @@ class Dispatch(Generic[R]):
                 piece = self._next(worker, workers)
                 if piece is not None:
                     self._send(piece, worker)
-        if self._backlog:
-            self._pool.connection.ask_for(len(self._backlog) + len(self._under_way))
-            if not self._under_way:
-                self._require()
+        if not self._backlog:
+            self._pool.give_back()
+            return
+        self._pool.ask_for(len(self._backlog) + len(self._under_way))
+        if not self._under_way:
+            self._require()
 
     def _require(self) -> None:
         """Nothing is under way: refuse to wait where that is in vain."""
@@ -302,8 +323,8 @@ class Dispatch(Generic[R]):
         self._pool.require(self._token, self._places.device)
 
     def _pull(self, count: int) -> None:
-        most = self._pool.connection.most
-        while self._more and len(self._backlog) < max(count, most or 0):
+        jobs = self._pool.connection.jobs
+        while self._more and len(self._backlog) < max(count, jobs.workers if jobs else 0):
             piece = next(self._tasks, None)
             if piece is None:
                 self._more = False
@@ -329,7 +350,7 @@ class Dispatch(Generic[R]):
             workers=[worker.address],
             pure=False,
         )
-        attempt = Attempt(piece, worker, future)
+        attempt, worker.busy = Attempt(piece, worker, future), time.monotonic()
         worker.attempts.append(attempt)
         self._under_way[future.key] = attempt
         future.add_done_callback(self._arrived.put)
@@ -452,6 +473,7 @@ class Dispatch(Generic[R]):
         self._under_way.pop(attempt.future.key, None)
         if attempt in attempt.worker.attempts:
             attempt.worker.attempts.remove(attempt)
+            attempt.worker.busy = time.monotonic()
 
     def _cancel(self, attempts: list[Attempt[R]]) -> None:
         for attempt in attempts:

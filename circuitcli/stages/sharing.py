@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from circuitcli.core.sites import FeatureId, parse_feature
 from circuitcli.core.words import amount
 from circuitcli.errors import CircuitError, InputError, UsageError
+from circuitcli.executors.local import Local
 from circuitcli.stages.ablate import NAME, Ablating
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
 from circuitcli.store import ablations, files
@@ -109,7 +110,13 @@ def share(job: Job, part: Part) -> Shared | None:
     Raises:
         InputError: The stage was begun from other inputs, or the folder can't be written.
         ResourceError: Something doesn't fit into memory or on the disk.
+        UsageError: It isn't to be done in this process.
     """
+    if not isinstance(job.executor, Local):
+        raise UsageError(
+            "--shard is the part of one process, which computes it.",
+            hint="Leave --shard out, and workers share all of it; or leave --cluster and --scheduler out.",
+        )
     job.parents(NAME)
     claims = Claims(job.run.path(ablations.CLAIMS))
     with claims.alone(_PLAN):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.commands import Result, command, environment, tables_of
+from support.commands import Result, command, contents, environment, tables_of
 from support.dasked import Processes, fake_slurm, started
 from support.simulated import until
 
@@ -198,6 +198,25 @@ def test_something_else_answers(here: Circuit, again: Path, monkeypatch: pytest.
         address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         here("ablate", "--run", again, "--force", "--scheduler", address).refused(4, "No Dask scheduler answers")
         server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_shared_folder_that_cant_be_written(again: Path) -> None:
+    """It is refused before anything starts, whoever asks."""
+    before = contents(again)
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if subprocess.run([*alone, "mount -t tmpfs none /tmp"], check=False, capture_output=True).returncode:
+        pytest.skip("no file system of its own for a process")
+    read_only = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+    for more in (["--force", "--cluster", "local:1"], ["--shard", "1/2"]):
+        args = [*alone, read_only, "sh", again, *command("ablate", "--run", again, *more)]
+        done = subprocess.run(args, env=environment(), capture_output=True, text=True, check=False, timeout=120)
+        Result(done.returncode, done.stdout, done.stderr).refused(3, "can't be used: Read-only file system", str(again))
+    assert contents(again) == before
+
+
+def test_a_part_is_of_one_process(here: Circuit, again: Path) -> None:
+    done = here("ablate", "--run", again, "--shard", "1/2", "--cluster", "local:2")
+    done.refused(2, "--shard is the part of one process", "leave --cluster and --scheduler out")
 
 
 def test_progress_says_how_many_shards_on_how_many_workers(here: Circuit, again: Path, made: Path, screen: Any) -> None:

@@ -103,6 +103,26 @@ for job; do kill -9 -- "-$job"; echo "$job" >>"$JOBS/cancelled"; done
 """
 
 
+# What each batch system is typed as, what it says of a job that it took, and of one that is gone.
+BATCH = {
+    "slurm": ("sbatch", "scancel", "squeue", "Submitted batch job 7", "squeue: error: Invalid job id specified"),
+    "pbs": ("qsub", "qdel", "qstat", "7.server", "qstat: Unknown Job Id 7.server"),
+    "lsf": ("bsub", "bkill", "bjobs", "Job <7> is submitted to queue <normal>.", "Job <7> is not found"),
+    "sge": ("qsub", "qdel", "qstat", "Your job 7 (dask-worker) has been submitted", "Following jobs do not exist:"),
+}
+
+
+def fake_batch(kind: str, folder: Path, *, refuses: str = "") -> Path:
+    """A batch system whose jobs end before they begin, or that takes none; how often each is typed is in `typed`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    submit, cancel, tell, taken, gone = BATCH[kind]
+    says = f'echo "{refuses}" >&2; exit 1' if refuses else f'echo "{taken}"'
+    for name, body in ((submit, says), (cancel, ""), (tell, f'echo "{gone}" >&2; exit 1')):
+        (folder / name).write_text(f'#!/bin/sh\necho {name} "$@" >>"{folder}/typed"\n{body}\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
 def fake_slurm(folder: Path) -> Path:
     """`sbatch` and `scancel` in a folder for PATH; what they did is in the folder that JOBS names."""
     folder.mkdir(parents=True, exist_ok=True)
