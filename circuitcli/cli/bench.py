@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuitcli.cli import bench_attribution, bench_estimates, bench_truth
+from circuitcli.cli import bench_attribution, bench_estimates, bench_precisions, bench_truth
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.cli.session import unwritten
@@ -16,16 +16,20 @@ from circuitcli.errors import UsageError
 
 if TYPE_CHECKING:
     from circuitcli.stages.bench import Timings
+    from circuitcli.stages.cases import Case
     from circuitcli.stages.rounds import Ratio
+    from circuitcli.stages.tools import Tools
+    from circuitcli.store.run import Run
 
 HELP = (
     "Time ablations here. They are compared with plain passes of the model, and with the machine's matrix products. Or "
-    "time the attribution of a prompt, or find out how good estimates of effects are, or how much of circuits that are "
-    "known is recovered."
+    "time each precision of the device, or the attribution of a prompt, or find out how good estimates of effects are, "
+    "or how much of circuits that are known is recovered."
 )
 EXAMPLES = """\
 circuit bench
 circuit bench --shape gpt2 --budget 120
+circuit bench --precisions --shape gpt2
 circuit bench --attribution
 circuit bench --estimates
 circuit bench --truth"""
@@ -70,6 +74,7 @@ MORE: dict[str, tuple[Any, Any]] = (
     }
     | bench_estimates.MORE
     | bench_attribution.MORE
+    | bench_precisions.MORE
     | bench_truth.MORE
 )
 
@@ -85,11 +90,9 @@ def command(request: Request) -> None:
     hush()
     terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
     options = request.more
-    benches = [f"--{name}" for name in ("estimates", "attribution", "truth") if options[name]]
+    benches = [f"--{name}" for name in ("estimates", "attribution", "precisions", "truth") if options[name]]
     if len(benches) > 1:
-        raise UsageError(
-            f"{' and '.join(benches)} are {'two' if len(benches) == 2 else 'three'} benches.", hint="Give one of them."
-        )
+        raise UsageError(f"{' and '.join(benches)} are {_NUMBERS[len(benches)]} benches.", hint="Give one of them.")
     if options["truth"]:
         bench_truth.command(request, terminal)
         return
@@ -100,16 +103,26 @@ def command(request: Request) -> None:
     if options["attribution"]:
         bench_attribution.command(request, terminal)
         return
+    if options["precisions"]:
+        bench_precisions.command(request, terminal, case_of, float(options["budget"] or BUDGET))
+        return
     tools, run = unwritten(request, terminal)
-    from circuitcli.stages import bench, cases, subject
+    case = case_of(request, tools, run)
+    from circuitcli.stages import bench
 
-    if options["shape"] is None:
-        case = cases.of(subject.chosen(tools, run))
-    else:
-        case = cases.synthetic(tools, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS)
     found = bench.run(case, tools.runtime, tools.report, float(options["budget"] or BUDGET))
     terminal.table("Where time goes", ("what", "value", ""), _rows(found))
     terminal.document(bench.document(found))
+
+
+def case_of(request: Request, tools: Tools, run: Run | None) -> Case:
+    """What is timed: what was chosen, or random weights."""
+    from circuitcli.stages import cases, subject
+
+    options = request.more
+    if options["shape"] is None:
+        return cases.of(subject.chosen(tools, run))
+    return cases.synthetic(tools, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS)
 
 
 def _check(request: Request) -> None:
@@ -186,6 +199,7 @@ def _rows(t: Timings) -> list[tuple[str, str, str]]:
     ]  # fmt: skip
 
 
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
 _ENGINES = {
     "places": "computes again only the positions that an edit changes",
     "whole": "computes whole sequences again, which is slower and as exact",

@@ -72,7 +72,7 @@ def _rows(t: Timings) -> list[tuple[str, str, str, str, str]]:
             f"edges of {most:,}",
             _seconds(seconds),
             _seconds(t.plain_edges_seconds * (most + 1)),
-            _times(t.ratios["edges"]),
+            times(t.ratios["edges"]),
         )
         for most, seconds in t.edges_seconds.items()
     ]
@@ -83,7 +83,7 @@ def _rows(t: Timings) -> list[tuple[str, str, str, str, str]]:
             "exact",
             _seconds(t.exact_seconds),
             _seconds(t.plain_node_seconds * t.nodes),
-            _times(t.ratios["nodes"]),
+            times(t.ratios["nodes"]),
             known,
         ),
         *((*row, "nodes, into each from all") for row in edges),
@@ -94,7 +94,7 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
 
 
-def _times(ratio: Ratio) -> str:
+def times(ratio: Ratio) -> str:
     """A ratio with its interval, or – where too few rounds were timed for one."""
     ends = "–" if ratio.low is None or ratio.high is None else f"{ratio.low:.3g}–{ratio.high:.3g}"
     return f"{ratio.value:.3g} ({ends})"

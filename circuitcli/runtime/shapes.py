@@ -60,10 +60,13 @@ def shape_of_config(name: str, config: Any) -> ModelShape:
         return shape_of(name, folder)
 
 
-def random_model(name: str, config: Any, runtime: Runtime) -> BridgeModel:
-    """A model of a configuration with random weights, seeded by the runtime."""
+def random_model(name: str, config: Any, runtime: Runtime, seed: int) -> BridgeModel:
+    """A model of a configuration with random weights; of one seed the same, rounded, in each precision."""
+    import torch
+
     from circuitcli.runtime import model, weights
 
+    torch.manual_seed(seed)
     with _saved(config) as folder:
         checkpoint = Checkpoint(name, folder, shape_of(name, folder), None, ())
         return model.bridged(weights.random(config, runtime, attention=weights.ATTENTION), checkpoint, runtime)

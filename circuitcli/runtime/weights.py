@@ -69,9 +69,15 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
 
 
 def random(config: Any, runtime: Runtime, *, attention: str | None = None) -> Any:
-    """A model of that configuration whose weights are drawn, as transformers draws them before training."""
+    """A model of that configuration whose weights are drawn, as transformers draws them before training.
+
+    They are drawn in float32 and rounded, so that a seed gives the same in each precision and on each device.
+    """
     own = copy.deepcopy(config)  # it is the model's from here on: the kind of attention is written into it
-    model = AutoModelForCausalLM.from_config(own, attn_implementation=attention, dtype=runtime.dtype)
+    model = AutoModelForCausalLM.from_config(own, attn_implementation=attention, dtype=torch.float32)
+    for parameter in model.parameters():  # and not buffers: some stay in float32 whatever a model's precision
+        parameter.data = parameter.data.to(runtime.dtype)
+    model.config.dtype = runtime.dtype
     return model.to(runtime.device).eval()
 
 

@@ -89,7 +89,7 @@ def run(case: Case, runtime: Runtime, report: Report, budget: float) -> Timings:
         report.say(slowness(case.name, model, float(case.lengths.float().mean())))
     with report.track("Timing", math.ceil(budget), "s") as done:
         one = Workload(case.first(1), runtime)
-        difference = one.difference(lambda: clock.spent < _COMPARING * budget)
+        difference = one.difference(one.expected(lambda: clock.spent < _COMPARING * budget))
         work, times = _fitting(case, one, report, Times(clock, partial(synchronize, model.device)))
         spend(times, VISITS, work.ways, done)
     return _timings(work, times, difference)

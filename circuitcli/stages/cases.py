@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from circuitcli.core.selection import downstream
 from circuitcli.core.sites import Site, check_sites, parse_layers
 from circuitcli.core.words import amount
 from circuitcli.errors import UsageError
+from circuitcli.runtime.device import Runtime
 from circuitcli.stages.sequences import read_sample
 from circuitcli.stages.subject import Subject
 from circuitcli.stages.tools import Tools
@@ -36,6 +38,7 @@ class Case:
         tokens: [s, t], padded right, on the model's device.
         lengths: Of each sequence; on the CPU.
         raw_forward: transformers' own pass, from tokens [1, t] to logits.
+        again: The model with the same weights, in another precision or on another device.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Case:
     tokens: Tensor
     lengths: Tensor
     raw_forward: Callable[[Tensor], Tensor]
+    again: Callable[[Runtime], Model]
 
     def first(self, count: int) -> Case:
         """The same with its first sequences alone."""
@@ -54,6 +58,7 @@ class Case:
 
 def of(subject: Subject) -> Case:
     """The first of the chosen sites and those behind it, on the first sequences of the chosen text."""
+    from circuitcli.runtime import model as models
     from circuitcli.runtime import weights
 
     tools = subject.tools
@@ -70,6 +75,7 @@ def of(subject: Subject) -> Case:
         tokens.to(model.device),
         lengths,
         weights.bare(subject.checkpoint, tools.runtime),
+        partial(models.load, subject.checkpoint),
     )
 
 
@@ -79,7 +85,7 @@ def synthetic(tools: Tools, shape: str, d_sae: int, tokens: int) -> Case:
     Raises:
         UsageError: There is no such shape, or it hasn't these layers or sites, or reads fewer tokens.
     """
-    from circuitcli.runtime import weights
+    from circuitcli.runtime import shapes, weights
 
     config, model = _random_model(tools, shape, tokens)
     n = model.shape.n_layers
@@ -94,6 +100,7 @@ def synthetic(tools: Tools, shape: str, d_sae: int, tokens: int) -> Case:
         drawn,
         torch.full((SEQUENCES,), tokens),
         weights.forward(weights.random(config, tools.runtime)),
+        partial(shapes.random_model, shape, config, seed=tools.settings.seed),
     )
 
 
@@ -131,7 +138,7 @@ def _random_model(tools: Tools, shape: str, tokens: int) -> tuple[Any, Model]:
         raise UsageError(
             f"{shape} reads {amount(limit, 'token')}, not {tokens}.", hint=f"Give --tokens {limit} or less."
         )
-    return config, shapes.random_model(shape, config, tools.runtime)
+    return config, shapes.random_model(shape, config, tools.runtime, tools.settings.seed)
 
 
 def _sites_of(tools: Tools, shape: str, model: Model, layers: list[int], names: Sequence[str]) -> list[Site]:

@@ -15,13 +15,16 @@ clean passes are counted in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from circuitcli.core import flops
 from circuitcli.core.ablation import Ablated, Clean, read_clean
@@ -48,6 +51,23 @@ _SQUARE = {"cpu": 1024, "mps": 2048, "cuda": 4096}
 _FLIPS = 1e-4
 
 
+Part = Site | None  # a site's features, or (None) the next token
+
+
+class Effect(NamedTuple):
+    """What an ablation does to each feature of a site, or each token's log-probability.
+
+    Attributes:
+        value: Ablated − clean.
+        largest: The largest value that there is, clean or ablated.
+        certain: Where it can be told: a latent that nearly fires may flip.
+    """
+
+    value: Float[Tensor, " n"]
+    largest: float
+    certain: Bool[Tensor, " n"]
+
+
 @dataclass
 class Discrepancy:
     """The engine against the plain way: the largest difference, relative to its row's largest value (law 3)."""
@@ -56,12 +76,33 @@ class Discrepancy:
     compared: int = 0
     left_out: int = 0
 
+    def take(self, found: Mapping[Part, Tensor], expected: Mapping[Part, Effect]) -> None:
+        """Take in what an ablation does."""
+        for part, (value, largest, certain) in expected.items():
+            self.worst = max(self.worst, float((found[part] - value).abs()[certain].max()) / largest)
+            if part is not None:
+                self.compared += len(value)
+                self.left_out += int((~certain).sum())
+
 
 class Workload:
     """Ablations of a case, and all ways to make them."""
 
-    def __init__(self, case: Case, runtime: Runtime, places: tuple[int, int] | None = None) -> None:
-        """Run it once, for what fires; `places` are positions of a sequence and features at each, as many as in a run.
+    def __init__(
+        self,
+        case: Case,
+        runtime: Runtime,
+        places: tuple[int, int] | None = None,
+        *,
+        at: Firings | None = None,
+    ) -> None:
+        """Run it once, for what fires.
+
+        Args:
+            case: What is timed.
+            runtime: Where.
+            places: Positions of a sequence and features at each; if not given, as many as in a run.
+            at: The contexts; if not given, of what fires.
 
         Raises:
             InputError: Nothing fires at the edited site.
@@ -73,7 +114,7 @@ class Workload:
         self.writes = case.saes[self.site].writes
         self.downstream = downstream(self.site, list(case.saes), self.model.shape, self.writes)
         self.acts = self._cached()
-        self.ablations = self._ablations()
+        self.ablations = self._ablations(self._chosen() if at is None else at)
         self.contexts = len(np.unique(self.ablations.contexts.seq * self.width + self.ablations.contexts.pos))
 
     @cached_property
@@ -117,8 +158,8 @@ class Workload:
             found[site] = Active(place[active.place], active.feature, active.value, active.d_sae)
         return found
 
-    def _ablations(self) -> Ablations:
-        """Features that fire, some at each of some positions of each sequence, spread over it, ablated to 0."""
+    def _chosen(self) -> Firings:
+        """Features that fire, some at each of some positions of each sequence, spread over it."""
         active = self.acts[self.site]
         contexts, features = self.places
         place, feature = active.place.cpu(), active.feature.cpu()
@@ -133,12 +174,15 @@ class Workload:
                 hint="Give other SAEs or text, or look at `circuit doctor`.",
             )
         seq, pos, index = np.asarray(chosen, np.int64).T
-        zeros = np.zeros(len(chosen), np.float32)
+        return Firings(seq, pos, index, np.zeros(len(chosen), np.float32))
+
+    def _ablations(self, at: Firings) -> Ablations:
+        """To 0, in batches as a run here would make them."""
         return Ablations(
             site=self.site,
-            contexts=Firings(seq, pos, index, zeros),
-            replacement=zeros,
-            slot=np.arange(len(chosen)) % SLOTS,
+            contexts=at,
+            replacement=np.zeros(len(at), np.float32),
+            slot=np.arange(len(at)) % SLOTS,
             horizon=0,
             batch_size=batch_size(self.model, self.runtime, self.width, 0),
             threads=self.runtime.threads,
@@ -190,31 +234,42 @@ class Workload:
         tokens = (len(self.ablations) + self.contexts) * flops.unembed(shape) if logits else 0.0
         return len(self.ablations) * row + clean + tokens
 
-    def difference(self, go_on: Callable[[], bool]) -> Discrepancy:
-        """The engine against the plain way, at sampled rows: at one of them, and at more while it may `go_on`."""
+    def difference(self, expected: Iterable[tuple[int, Mapping[Part, Effect]]]) -> Discrepancy:
+        """The engine against what some rows do the plain way, here or in another precision."""
         clean, found = self._clean(logits=True), Discrepancy()
-        for row in self.sampled:
-            sums = self._sums(1)
-            one = replace(self.ablations.where(np.asarray([row])), slot=np.zeros(1, np.int64))
-            [result] = self._made(one, clean, sums)
-            self._compare(result, sums, self._plain(row), found)
-            if not go_on():
-                break
+        for row, effects in expected:
+            found.take(self._effects(row, clean), effects)
         return found
 
-    def _compare(self, result: Ablated, sums: TokenSums, plain: Plain, found: Discrepancy) -> None:
-        logp = plain.logprob[1] - plain.logprob[0]
-        scale = float(plain.logprob.abs().max())
-        found.worst = max(found.worst, float((sums.logprob[0].float() - logp).abs().max()) / scale)
+    def expected(self, go_on: Callable[[], bool]) -> Iterator[tuple[int, dict[Part, Effect]]]:
+        """What sampled rows do the plain way: one of them, and more while it may `go_on`."""
+        for row in self.sampled:
+            yield row, self._expected(row)
+            if not go_on():
+                return
+
+    def _expected(self, row: int) -> dict[Part, Effect]:
+        """What an ablation does the plain way; on the CPU."""
+        plain = self._plain(row)
+        before, after = plain.logprob.cpu()
+        every = torch.ones_like(after, dtype=torch.bool)
+        found: dict[Part, Effect] = {None: Effect(after - before, float(plain.logprob.abs().max()), every)}
         for site, (before, after) in plain.activations.items():
-            effect = torch.zeros_like(before)
-            changes = result.changes[site]
-            effect[changes.feature] = changes.ablated - changes.clean
-            flips = self.case.saes[site].doubtful(plain.read[site], _FLIPS).any(0)
+            certain = ~self.case.saes[site].doubtful(plain.read[site], _FLIPS).any(0)
             largest = max(float(torch.maximum(before, after).max()), 0.1)
-            found.worst = max(found.worst, float((effect - (after - before)).abs()[~flips].max()) / largest)
-            found.compared += len(before)
-            found.left_out += int(flips.sum())
+            found[site] = Effect((after - before).cpu(), largest, certain.cpu())
+        return found
+
+    def _effects(self, row: int, clean: Clean) -> dict[Part, Tensor]:
+        """What the engine says that an ablation does; on the CPU."""
+        sums = self._sums(1)
+        one = replace(self.ablations.where(np.asarray([row])), slot=np.zeros(1, np.int64))
+        [result] = self._made(one, clean, sums)
+        found: dict[Part, Tensor] = {None: sums.logprob[0].float().cpu()}
+        for site, changes in result.changes.items():
+            found[site] = torch.zeros(self.case.saes[site].d_sae)
+            found[site][changes.feature.cpu()] = (changes.ablated - changes.clean).cpu()
+        return found
 
 
 def _spread(first: int, last: int, count: int) -> list[int]:

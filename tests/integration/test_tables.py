@@ -152,6 +152,7 @@ def tables(
         ["bench", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--budget", "1"],
         ["bench", "--attribution", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--budget", "2"],
         ["bench", "--estimates", "--profile", profile, "--num-prompts", "2", "--tokens", "6"],
+        ["bench", "--precisions", "--shape", "small", "--d-sae", "256", "--tokens", "8", "--budget", "1"],
         ["bench", "--truth"],
     ):
         screen(circuit, args)
