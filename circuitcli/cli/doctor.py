@@ -38,8 +38,10 @@ def command(request: Request) -> None:
     terminal = Terminal(as_json=request.as_json, quiet=request.quiet)
     tools, run = unwritten(request, terminal)
     from circuitcli.stages import doctor, fit, subject
+    from circuitcli.stages.opened import spread
 
-    findings = doctor.run(subject.chosen(tools, run))
+    with spread(tools) as spreading:
+        findings = doctor.run(subject.chosen(spreading, run))
     fits = findings.fits
     for line in fit.warnings([found for found in fits if found.verdict == "doubtful"]):
         terminal.say(line)

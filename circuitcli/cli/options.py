@@ -21,7 +21,7 @@ _STUDY = ("model", "saes.", "texts.", "seed", "runtime.dtype")
 # For commands that are no stages: which settings they have flags for, by prefix of their keys. run-all takes all but
 # those of commands that it doesn't do.
 _FLAGS = {
-    "doctor": _STUDY,
+    "doctor": (*_STUDY, "executor."),
     "bench": (*_STUDY, "attribute.baseline", "attribute.freeze"),
     "test": ("model", "saes.release", "saes.revision", "runtime.dtype"),
     "run-all": ("",),

@@ -5,44 +5,48 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from circuitcli.cli import dry_run, session
+from circuitcli.cli import dry_run, parts, session
 from circuitcli.cli.console import Terminal
 from circuitcli.cli.options import Request
 from circuitcli.core.words import duration, quantity
 from circuitcli.errors import quoted
 
 if TYPE_CHECKING:
-    from circuitcli.stages.stage import Job
+    from circuitcli.stages.stage import Job, Outcome
 
 HELP = "Judge a circuit on examples. How much of what the model does it does alone, beside others of its size."
 EXAMPLES = """\
 circuit validate --run my-run --prompts questions.jsonl
 circuit validate --run my-run --circuit none --nodes 30 --baseline mean
 circuit validate --run my-run --pin 2:17 --pin 3:4 --prompts text.txt
-circuit validate --run my-run --audit 2:17 --prompts questions.jsonl"""
-MORE: dict[str, tuple[Any, Any]] = dict(dry_run.MORE)
+circuit validate --run my-run --audit 2:17 --prompts questions.jsonl
+circuit validate --run my-run --prompts questions.jsonl --shard 3/8"""
+MORE: dict[str, tuple[Any, Any]] = dry_run.MORE | parts.MORE
 
 
 def command(request: Request) -> None:
-    """The stage and what came of it; or what it would take."""
+    """The stage and what came of it, a part of it, or its end; or what it would take."""
+    from circuitcli.stages import validate
+
+    parts.refuse_together(request, validate.NAME)
     if request.more["dry_run"]:
         session.work(request, _expect, writes=False)
-        return
+    elif parts.asked(request):
+        parts.do(request, validate.share, validate.merge, _ended)
+    else:
+        session.work(request, lambda job, terminal: _ended(job, terminal, validate.run(job)))
 
-    def body(job: Job, terminal: Terminal) -> None:
-        from circuitcli.cli import evidence, evidence_audit, evidence_joint
-        from circuitcli.stages import validate
 
-        outcomes = [validate.run(job)]
-        show(job, terminal)
-        evidence.plot(job, terminal)
-        _say_how_to_draw(job, terminal)
-        if request.as_json:
-            results = job.results()
-            told = {"joint": evidence_joint.document_joint(results), "audit": evidence_audit.document_audit(results)}
-            terminal.document({**session.document(job, outcomes), **evidence.document(results), **told})
+def _ended(job: Job, terminal: Terminal, outcome: Outcome) -> None:
+    from circuitcli.cli import evidence, evidence_audit, evidence_joint
 
-    session.work(request, body)
+    show(job, terminal)
+    evidence.plot(job, terminal)
+    _say_how_to_draw(job, terminal)
+    if terminal.as_json:
+        results = job.results()
+        told = {"joint": evidence_joint.document_joint(results), "audit": evidence_audit.document_audit(results)}
+        terminal.document({**session.document(job, [outcome]), **evidence.document(results), **told})
 
 
 def show(job: Job, terminal: Terminal) -> None:

@@ -455,7 +455,8 @@ class Dispatch(Generic[R]):
         piece.avoided.add(worker.address)
         others = [w for w in self._pool.usable(self._token, self._places.device) if w.address not in piece.avoided]
         if halves:
-            self._say(f"{host}: {why} Its shard is cut into {len(halves)}, in smaller batches.")
+            cut = "cut in two" if len(halves) > 1 else "done again"
+            self._say(f"{host}: {why} Its shard is {cut}, in smaller batches.")
             piece.done, piece.left, piece.parts = True, len(halves), [None] * len(halves)
             self._backlog.extendleft(
                 Piece(half, piece.number, piece, place) for place, half in reversed(list(enumerate(halves)))

@@ -19,14 +19,15 @@ from circuitcli.core.sites import FeatureId, Site, resolve_pins
 from circuitcli.core.words import amount
 from circuitcli.errors import InputError
 from circuitcli.stages import next_tokens
+from circuitcli.stages.pieces import Piece
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
-from circuitcli.store import ablations, claims, tables
+from circuitcli.store import ablations, tables
 from circuitcli.store.ablations import SHARD_FEATURES, Shard
-from circuitcli.store.records import Record
+from circuitcli.store.records import FileEntry, Record
 
 if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
-    from circuitcli.stages.inputs import Inputs
+    from circuitcli.stages.inputs import JobInputs
     from circuitcli.stages.start import Start
     from circuitcli.stages.task import ShardTask
 
@@ -40,9 +41,7 @@ def run(job: Job) -> Outcome:
         ResourceError: They would take more memory or disk than there is.
     """
     before = job.run.record(NAME)
-    outcome = stage(job, NAME, {}, lambda todo: Ablating(job, todo, before).work())
-    claims.sweep(job.run.path(ablations.CLAIMS))  # of parts that it went on from
-    return outcome
+    return stage(job, NAME, {}, lambda todo: Ablating(job, todo, before).work())
 
 
 def preview(job: Job) -> Estimate | None:
@@ -60,11 +59,11 @@ class Ablating:
     before: Record | None = None  # of the stage, when it was done last
 
     @cached_property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> JobInputs:
         """What is read, loaded when it is needed."""
-        from circuitcli.stages.inputs import Inputs
+        from circuitcli.stages.inputs import JobInputs
 
-        return Inputs(self.job)
+        return JobInputs(self.job)
 
     @cached_property
     def kinds(self) -> tuple[str, ...]:
@@ -210,6 +209,10 @@ class Ablating:
 
     def shards(self, features: Sequence[FeatureId]) -> list[Shard]:
         """The shards that hold these features: planned ones, and new ones for the features that no plan has."""
+        with self.todo.planning():
+            return self._planned(features)
+
+    def _planned(self, features: Sequence[FeatureId]) -> list[Shard]:
         planned = ablations.shards(self.todo.plan.shards)
         have = {FeatureId(shard.site, index) for shard in planned for index in shard.features}
         for site in self.inputs.widths:
@@ -230,23 +233,29 @@ class Ablating:
                 self.todo.files.update({n: self.job.run.entry(p, tables.rows(p)) for n, p in paths.items()})
 
     def compute(self, what: str, shards: Sequence[Shard]) -> None:
-        """Compute the shards that don't exist yet; each is written as it comes."""
-        missing = [
-            (shard, self.contexts(shard.site, shard.features))
-            for shard in shards
-            if not set(shard.names(self.kinds).values()) <= set(self.todo.files)
-        ]
-        total = sum(len(found) for _, contexts in missing for found in contexts.values())
-        if not missing:
-            return
-        tasks = (self.task(shard.site, contexts) for shard, contexts in missing)
-        written = {}
-        with self.job.tracking(what, total, "contexts") as done:
-            results = self.job.executor.results(tasks, self.inputs.places, done=done, say=self.job.report.say)
-            for number, parts in results:
-                written[number] = ablations.write(self.job.run, missing[number][0], parts)
-        for number in sorted(written):  # in whatever order they came
-            self.todo.files.update(written[number])
+        """Have the shards that don't exist yet computed; each is written as it comes."""
+        written: dict[Shard, dict[str, FileEntry]] = {}
+        missing = [shard for shard in shards if not set(shard.names(self.kinds).values()) <= set(self.todo.files)]
+        pieces = [self._piece(shard, written) for shard in missing]
+        self.todo.make(what, "contexts", pieces, self.inputs.places, of=[shard.digest for shard in shards])
+        for shard in missing:  # in whatever order they came
+            self.todo.files.update(written.get(shard, {}))
+
+    def _piece(self, shard: Shard, written: dict[Shard, dict[str, FileEntry]]) -> Piece:
+        """A shard; what is written of it is noted."""
+        contexts = self.contexts(shard.site, shard.features)
+
+        def write(results: Sequence[dict[str, list[tables.Columns]]]) -> None:
+            [parts] = results
+            written[shard] = ablations.write(self.job.run, shard, parts)
+
+        return Piece(
+            name=shard.digest,
+            units=sum(map(len, contexts.values())),
+            there=lambda: self.there(shard),
+            tasks=lambda: [self.task(shard.site, contexts)],
+            write=write,
+        )
 
     def there(self, shard: Shard) -> bool:
         """Whether all tables of a shard are there."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,14 +18,17 @@ import numpy as np
 from circuitcli.core.strata import StratifiedSample
 from circuitcli.core.words import amount, duration
 from circuitcli.errors import InputError
-from circuitcli.stages import kinds, questions
+from circuitcli.stages import kinds, questions, sharing
+from circuitcli.stages.sharing import Part, Shared
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.store import attributions, tables
 
 if TYPE_CHECKING:
     from circuitcli.core.attributed import Method
+    from circuitcli.stages.prompt_task import Step
     from circuitcli.stages.prompts import Prompts
     from circuitcli.stages.study import Rule
+    from circuitcli.stages.wiring import Wired
 
 NAME = "attribute"
 RULES: tuple[Rule, ...] = ("atp", "relp")
@@ -38,6 +41,35 @@ def run(job: Job) -> Outcome:
     Raises:
         UsageError, InputError: A question isn't as it should be; see `questions`.
     """
+    inputs = _asked(job)
+    return stage(job, NAME, inputs, lambda todo: _Attribution(job, todo).work())
+
+
+def share(job: Job, part: Part) -> Shared | None:
+    """Measure a part of what is measured, and what others leave; None if the stage is done.
+
+    Raises:
+        UsageError, InputError: As of the stage, or the folder can't be written.
+    """
+    inputs = _asked(job)
+    todo = sharing.begin(job, NAME, inputs, part, lambda todo: _Attribution(job, todo).prompts.setup.batch_size)
+    if todo is None:
+        return None
+    _Attribution(job, todo).measured()
+    return sharing.ended(todo)
+
+
+def merge(job: Job) -> Outcome:
+    """End the stage: verify that all is measured, and do the rest.
+
+    Raises:
+        InputError: Something is missing, or somebody is still at work on it.
+    """
+    return sharing.merge(job, NAME, _asked(job), lambda todo: _Attribution(job, todo).work())
+
+
+def _asked(job: Job) -> dict[str, str]:
+    """What decides the numbers beside the settings, once these were checked."""
     job.parents(NAME)  # a stage that is missing is told before a file that can't be read
     kinds.check(job.run)
     if job.settings.attribute.replace:
@@ -45,7 +77,25 @@ def run(job: Job) -> Outcome:
 
         replacing.check(job)
     questions.targets(job)
-    return stage(job, NAME, {"questions": questions.identity(job)}, lambda todo: _Attribution(job, todo).work())
+    return {"questions": questions.identity(job)}
+
+
+@dataclass(frozen=True, eq=False)
+class Attributed:
+    """What was found of prompts.
+
+    Attributes:
+        nodes, edges: Of each prompt.
+        rows: What goes into each node that edges are of.
+        estimate: What stands where nothing was measured.
+        rule: By which edges are had.
+    """
+
+    nodes: list[tables.Columns]
+    edges: list[tables.Columns]
+    rows: list[tables.Columns]
+    estimate: str
+    rule: Rule
 
 
 @dataclass(eq=False)
@@ -65,15 +115,21 @@ class _Attribution:
 
     def work(self) -> None:
         """All of it."""
+        found = self.measured()
+        asked = [self._question(number) for number in range(len(self.prompts))]
+        self.todo.expect(dict.fromkeys(attributions.FILES))
+        self.todo.files |= attributions.write(self.job.run, asked, found.nodes, found.edges, found.rows)
+        self._facts(found)
+
+    def measured(self) -> Attributed:
+        """The nodes and edges of all prompts, with what is measured of them."""
         from circuitcli.stages import measuring, wiring
 
-        with self.job.report.track("Reading prompts", len(self.prompts), "prompts") as done:
-            nodes = []
-            for number in range(len(self.prompts)):
-                nodes.append(self._timed("nodes", partial(self._estimates, number)))
-                done(1)
-        extents = measuring.planned_nodes(self.prompts) or self._extents(nodes)
-        self._timed("measured", lambda: measuring.measure_nodes(self.prompts, extents, nodes))
+        nodes = self._timed("nodes", self._estimates)
+        with self.todo.planning():
+            extents = measuring.planned_nodes(self.prompts) or self._extents(nodes)
+            shards = measuring.plan_nodes(self.prompts, extents)
+        self._timed("measured", lambda: measuring.measure_nodes(self.prompts, shards, nodes))
         estimate = self._best(nodes)
         for table in nodes:
             _settle(table, estimate, measured=not self.replaced)
@@ -83,10 +139,7 @@ class _Attribution:
         if not self.replaced:
             self._timed("edges measured", lambda: measuring.measure_edges(self.prompts, edges, self._most, how))
             edges = [wiring.settled(part, fed) for part, fed in zip(edges, rows, strict=True)]
-        asked = [self._question(number) for number in range(len(self.prompts))]
-        self.todo.expect(dict.fromkeys(attributions.FILES))
-        self.todo.files |= attributions.write(self.job.run, asked, nodes, edges, rows)
-        self._facts(nodes, edges, estimate, rule)
+        return Attributed(nodes, edges, rows, estimate, rule)
 
     @property
     def replaced(self) -> bool:
@@ -113,18 +166,18 @@ class _Attribution:
             self.job.report.say(f"attribute: without relp. {error.message}")
             return ("atp",)
 
-    def _estimates(self, number: int) -> tables.Columns:
-        """The nodes of a prompt with what gradients say of them."""
-        study, settings = self.prompts.study(number), self.job.settings.attribute
-        table = study.columns(number)
-        table |= {name: np.full(len(table["node"]), np.nan) for name in ("atp", "relp", "ig", "exact")}
-        for rule in self.rules:
-            table[rule][: study.nodes] = study.estimates(rule)
-        if settings.method == "ig":
-            table["ig"][: study.nodes] = study.integrated(
-                settings.ig_steps, max(1, self.prompts.runtime.batch_size or 1)
-            )
-        return table | {"drawn": np.zeros(len(table["node"]))}
+    def _estimates(self) -> list[tables.Columns]:
+        """The nodes of each prompt with what gradients say of them."""
+        from circuitcli.stages.prompt_steps import Estimating
+
+        settings = self.job.settings.attribute
+        step = Estimating(self.rules, settings.ig_steps if settings.method == "ig" else 0)
+        return self._each("Reading prompts", "prompts", [step] * len(self.prompts))
+
+    def _each(self, what: str, unit: str, steps: Sequence[Step[T]], total: int | None = None) -> list[T]:
+        """What comes of a step for each prompt."""
+        with self.job.tracking(what, sum(map(len, steps)) if total is None else total, unit) as done:
+            return self.prompts.each(steps, done)
 
     def _size(self, table: tables.Columns) -> np.ndarray:
         """By what nodes are ranked before any is measured: the method's estimate, or the largest of all."""
@@ -175,29 +228,20 @@ class _Attribution:
     def _edges(self, nodes: Sequence[tables.Columns], rule: Rule) -> tuple[list[tables.Columns], list[tables.Columns]]:
         """Of each prompt the edges between its strongest nodes, and what goes into each of these in all."""
         from circuitcli.stages import wiring
+        from circuitcli.stages.prompt_steps import Wiring
 
         if self.replaced:
             return self._edges_in_replacement()
         chosen = wiring.candidates(nodes, self._most)
         everything = wiring.all_of(self.prompts.study, chosen, self.job.settings.attribute.edges)
-        edges, rows = [], []
-        with self.job.report.track("Computing edges", sum(int(part.sum()) for part in chosen), "nodes") as done:
-            for number, part in enumerate(chosen):
-                found = wiring.wire(self.prompts.study(number), rule, part, number, done, everything=everything)
-                edges.append(found.edges)
-                rows.append(found.rows)
-        return edges, rows
+        steps = [Wiring(rule, part, everything) for part in chosen]
+        return _apart(self._each("Computing edges", "nodes", steps))
 
     def _edges_in_replacement(self) -> tuple[list[tables.Columns], list[tables.Columns]]:
-        from circuitcli.stages import replacing
+        from circuitcli.stages.prompt_steps import WiringReplaced
 
-        edges, rows = [], []
-        with self.job.report.track("Computing edges", 0, "nodes") as done:
-            for number in range(len(self.prompts)):
-                found = replacing.wire(self.prompts.study(number), self._most, number, done)
-                edges.append(found.edges)
-                rows.append(found.rows)
-        return edges, rows
+        steps = [WiringReplaced(self._most)] * len(self.prompts)
+        return _apart(self._each("Computing edges", "nodes", steps, 0))
 
     @property
     def _most(self) -> int:
@@ -231,36 +275,37 @@ class _Attribution:
 
     def _fidelity(self) -> list[dict[str, Any]]:
         """Of each prompt's replacement model; none without one."""
-        from circuitcli.stages import replacing
+        from circuitcli.stages.prompt_steps import Fidelity
 
-        return self._timed("fidelity", lambda: replacing.fidelities(self.prompts)) if self.replaced else []
+        if not self.replaced:
+            return []
+        steps = [Fidelity()] * len(self.prompts)
+        return self._timed("fidelity", lambda: self._each("Running without errors", "prompts", steps))
 
-    def _facts(
-        self, nodes: Sequence[tables.Columns], edges: Sequence[tables.Columns], estimate: str, rule: Rule
-    ) -> None:
+    def _facts(self, found: Attributed) -> None:
         from circuitcli.results.attribution import calibrations
         from circuitcli.runtime.device import peak_memory
         from circuitcli.runtime.engine import engine
 
         written = [tables.read(self.job.run.path(name)) for name in (attributions.NODES, attributions.EDGES)]
-        settings = self.job.settings.attribute
+        settings, seed = self.job.settings.attribute, self.job.settings.seed
         positions = settings.positions
-        measured = sum(int((table["method"] == "exact").sum()) for table in nodes)
-        count = sum(int((table["kind"] != "target").sum()) for table in nodes)
+        measured = sum(int((table["method"] == "exact").sum()) for table in found.nodes)
+        count = sum(int((table["kind"] != "target").sum()) for table in found.nodes)
         self.todo.facts.update(
             method=settings.method,
             nodes=count,
             measured=measured,
-            estimate="" if measured == count else estimate,
-            edges=sum(len(part["weight"]) for part in edges),
-            edges_measured=sum(int((part["method"] == "exact").sum()) for part in edges),
-            edge_method=rule,
-            calibration=[asdict(row) for row in calibrations(written[0], written[1], rule, self.job.settings.seed)],
-            baseline=self.prompts.baselines.kind,
+            estimate="" if measured == count else found.estimate,
+            edges=sum(len(part["weight"]) for part in found.edges),
+            edges_measured=sum(int((part["method"] == "exact").sum()) for part in found.edges),
+            edge_method=found.rule,
+            calibration=[asdict(row) for row in calibrations(written[0], written[1], found.rule, seed)],
+            baseline=self.prompts.setup.baseline,
             frozen=settings.freeze,
             replaced=self.replaced,
             fidelity=self._fidelity(),
-            positions=("separate" if len(nodes) == 1 else "sum") if positions == "auto" else positions,
+            positions=("separate" if len(found.nodes) == 1 else "sum") if positions == "auto" else positions,
             engine=engine(self.prompts.inputs.passes.model),
             seconds_by_part=self.seconds,
             peak_memory_bytes=peak_memory(self.job.runtime.device),
@@ -273,3 +318,8 @@ def _settle(table: tables.Columns, estimate: str, *, measured: bool) -> None:
     table["effect"] = np.where(exact, table["exact"], table[estimate])
     table["method"] = np.where(exact, "exact", estimate).astype(object)
     table["method"][table["kind"] == "target"] = ""
+
+
+def _apart(found: Sequence[Wired]) -> tuple[list[tables.Columns], list[tables.Columns]]:
+    """Edges, and what goes into each of their targets, of each prompt."""
+    return [one.edges for one in found], [one.rows for one in found]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +18,10 @@ from circuitcli.store import tables
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from circuitcli.core.evidence.examples import Half
+    from circuitcli.executors import Done
     from circuitcli.stages.judging import Judge, Opened
-    from circuitcli.stages.portions import Done, Portions
-    from circuitcli.stages.scoring import Scoring
+    from circuitcli.stages.portion_task import Bench
+    from circuitcli.stages.portions import Portions
 
 
 def named(job: Job) -> list[FeatureId]:
@@ -35,58 +34,55 @@ def named(job: Job) -> list[FeatureId]:
     return resolve_pins(job.settings.validate.audit, widths, word="feature")
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Auditing:
-    """Measures some features on examples.
+    """Measures some features on examples, as a step.
 
     Attributes:
-        judge: Measures circuits on examples.
-        scoring: Opens examples, and measures effects of single features on them.
         features: Those that are audited, in the model's order.
-        halves: The half of each example.
     """
 
-    judge: Judge
-    scoring: Scoring
-    features: Sequence[FeatureId]
-    halves: Sequence[Half]
+    features: tuple[FeatureId, ...]
 
-    def measured(self, portions: Portions) -> Iterator[tables.Columns]:
-        """Parts of audit.parquet."""
-        numbers, what = range(len(self.halves)), {"features": list(map(str, self.features))}
-        return portions.kept("audit", "Auditing features", numbers, what, self._measured)
+    def measured(self, count: int, portions: Portions) -> Iterator[tables.Columns]:
+        """Parts of audit.parquet, of so many examples."""
+        what = {"features": list(map(str, self.features))}
+        return portions.kept("audit", "Auditing features", range(count), what, self)
 
-    def _measured(self, numbers: Sequence[int], done: Done) -> list[tables.Columns]:
+    def of(self, at: Bench, done: Done) -> list[tables.Columns]:
+        """The table of the examples of the bench."""
         parts = []
-        for number in numbers:
-            measured = self.on(self.scoring.opened(number))
-            parts.append({"half": self.halves[number], "example": number, **_names(self.features), **measured})
+        for number in at.examples:
+            parts.append({"half": at.half[number], "example": number, **_names(self.features), **self.on(at, number)})
             done(1)
         return parts
 
-    def on(self, opened: Sequence[Opened]) -> dict[str, np.ndarray]:
+    def on(self, at: Bench, number: int) -> dict[str, np.ndarray]:
         """What is measured on an example, a row for each feature."""
-        m, effects = self.judge.clean(opened), self.scoring.effects(opened, self._by_site)
-        fires, activation = self._firing(opened)
+        from circuitcli.stages.scoring import effects, opened
+
+        example = opened(at, number)
+        m, moved = at.judge.clean(example), effects(at, example, self._by_site)
+        fires, activation = self._firing(at.judge, example)
         return {
             "m": np.full(len(self.features), m),
-            "without": m + np.concatenate(list(effects.values())),
-            "alone": self._alone(opened),
+            "without": m + np.concatenate(list(moved.values())),
+            "alone": self._alone(at, example),
             "fires": fires,
             "activation": activation,
         }
 
-    @cached_property
+    @property
     def _by_site(self) -> dict[Site, np.ndarray]:
         """Their indices, in their order."""
         sites = dict.fromkeys(one.site for one in self.features)
         return {site: np.asarray([one.index for one in self.features if one.site == site]) for site in sites}
 
-    def _alone(self, opened: Sequence[Opened]) -> np.ndarray:
+    def _alone(self, at: Bench, opened: Sequence[Opened]) -> np.ndarray:
         """What m is where each is the only one that is kept, with all errors."""
         import torch
 
-        judge, rows = self.judge, len(self.features)
+        judge, rows = at.judge, len(self.features)
         keep = {s: torch.zeros(rows, n, dtype=torch.bool) for s, n in judge.widths("features").items()}
         for row, one in enumerate(self.features):
             keep[one.site][row, one.index] = True
@@ -98,15 +94,15 @@ class Auditing:
             return judge.m(opened, "features", kept, dict.fromkeys(kept, every[part].to(device)))
 
         longest = max(len(one.tokens) for one in opened)
-        found = torch.cat(list(self.scoring.batches(rows, longest, work)))
+        found = torch.cat(list(at.batches(rows, longest, work)))
         return np.asarray(found.double().cpu().numpy())
 
-    def _firing(self, opened: Sequence[Opened]) -> tuple[np.ndarray, np.ndarray]:
+    def _firing(self, judge: Judge, opened: Sequence[Opened]) -> tuple[np.ndarray, np.ndarray]:
         """At how many positions that count each fires, and the sum of its activation there."""
         import torch
 
         fires, total = [], []
-        dictionaries = {one.reads: one for one in self.judge.dictionaries}
+        dictionaries = {one.reads: one for one in judge.dictionaries}
         for site, features in self._by_site.items():
             x = torch.cat([one.run.sites[site][0][one.counts] for one in opened]).float()
             a = dictionaries[site].encode(x)[:, torch.as_tensor(features, device=x.device)]

@@ -106,7 +106,7 @@ class Baselines:
                     "The run's text has no other position from which an activation could come.",
                     hint="Give more text, or another --baseline.",
                 )
-            key = [self.inputs.job.settings.seed, PURPOSE_DONOR, number, place]
+            key = [self.inputs.settings.seed, PURPOSE_DONOR, number, place]
             at = allowed[np.random.default_rng(key).integers(len(allowed))]
             drawn[place] = int(seq[at]), int(pos[at])
         found: dict[Site, Tensor] = {}
@@ -135,7 +135,7 @@ class Baselines:
         count = int(passes.sample.counted.sum())
         bottom = torch.zeros(passes.model.shape.d_model, device=passes.model.device)
         found: dict[Site, Tensor] = {}
-        with self.inputs.job.report.track("Averaging errors", len(passes.blocks), "blocks") as done:
+        with self.inputs.report.track("Averaging errors", len(passes.blocks), "blocks") as done:
             for blocks in self._chunks():
                 read = [(passes.blocks[number], *self._block(passes.blocks[number])) for number in blocks]
                 said = [Reconstructions() for _ in read]
@@ -157,7 +157,7 @@ class Baselines:
     def mean_values(self) -> dict[Site, Float[Tensor, " d"]]:
         """The mean over the text of what is at each site."""
         passes, found = self.inputs.passes, dict[Site, Tensor]()
-        with self.inputs.job.report.track("Averaging activations", len(passes.blocks), "blocks") as done:
+        with self.inputs.report.track("Averaging activations", len(passes.blocks), "blocks") as done:
             for block in passes.blocks:
                 sites, place = self._block(block)
                 for site, x in sites.items():

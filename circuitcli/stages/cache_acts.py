@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from circuitcli.results.dictionaries import entries_of
 from circuitcli.results.next_tokens import at_positions, on_prompts
 from circuitcli.saes import SaeEntry
 from circuitcli.stages import next_tokens, passages
+from circuitcli.stages.pieces import Piece
 from circuitcli.stages.sequences import read_sample
 from circuitcli.stages.stage import Job, Outcome, Work, stage
 from circuitcli.stages.text_identity import text_identity
@@ -31,6 +32,9 @@ from circuitcli.store import acts, files, tables
 if TYPE_CHECKING:
     from circuitcli.core.dictionary import Dictionary
     from circuitcli.core.model import Model
+    from circuitcli.stages.contents import Chosen
+    from circuitcli.stages.encoding import Group
+    from circuitcli.stages.inputs import JobSources
 
 NAME = "cache-acts"
 FIT = "acts/fit.json"
@@ -147,7 +151,26 @@ class _Inputs:
 
     job: Job
     entries: Sequence[SaeEntry]
-    _saes: list[Dictionary] = field(default_factory=list)
+
+    @cached_property
+    def sources(self) -> JobSources:
+        """Where they are."""
+        from circuitcli.stages.inputs import JobSources
+
+        return JobSources(self.job)
+
+    @cached_property
+    def chosen(self) -> Chosen:
+        """What they are."""
+        from circuitcli.stages.inputs import chosen_of
+
+        return chosen_of(self.job)
+
+    def group(self, sites: tuple[Site, ...]) -> Group:
+        """The SAEs that read some sites."""
+        from circuitcli.stages.encoding import Group
+
+        return Group(self.chosen, sites)
 
     @cached_property
     def model(self) -> Model:
@@ -178,10 +201,7 @@ class _Inputs:
 
     def saes(self, group: Sequence[SaeEntry]) -> list[Dictionary]:
         """The SAEs of a group; those of another go."""
-        if [sae.reads for sae in self._saes] != [entry.at for entry in group]:
-            self._saes = []
-            self._saes = [self.job.subject.sae(entry, decoder=len(entry.written) == 1) for entry in group]
-        return self._saes
+        return self.group(tuple(entry.at for entry in group)).saes(self.sources)
 
 
 def _size(entries: Sequence[SaeEntry]) -> int:
@@ -190,31 +210,52 @@ def _size(entries: Sequence[SaeEntry]) -> int:
 
 def _encode(todo: Work, inputs: _Inputs, sample: Sample, missing: Sequence[_Span]) -> None:
     """Run the model over the sequences of the missing shards, and write them."""
-    import torch
+    width = sample.tokens.shape[1]
+    todo.planned_batch(inputs.job.runtime.rows_at_once(4 * width * 40 * inputs.model.shape.d_model, width))
+    pieces = []
+    for group in inputs.encoding:
+        sites = tuple(entry.at for entry in group)
+        here = [span for span in missing if span.site in sites]
+        for start, stop in sorted({(span.start, span.stop) for span in here}):
+            wanted = [span.site for span in here if span.start == start]
+            pieces.append(_piece(todo, inputs, sample, sites, wanted, slice(start, stop)))
+    todo.make("Caching activations", "sequences", pieces, inputs.sources.places, of=[piece.name for piece in pieces])
 
-    from circuitcli.stages.firings import firings_in
 
-    job, model, width, counted = inputs.job, inputs.model, sample.tokens.shape[1], sample.counted
-    runtime = todo.planned_batch(job.runtime.rows_at_once(4 * width * 40 * model.shape.d_model, width))
+def _piece(
+    todo: Work, inputs: _Inputs, sample: Sample, sites: tuple[Site, ...], wanted: Sequence[Site], span: slice
+) -> Piece:
+    """The shards of some sequences, at the sites that are wanted of those that encode together."""
+    from circuitcli.stages.encoding import EncodeTask
 
-    def encode(saes: Sequence[Dictionary], span: np.ndarray, part: slice) -> dict[Site, Firings]:
-        rows = span[part]
-        length = int(sample.lengths[rows].max())
-        tokens = torch.as_tensor(sample.tokens[rows, :length], device=runtime.device).long()
-        read = model.run(tokens, [sae.reads for sae in saes])
-        return {sae.reads: firings_in(sae, read.sites[sae.reads], rows, counted[rows, :length]) for sae in saes}
+    paths = {
+        site: todo.job.run.path(acts.shard_name(todo.plan.fingerprint, site, span.start, span.stop)) for site in wanted
+    }
 
-    with job.report.track("Caching activations", sum(s.stop - s.start for s in missing), "sequences") as done:
-        for group in inputs.encoding:
-            sites = {entry.at for entry in group}
-            for start, stop in sorted({(s.start, s.stop) for s in missing if s.site in sites}):
-                saes = inputs.saes(group)
-                work = partial(encode, saes, np.arange(start, stop))
-                parts = list(runtime.batches(stop - start, todo.plan.batch_size, work, say=job.report.say))
-                for site in sites:
-                    path = job.run.path(acts.shard_name(todo.plan.fingerprint, site, start, stop))
-                    acts.write_firings(path, Firings.concat([part[site] for part in parts]))
-                done((stop - start) * len([s for s in missing if s.site in sites and s.start == start]))
+    def task() -> EncodeTask:
+        return EncodeTask(
+            group=inputs.group(sites),
+            seq=np.arange(span.start, span.stop),
+            tokens=sample.tokens[span],
+            lengths=sample.lengths[span],
+            counted=sample.counted[span],
+            units=(span.stop - span.start) * len(wanted),
+            batch_size=todo.plan.batch_size,
+            threads=todo.plan.threads,
+        )
+
+    def write(results: Sequence[dict[Site, Firings]]) -> None:
+        [found] = results
+        for site, path in paths.items():
+            acts.write_firings(path, found[site])
+
+    return Piece(
+        name=next(iter(paths.values())).stem,
+        units=(span.stop - span.start) * len(wanted),
+        there=lambda: all(path.is_file() for path in paths.values()),
+        tasks=lambda: [task()],
+        write=write,
+    )
 
 
 def _summarise(job: Job, todo: Work, entries: Sequence[SaeEntry], sample: Sample, shards: Mapping[str, _Span]) -> None:

@@ -19,25 +19,36 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """All that ablations of a run read.
+class Chosen:
+    """A model and its dictionaries.
 
     Attributes:
         model: The model's name, or its folder, as people typed it.
         identity: What identifies its weights; see `runtime.checkpoint`.
         dtype: Their precision.
         saes: Of all sites, in the model's order; each with the sha256 of its files.
-        sample: The sequences.
-        sequences: How many of them count, from the first.
-        firings: What fires in them at each site.
-        next_tokens: In a run on prompts the likeliest next tokens at each position.
     """
 
     model: str
     identity: str
     dtype: str
     saes: tuple[SaeEntry, ...]
+
+
+@dataclass(frozen=True)
+class Contents(Chosen):
+    """All that ablations of a run read.
+
+    Attributes:
+        sample: The sequences.
+        sequences: How many of them count, from the first.
+        firings: What fires in them at each site.
+        next_tokens: In a run on prompts the likeliest next tokens at each position.
+        statistics: Of every feature, over the text.
+    """
+
     sample: Content
     sequences: int
     firings: Mapping[Site, tuple[Content, ...]]
     next_tokens: Content | None
+    statistics: Content

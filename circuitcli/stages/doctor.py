@@ -9,6 +9,9 @@ from circuitcli.core.fit import Fit
 from circuitcli.runtime.engine import Engine, engine, slowness
 from circuitcli.settings import Settings
 from circuitcli.stages import fit
+from circuitcli.stages.contents import Chosen
+from circuitcli.stages.fit_task import FitTask
+from circuitcli.stages.inputs import SubjectSources
 from circuitcli.stages.sequences import read_sample
 from circuitcli.stages.subject import Subject
 
@@ -30,11 +33,20 @@ class Findings:
 
 def run(subject: Subject) -> Findings:
     """How each dictionary fits, by all changes and with the next token measured for each of them."""
-    settings, report = subject.tools.settings, subject.tools.report
-    sample = read_sample(subject, report.say)
-    found = []
-    for judged in fit.together(subject.entries):  # all of them may not fit into memory
-        found += fit.examine(subject, fit.read(subject, judged), sample, full=True)
+    tools = subject.tools
+    sample = read_sample(subject, tools.report.say)
+    chosen = Chosen(
+        tools.settings.model, subject.checkpoint.identity(), tools.settings.runtime.dtype, tuple(subject.entries)
+    )
+    passage = fit.passage(subject, sample, full=True)
+    threads = tools.executor.threads() or tools.runtime.threads
+    tasks = [  # all of them may not fit into memory
+        FitTask(chosen, tuple(entry.at for entry in judged), passage, threads)
+        for judged in fit.together(subject.entries)
+    ]
+    with tools.tracking("Examining dictionaries", len(subject.entries), "dictionaries") as done:
+        places = SubjectSources(tools, lambda: subject).places
+        found = dict(tools.executor.results(tasks, places, done=done, say=tools.report.say))
     if engine(subject.model) == "whole":
-        report.say(slowness(settings.model, subject.model, float(sample.lengths.mean())))
-    return Findings(engine(subject.model), found)
+        tools.report.say(slowness(tools.settings.model, subject.model, float(sample.lengths.mean())))
+    return Findings(engine(subject.model), [one for number in range(len(tasks)) for one in found[number]])

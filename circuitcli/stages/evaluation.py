@@ -11,19 +11,19 @@ from circuitcli.stages import examples as reading
 from circuitcli.stages.example_data import Data
 from circuitcli.stages.given import Given
 from circuitcli.stages.halves import halves
-from circuitcli.stages.stage import Job
+from circuitcli.stages.stage import Job, Work
 
 if TYPE_CHECKING:
     from circuitcli.core.evidence.examples import Example, Half
     from circuitcli.core.sites import FeatureId
-    from circuitcli.runtime.device import Runtime
     from circuitcli.stages.auditing import Auditing
+    from circuitcli.stages.inputs import JobInputs
+    from circuitcli.stages.joint import JointTask
     from circuitcli.stages.judging import Judge
     from circuitcli.stages.lines import Line, Scores
+    from circuitcli.stages.portion_task import Arithmetic, Bench, Court
+    from circuitcli.stages.portions import Portions
     from circuitcli.stages.scoring import Scoring
-    from circuitcli.stages.screening import Batches
-    from circuitcli.stages.verdicts import Verdicts
-    from circuitcli.store.tables import Columns
 
 
 @dataclass(eq=False)
@@ -65,12 +65,23 @@ class Evaluation:
         return [i for i, half in enumerate(self.halves) if half == "evaluation"]
 
     @cached_property
-    def judge(self) -> Judge:
-        """The run's model and dictionaries, with the baseline."""
-        from circuitcli.stages.inputs import Inputs
-        from circuitcli.stages.judging import Judge
+    def inputs(self) -> JobInputs:
+        """The run's model, dictionaries and text."""
+        from circuitcli.stages.inputs import JobInputs
 
-        return Judge(Inputs(self.job), reading.baseline(self.job, self.data))
+        return JobInputs(self.job)
+
+    @cached_property
+    def court(self) -> Court:
+        """The run's model and dictionaries, with the baseline, as a value."""
+        from circuitcli.stages.portion_task import Court
+
+        return Court(self.inputs.origin, reading.baseline(self.job, self.data))
+
+    @property
+    def judge(self) -> Judge:
+        """The same, in this process."""
+        return self.court.judge(self.inputs.sources)
 
     @cached_property
     def batch_size(self) -> int:
@@ -87,23 +98,48 @@ class Evaluation:
     def _longest(self) -> int:
         return max(len(one.ids) for example in self.examples for one in example.sequences)
 
-    def batches(self, runtime: Runtime) -> Batches:
-        """Work over rows of so many positions; a batch of the runtime has as many as the longest sequence's."""
-        from circuitcli.stages.batching import by_positions
+    def arithmetic(self, batch_size: int, threads: int) -> Arithmetic:
+        """How examples are worked on, in batches of so many rows of the longest sequence."""
+        from circuitcli.stages.portion_task import Arithmetic
 
-        return by_positions(runtime, runtime.batch_size or 1, self._longest, self.job.report.say)
+        return Arithmetic(self._longest, batch_size, threads)
 
-    def scoring(self, batches: Batches) -> Scoring:
+    def portions(self, todo: Work) -> Portions:
+        """What is measured of examples, at the batch size and threads of a plan."""
+        from circuitcli.stages.portion_task import PortionTask, Step
+        from circuitcli.stages.portions import Portions
+
+        def task(numbers: Sequence[int], step: Step) -> PortionTask:
+            arithmetic = self.arithmetic(todo.plan.batch_size, todo.plan.threads)
+            examples, half = {one: self.examples[one] for one in numbers}, {one: self.halves[one] for one in numbers}
+            return PortionTask(self.court, arithmetic, examples, half, step)
+
+        return Portions(todo, self.inputs.places, task)
+
+    def bench(self, threads: int, halves: Sequence[Half] = ()) -> Bench:
+        """All examples, to be worked on in this process, in other halves than those of the settings if these are
+        given.
+        """
+        from circuitcli.stages.portion_task import Bench
+
+        batches = self.arithmetic(self.batch_size, threads).batches(self.judge, self.job.report.say)
+        return Bench(self.judge, dict(enumerate(self.examples)), dict(enumerate(halves or self.halves)), batches)
+
+    @cached_property
+    def scoring(self) -> Scoring:
         """What scores single components."""
+        from circuitcli.stages.judging import KINDS
         from circuitcli.stages.scoring import Scoring
 
-        return Scoring(self.judge, self.examples, batches, self.job.settings.validate.candidates)
+        widths = {kind: self.judge.widths(kind) for kind in KINDS}
+        return Scoring(widths, self.job.settings.validate.candidates)
 
-    def auditing(self, batches: Batches) -> Auditing:
+    @property
+    def auditing(self) -> Auditing:
         """What measures the features that are audited."""
         from circuitcli.stages.auditing import Auditing
 
-        return Auditing(self.judge, self.scoring(batches), self.audited, self.halves)
+        return Auditing(tuple(self.audited))
 
     def lines(self, scores: Scores) -> list[Line]:
         """The circuits that are judged; the first line is of the one that is asked about."""
@@ -115,26 +151,11 @@ class Evaluation:
             seed=self.job.settings.seed,
         )  # fmt: skip
 
-    def verdicts(self, batches: Batches) -> Verdicts:
-        """What judges circuits."""
-        from circuitcli.stages.verdicts import Verdicts
-
-        return Verdicts(self.judge, self.examples, self.halves, batches)
-
-    def over_text(self, line: Line, sequences: Sequence[int] | None = None) -> Columns:
-        """What changes where the whole circuit of a line is ablated over the run's text, or some sequences of it.
-
-        It becomes its baseline, or 0 where that is a counterfactual's, which text has none of.
-        """
-        import torch
-
-        from circuitcli.stages.joint import joint, zero
+    def over_text(self, line: Line, sequences: Sequence[int]) -> JointTask:
+        """What changes where the whole circuit of a line is ablated over some sequences of the run's text."""
+        from circuitcli.stages.joint import JointTask
 
         count = max((row.n for row in line.found if row.part == "circuit"), default=0)
         index, place = line.ranking.index[:count], line.ranking.site[:count]
-        circuit = {
-            site: torch.as_tensor(index[place == here], device=self.judge.model.device)
-            for here, site in enumerate(line.ranking.sites)
-        }
-        replaced = zero if self.judge.kind == "patch" else self.judge.instead
-        return joint(self.judge.inputs, self.judge.dictionaries, circuit, replaced, sequences=sequences)
+        circuit = {site: index[place == here] for here, site in enumerate(line.ranking.sites)}
+        return JointTask(self.court, circuit, tuple(sequences))

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Int
 
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.examination import Examiner, sequences
 from circuitcli.core.fit import MIN_POSITIONS, Fit
+from circuitcli.core.model import Model
 from circuitcli.core.reconstruction import Text
 from circuitcli.core.sampling import Sample
+from circuitcli.core.sites import Site
 from circuitcli.core.words import amount
 from circuitcli.errors import InputError
 from circuitcli.saes import SaeEntry
+from circuitcli.stages.report import Report
 from circuitcli.stages.sequences import prepend_bos
 from circuitcli.stages.subject import Subject
 from circuitcli.stages.tools import Tools
@@ -37,10 +42,50 @@ def examine(subject: Subject, saes: Sequence[Dictionary], sample: Sample, *, ful
         sample: The text.
         full: Whether on more sequences, with the next token of all changes.
     """
-    text, report = _text(subject, sample, positions=FULL if full else CHEAP), subject.tools.report
-    normalized = {entry.at for entry in subject.entries if entry.facts.normalized}
+    return examined(subject.model, saes, passage(subject, sample, full=full), subject.tools.report, full=full)
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """The sequences on which dictionaries are tried, as a value.
+
+    Attributes:
+        tokens, lengths, special: Of each sequence; see `core.sampling.Sample`.
+        begins: Whether each begins with BOS.
+        bos: The model's BOS token, if it has one.
+        normalized: Where those read that read a norm's output without its weights.
+    """
+
+    tokens: Int[np.ndarray, "n t"]
+    lengths: Int[np.ndarray, " n"]
+    special: Bool[np.ndarray, "n t"]
+    begins: bool
+    bos: int | None
+    normalized: frozenset[Site]
+
+    def text(self, device: torch.device) -> Text:
+        """On the device."""
+        tokens, lengths = (torch.as_tensor(part, device=device).long() for part in (self.tokens, self.lengths))
+        special = torch.as_tensor(self.special, device=device) if self.special.any() else None
+        return Text(tokens, lengths, self.begins, special)
+
+
+def passage(subject: Subject, sample: Sample, *, full: bool) -> Passage:
+    """The first sequences of a sample, as many as are measured."""
+    count = sequences(sample.counted.sum(1), FULL if full else CHEAP)
+    return Passage(
+        sample.tokens[:count], sample.lengths[:count], sample.special[:count],
+        begins=prepend_bos(subject),
+        bos=subject.tokenizer.bos,
+        normalized=frozenset(entry.at for entry in subject.entries if entry.facts.normalized),
+    )  # fmt: skip
+
+
+def examined(model: Model, saes: Sequence[Dictionary], on: Passage, report: Report, *, full: bool) -> list[Fit]:
+    """How each dictionary fits, on a passage; see `examine`."""
+    text = on.text(model.device)
     with report.track("Reading the sample", len(text), "sequences") as done:
-        trials = Examiner(subject.model, text, subject.tokenizer.bos, saes, done, normalized).trials(saes)
+        trials = Examiner(model, text, on.bos, saes, done, on.normalized).trials(saes)
     kind = {trial.stated.kind for trial in trials}
     what = f"{len(saes)} {plural(kind)}" if len(saes) > 1 else str(saes[0].reads)
     with report.track(f"Examining {what}", sum(trial.total for trial in trials), "sequences") as done:
@@ -55,19 +100,6 @@ def together(entries: Sequence[SaeEntry]) -> list[list[SaeEntry]]:
     several = {site for entry in entries if len(entry.facts.writes) > 1 for site in entry.facts.writes}
     across = [entry for entry in entries if entry.facts.elsewhere and several & set(entry.facts.writes)]
     return [across if entry in across else [entry] for entry in entries if entry not in across[1:]]
-
-
-def read(subject: Subject, judged: Sequence[SaeEntry]) -> list[Dictionary]:
-    """Dictionaries that are judged together; of several the decoders stay in their files, but for rows that fire."""
-    return [subject.sae(entry, decoder=len(judged) == 1) for entry in judged]
-
-
-def _text(subject: Subject, sample: Sample, *, positions: int) -> Text:
-    count = sequences(sample.counted.sum(1), positions)
-    device = subject.tools.runtime.device
-    tokens, lengths = (torch.as_tensor(part, device=device).long() for part in (sample.tokens, sample.lengths))
-    special = torch.as_tensor(sample.special, device=device) if sample.special.any() else None
-    return Text(tokens, lengths, prepend_bos(subject), special).part(slice(count))
 
 
 def check(tools: Tools, fits: Sequence[Fit]) -> None:

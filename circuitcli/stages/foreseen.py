@@ -26,7 +26,10 @@ from circuitcli.core.evidence.measured import HALVES
 from circuitcli.runtime.device import free_memory, held_memory
 from circuitcli.stages.evaluation import Evaluation
 from circuitcli.stages.lines import Line, Scores
-from circuitcli.stages.screening import Batches, Screened, screen
+from circuitcli.stages.portion_task import Bench
+from circuitcli.stages.scoring import effects, opened
+from circuitcli.stages.screening import Screened, screen
+from circuitcli.stages.verdicts import m_of
 
 T = TypeVar("T")
 _TRIED = 3  # examples that are estimated
@@ -103,10 +106,9 @@ class _Trial:
     tokens: np.ndarray
 
     @cached_property
-    def batches(self) -> Batches:
-        """As the stage makes them."""
-        runtime = self.of.job.runtime
-        return self.of.batches(runtime.with_plan(batch_size=self.of.batch_size, threads=runtime.threads))
+    def bench(self) -> Bench:
+        """As the stage works."""
+        return self.of.bench(self.of.job.runtime.threads)
 
     def foreseen(self, *, judged: bool) -> Foreseen:
         """All parts; those of judging circuits where that isn't done."""
@@ -141,13 +143,12 @@ class _Trial:
 
     def _measuring(self, what: str, screened: Sequence[Screened], scores: Scores, numbers: Sequence[int]) -> Part:
         """Of the candidates, those that are at work: all of them on the first example that was tried."""
-        scoring = self.of.scoring(self.batches)
-        chosen = scoring.strongest(scores.atp["features"])
+        chosen = self.of.scoring.strongest(scores.atp["features"])
         at_work = [
             sum(int(one.atp["features"][site][features].count_nonzero()) for site, features in chosen.items())
             for one in screened
         ]
-        _, seconds = _timed(lambda: scoring.effects(scoring.opened(self.tried[0]), chosen))
+        _, seconds = _timed(lambda: effects(self.bench, opened(self.bench, self.tried[0]), chosen))
         share = int(self.tokens[list(numbers)].sum()) / int(self.tokens[self.tried[0]])
         scale = sum(at_work) / len(at_work) / max(1, at_work[0])
         count = round(sum(at_work) / len(at_work) * len(numbers))
@@ -155,22 +156,22 @@ class _Trial:
 
     def _auditing(self) -> Part:
         """Of every audited feature on every example: a pass without it, and one of it alone."""
-        auditing, number = self.of.auditing(self.batches), self.tried[0]
-        _, seconds = _timed(lambda: auditing.on(auditing.scoring.opened(number)))
+        auditing, number = self.of.auditing, self.tried[0]
+        _, seconds = _timed(lambda: auditing.on(self.bench, number))
         share = int(self.tokens.sum()) / int(self.tokens[number])
         return Part("auditing features", len(self.of.audited) * len(self.tokens), seconds * share)
 
     def _judging(self, lines: Sequence[Line]) -> Part:
         """All circuits, by what some of features and some of neurons or dimensions took."""
-        of, verdicts, number = self.of, self.of.verdicts(self.batches), self.tried[0]
-        opened = of.judge.open(of.examples[number], number)
+        of, number = self.of, self.tried[0]
+        example = of.judge.open(of.examples[number], number)
         seconds: dict[bool, float] = {}
         tokens, count, total = {half: self.tokens[[h == half for h in of.halves]] for half in HALVES}, 0, 0.0
         for line in lines:
             features = line.kind == "features"
             if features not in seconds:
                 rows = line.rows[:_JUDGED]
-                seconds[features] = _timed(lambda: verdicts.of(opened, line, rows))[1] / len(rows)  # noqa: B023
+                seconds[features] = _timed(lambda: m_of(self.bench, example, line, rows))[1] / len(rows)  # noqa: B023
             circuits = {"evaluation": len(line.rows), "discovery": len(line.found)}
             count += sum(circuits[half] * len(tokens[half]) for half in HALVES)
             total += seconds[features] * sum(circuits[half] * int(tokens[half].sum()) for half in HALVES)
@@ -181,7 +182,7 @@ class _Trial:
         sample = self.of.judge.inputs.passes.sample
         counted = np.flatnonzero(sample.counted.any(1))
         middle = counted[np.argsort(sample.lengths[counted], kind="stable")[len(counted) // 2]]
-        _, seconds = _timed(lambda: self.of.over_text(line, [int(middle)]))
+        _, seconds = _timed(lambda: self.of.over_text(line, [int(middle)]).compute(self.of.inputs.sources))
         share = int(sample.lengths[counted].sum()) / int(sample.lengths[middle])
         return Part("ablating it over text", len(counted), seconds * share)
 

@@ -30,6 +30,7 @@ from circuitcli.stages.questions import Asked
 from circuitcli.stages.study import sites_of
 
 Components = Literal["features", "neurons", "dimensions"]
+KINDS: tuple[Components, ...] = ("features", "neurons", "dimensions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +76,7 @@ class Judge:
     @cached_property
     def dictionaries(self) -> list[Dictionary]:
         """All of the run, in the model's order, with their decoders where the model is."""
-        subject = self.inputs.job.subject
-        return [subject.sae(entry) for entry in self.inputs.passes.entries]
+        return [self.inputs.sae(entry) for entry in self.inputs.passes.entries]
 
     @cached_property
     def neurons(self) -> dict[Site, int]:

@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from circuitcli.core.evidence.faithfulness import sizes
-from circuitcli.core.evidence.lineup import Ranking, Row, joined, listed, ranked, shuffled
+from circuitcli.core.evidence.lineup import Packed, Ranking, Row, joined, listed, ranked, shuffled
 from circuitcli.core.seeding import PURPOSE_DRAWS
 from circuitcli.core.sites import Site
 from circuitcli.stages.given import Given
@@ -53,6 +53,28 @@ class Line:
     def ranks(self) -> dict[Site, Tensor]:
         """The rank of every component of each site."""
         return self.ranking.ranks()
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """A line as it travels: what is measured of it needs the order of its largest circuit, and no scores."""
+
+    curve: str
+    kind: Components
+    packed: Packed
+    rows: tuple[Row, ...]
+    draw: int
+    found: tuple[Row, ...]
+
+    @classmethod
+    def of(cls, line: Line) -> Sent:
+        """A line."""
+        first = max((row.n for row in (*line.rows, *line.found) if row.n < len(line.ranking)), default=0)
+        return cls(line.curve, line.kind, Packed.of(line.ranking, first), line.rows, line.draw, line.found)
+
+    def line(self) -> Line:
+        """It, with all that is measured."""
+        return Line(self.curve, self.kind, self.packed.ranking(), self.rows, self.draw, self.found)
 
 
 @dataclass(frozen=True, eq=False)

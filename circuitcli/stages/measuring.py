@@ -5,7 +5,7 @@ What is measured follows from time, so it is planned once: whatever is interrupt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,9 @@ import numpy as np
 
 from circuitcli.core.strata import StratifiedSample
 from circuitcli.stages import wiring
+from circuitcli.stages.pieces import Piece
+from circuitcli.stages.prompt_steps import Measuring, MeasuringEdges
+from circuitcli.stages.prompt_task import Step
 from circuitcli.stages.prompts import Prompts
 from circuitcli.stages.study import Study
 from circuitcli.store import attributions, tables
@@ -34,22 +37,47 @@ def planned_nodes(prompts: Prompts) -> list[StratifiedSample] | None:
     return found
 
 
-def measure_nodes(prompts: Prompts, extents: Sequence[StratifiedSample], nodes: Sequence[tables.Columns]) -> None:
+def plan_nodes(prompts: Prompts, extents: Sequence[StratifiedSample]) -> list[_Shard]:
+    """The shards of nodes of each prompt, which are planned."""
+    prompts.todo.planned_batch(prompts.setup.batch_size)
+    shards = [shard for number, part in enumerate(extents) for shard in _shards(prompts, number, part)]
+    prompts.todo.expect({shard.name: shard.planned for shard in shards})
+    return shards
+
+
+def measure_nodes(prompts: Prompts, shards: Sequence[_Shard], nodes: Sequence[tables.Columns]) -> None:
     """Measure nodes that weren't yet, and note what was measured in the tables of each prompt."""
     todo = prompts.todo
-    shards = [shard for number, part in enumerate(extents) for shard in _shards(prompts, number, part)]
-    todo.expect({shard.name: shard.planned for shard in shards})
-    missing = [shard for shard in shards if not todo.found(shard.name)]
-    with todo.job.report.track("Measuring nodes", sum(len(shard.part.index) for shard in missing), "nodes") as done:
-        for shard in missing:
-            study = prompts.study(shard.prompt)
-            effect = study.measured(shard.part.index, prompts.batches)
-            attributions.write_measured(todo.job.run, shard.name, shard.prompt, shard.part.index, effect)
-            done(len(shard.part.index))
+    pieces = [_of_nodes(prompts, shard) for shard in shards if not todo.found(shard.name)]
+    todo.make("Measuring nodes", "nodes", pieces, prompts.inputs.places, of=[shard.name for shard in shards])
     for shard in shards:
         found = _recorded(prompts, shard.name)
         nodes[shard.prompt]["exact"][found["node"]] = found["exact"]
         nodes[shard.prompt]["drawn"][shard.part.index] = shard.part.weight
+
+
+def _of_nodes(prompts: Prompts, shard: _Shard) -> Piece:
+    run, node = prompts.todo.job.run, shard.part.index
+    return _piece(
+        prompts,
+        shard.name,
+        shard.prompt,
+        Measuring(node),
+        lambda effect: attributions.write_measured(run, shard.name, shard.prompt, node, effect),
+    )
+
+
+def _piece(
+    prompts: Prompts, name: str, number: int, step: Step[np.ndarray], write: Callable[[np.ndarray], object]
+) -> Piece:
+    """A step on a prompt, and the file that is written of it."""
+
+    def write_one(results: Sequence[np.ndarray]) -> None:
+        [found] = results
+        write(found)
+
+    path = prompts.todo.job.run.path(name)
+    return Piece(path.stem, len(step), path.is_file, lambda: [prompts.task(number, step)], write_one)
 
 
 def measure_edges(
@@ -63,16 +91,30 @@ def measure_edges(
         most: See `edges`.
         how: See `wiring.to_measure`.
     """
-    todo, chosen = prompts.todo, _edges_to_measure(prompts, edges, most, how)
-    with todo.job.report.track("Measuring edges", sum(len(one.index) for one in chosen.values()), "edges") as done:
-        for number, (name, drawn) in enumerate(chosen.items()):
-            table = edges[number]
-            if not todo.found(name):
-                exact = wiring.measure(prompts.study(number), table, drawn, prompts.dictionary, prompts.batches)
-                source, target = (table[end][drawn.index] for end in ("source", "target"))
-                attributions.write_wired(todo.job.run, name, number, source, target, exact)
-            wiring.note(table, drawn, _recorded(prompts, name)["exact"], weights=how != "estimate")
-            done(len(drawn.index))
+    todo = prompts.todo
+    with todo.planning():
+        chosen = _edges_to_measure(prompts, edges, most, how)
+    missing = [(number, name) for number, name in enumerate(chosen) if not todo.found(name)]
+    pieces = [_of_edges(prompts, name, number, *_ends(edges[number], chosen[name])) for number, name in missing]
+    todo.make("Measuring edges", "edges", pieces, prompts.inputs.places, of=chosen.keys())
+    for number, (name, drawn) in enumerate(chosen.items()):
+        wiring.note(edges[number], drawn, _recorded(prompts, name)["exact"], weights=how != "estimate")
+
+
+def _of_edges(prompts: Prompts, name: str, number: int, source: np.ndarray, target: np.ndarray) -> Piece:
+    run = prompts.todo.job.run
+    return _piece(
+        prompts,
+        name,
+        number,
+        MeasuringEdges(source, target),
+        lambda exact: attributions.write_wired(run, name, number, source, target, exact),
+    )
+
+
+def _ends(edges: tables.Columns, chosen: StratifiedSample) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes at the ends of some edges."""
+    return edges["source"][chosen.index], edges["target"][chosen.index]
 
 
 def _edges_to_measure(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from circuitcli.executors import make
-from circuitcli.executors.local import Local
 from circuitcli.results.drawn import drawn_of
 from circuitcli.settings import Layers, Settings, kept, resolve
 from circuitcli.stages.checks import check
 from circuitcli.stages.report import Report
 from circuitcli.stages.spec import STAGES, Stages
 from circuitcli.stages.stage import Job
+from circuitcli.stages.tools import Tools
 from circuitcli.store import records
 from circuitcli.store.run import Run
+
+T = TypeVar("T", bound=Tools)
 
 
 @contextmanager
@@ -49,13 +53,21 @@ def opened(
     with run.locked(report.say, shared=shared):
         settings = resolve(run.settings(), *layers)
         check(settings)
-        executor = make(settings.executor, report.say) if writes else Local()
-        try:
-            yield Job(settings, report, run, force, verify, stages_of(settings, run), executor=executor)
-        finally:
-            executor.close()
+        job = Job(settings, report, run, force, verify, stages_of(settings, run))
+        with spread(job) if writes else nullcontext(job) as spreading:
+            yield spreading
         if writes:
             run.save_settings(kept(settings))
+
+
+@contextmanager
+def spread(tools: T) -> Iterator[T]:
+    """The same tools with the executor that their settings name, which is closed in the end."""
+    executor = make(tools.settings.executor, tools.report.say)
+    try:
+        yield replace(tools, executor=executor)
+    finally:
+        executor.close()
 
 
 def stages_of(settings: Settings, run: Run) -> Stages:

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from circuitcli.stages.pieces import Piece
+from circuitcli.stages.portion_task import PortionTask, Step
 from circuitcli.store import tables
 from circuitcli.store.records import fingerprint
 
 if TYPE_CHECKING:
+    from circuitcli.executors import Places
     from circuitcli.stages.stage import Work
 
-Done = Callable[[int], None]
 _PORTION = 8  # examples
 
 
@@ -22,36 +24,44 @@ class Portions:
 
     Attributes:
         todo: The stage's work; its plan holds by now whatever decides how numbers are computed.
+        places: Where tasks find what they read.
+        task: Makes one, of examples and what is done with them.
     """
 
     todo: Work
+    places: Places
+    task: Callable[[Sequence[int], Step], PortionTask]
 
     def kept(
-        self,
-        table: str,
-        words: str,
-        numbers: Sequence[int],
-        what: dict[str, Any],
-        work: Callable[[Sequence[int], Done], list[tables.Columns]],
+        self, table: str, words: str, numbers: Sequence[int], what: dict[str, Any], step: Step
     ) -> Iterator[tables.Columns]:
-        """Measure what isn't there yet; then what work says of examples, a table for each portion, read one by one.
+        """Measure what isn't there yet; then what a step says of examples, a table for each portion, read one by one.
 
         Args:
             table: Which of the folder validation.
             words: Of the bar.
             numbers: The examples'.
             what: What decides the numbers, beside the stage's inputs and the examples.
-            work: Measures some examples, and tells how many are done.
+            step: Measures some examples.
         """
         job, shards = self.todo.job, self._shards(table, numbers, what)
-        self.todo.expect(shards)
+        with self.todo.planning():
+            self.todo.expect(shards)
         missing = [name for name in shards if not self.todo.found(name)]
-        with job.report.track(words, sum(len(shards[name]["examples"]) for name in missing), "examples") as done:
-            for name in missing:
-                tables.write(job.run.path(name), f"validation/{table}", work(shards[name]["examples"], done))
+        pieces = [self._piece(name, table, shards[name]["examples"], step) for name in missing]
+        self.todo.make(words, "examples", pieces, self.places, of=shards.keys())
         for name in shards:
             self.todo.files[name] = job.run.entry(job.run.path(name), tables.rows(job.run.path(name)))
         return (tables.read(job.run.path(name)) for name in shards)
+
+    def _piece(self, name: str, table: str, numbers: Sequence[int], step: Step) -> Piece:
+        path = self.todo.job.run.path(name)
+
+        def write(results: Sequence[list[tables.Columns]]) -> None:
+            [found] = results
+            tables.write(path, f"validation/{table}", found)
+
+        return Piece(path.stem, len(numbers), path.is_file, lambda: [self.task(numbers, step)], write)
 
     def _shards(self, table: str, numbers: Sequence[int], what: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """The file of each portion, and what is in it."""

@@ -22,7 +22,7 @@ from circuitcli.saes import SaeEntry
 from circuitcli.stages import start as starting
 from circuitcli.stages.estimate import Estimate, Named, count, estimate, most_contexts
 from circuitcli.stages.firings import firings_in
-from circuitcli.stages.inputs import model_of
+from circuitcli.stages.inputs import note_slowness
 from circuitcli.stages.passes import Passes
 from circuitcli.stages.sequences import Say, hushed, read_sample
 from circuitcli.stages.stage import Job
@@ -66,7 +66,8 @@ class Uncached(Passes):
     @cached_property
     def model(self) -> Model:
         """The subject's."""
-        return model_of(self._subject, self.sample)
+        note_slowness(self._subject.tools, self._subject.model, self.sample)
+        return self._subject.model
 
     def load(self, entry: SaeEntry) -> Dictionary:
         """One of the subject's."""

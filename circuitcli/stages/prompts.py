@@ -1,25 +1,24 @@
-"""The prompts of an attribution, opened one by one, and what work on them shares."""
+"""The prompts of an attribution, and the tasks that work on them is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.sites import Site
-from circuitcli.runtime.device import Runtime
 from circuitcli.stages import extent, questions
-from circuitcli.stages.baselines import Baselines
-from circuitcli.stages.batching import by_positions
-from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.inputs import JobInputs
+from circuitcli.stages.prompt_task import PromptTask, R, Step
 from circuitcli.stages.questions import Asked
 from circuitcli.stages.stage import Work
-from circuitcli.stages.study import Study, open_study, sites_of
+from circuitcli.stages.studies import Setup, Studies, studies_of
+from circuitcli.stages.study import Batches, Study
 
-_OPEN = 2**30  # bytes of opened prompts that are kept
+if TYPE_CHECKING:
+    from circuitcli.executors import Done
 
 
 @dataclass(eq=False)
@@ -33,15 +32,14 @@ class Prompts:
 
     todo: Work
     given: Sequence[Asked] = ()
-    _open: dict[int, Study] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.asked)
 
     @cached_property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> JobInputs:
         """The run's model, dictionaries and text."""
-        return Inputs(self.todo.job)
+        return JobInputs(self.todo.job)
 
     @cached_property
     def asked(self) -> list[Asked]:
@@ -53,49 +51,51 @@ class Prompts:
         return list(self.given) or questions.asked(self.todo.job)
 
     @cached_property
-    def baselines(self) -> Baselines:
-        """What replaces nodes."""
-        kind = questions.baseline(self.todo.job, self.asked)
-        return Baselines(kind, self.inputs, sites_of(self.inputs))
+    def setup(self) -> Setup:
+        """How each is opened, at the batch size and threads of the plan; one without a batch size takes this one when
+        something is written.
+        """
+        job, passes, plan = self.todo.job, self.inputs.passes, self.todo.plan
+        longest = max(len(one.ids) for one in self.asked)
+        return Setup(
+            origin=self.inputs.origin,
+            baseline=questions.baseline(job, self.asked),
+            frozen=job.settings.attribute.freeze,
+            replaced=job.settings.attribute.replace,
+            targets=1 if self.given else questions.targets(job),  # of questions that were given one
+            longest=longest,
+            batch_size=plan.batch_size or passes.runtime.rows_at_once(passes.row_bytes(None), longest),
+            threads=plan.threads,
+        )
 
-    @cached_property
-    def _targets(self) -> int:
-        """Most next tokens that are explained together; of questions that were given one."""
-        return 1 if self.given else questions.targets(self.todo.job)
+    @property
+    def _studies(self) -> Studies:
+        return studies_of(self.inputs.sources, self.setup)
 
-    @cached_property
-    def _longest(self) -> int:
-        return max(len(one.ids) for one in self.asked)
-
-    @cached_property
-    def runtime(self) -> Runtime:
-        """At the batch size and threads of the plan, so that what is resumed repeats the arithmetic."""
-        passes = self.inputs.passes
-        return self.todo.planned_batch(passes.runtime.rows_at_once(passes.row_bytes(None), self._longest))
-
-    def batches(self, count: int, positions: int, work: Callable[[slice], Tensor]) -> Iterator[Tensor]:
-        """Work over rows, of which each has so many positions again; a batch of the plan has the longest prompt's."""
-        made = by_positions(self.runtime, self.runtime.batch_size or 1, self._longest, self.todo.job.report.say)
-        return made(count, positions, work)
+    @property
+    def batches(self) -> Batches:
+        """Work over rows in this process, of which each has so many positions again."""
+        return self._studies.batches(self.todo.job.report.say)
 
     def study(self, number: int) -> Study:
-        """A prompt, opened; kept while there is room."""
-        if number not in self._open:
-            how = self.todo.job.settings.attribute
-            opened = open_study(
-                self.inputs, self.baselines, self.asked[number], number,
-                frozen=how.freeze, replaced=how.replace, targets=self._targets,
-            )  # fmt: skip
-            if opened.nbytes + sum(one.nbytes for one in self._open.values()) > self.runtime.room(_OPEN):
-                self._open.clear()
-            self._open[number] = opened
-        return self._open[number]
+        """A prompt, opened in this process; kept while there is room."""
+        return self._studies.study(number, self.asked[number])
 
     def dictionary(self, reads: Site) -> Dictionary:
         """The one that reads a site."""
-        return self.inputs.passes.saes([reads])[reads]
+        return self._studies.dictionary(reads)
 
     @cached_property
     def seconds_each(self) -> float:
         """Seconds of an operation, from a few nodes that are measured here and now."""
         return extent.rate(self.study(0), self.batches)
+
+    def task(self, number: int, step: Step[R]) -> PromptTask[R]:
+        """A step on a prompt."""
+        return PromptTask(self.setup, number, self.asked[number], step)
+
+    def each(self, steps: Sequence[Step[R]], done: Done) -> list[R]:
+        """What comes of one step for each prompt, in their order, wherever they are computed."""
+        tasks, say = (self.task(number, step) for number, step in enumerate(steps)), self.todo.job.report.say
+        found = dict(self.todo.job.executor.results(tasks, self.inputs.places, done=done, say=say))
+        return [found[number] for number in range(len(steps))]

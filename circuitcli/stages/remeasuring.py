@@ -29,7 +29,7 @@ from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job, unstarted
 from circuitcli.stages.study import Study
 from circuitcli.stages.thresholds import Held
-from circuitcli.stages.verdicts import Verdicts
+from circuitcli.stages.verdicts import judged
 from circuitcli.store import reduced
 from circuitcli.store.tables import Columns
 
@@ -46,11 +46,10 @@ def faithfulness(job: Job, held: Held) -> dict[str, Found]:
         InputError: An example isn't as it should be.
     """
     of = Evaluation(job, given(job), held.examples)
-    batches = of.batches(job.runtime.with_plan(batch_size=of.batch_size, threads=job.runtime.threads))
-    verdicts, numbers = Verdicts(of.judge, of.examples, [_HALF] * len(of.examples), batches), range(len(of.examples))
+    bench = of.bench(job.runtime.threads, [_HALF] * len(of.examples))
     lines = _lines(of, [one.errors for one in held.test.faithfulness])
-    with job.report.track("Measuring faithfulness", len(numbers), "examples") as done:
-        parts = verdicts.judged(numbers, lines, done)
+    with job.report.track("Measuring faithfulness", len(of.examples), "examples") as done:
+        parts = judged(bench, lines, done)
     found = summary.budgets(Measured.of(_joined(parts), job.settings.seed))
     why = "without its features the model does as well, so that f isn't defined: m(M) = m(∅)"
     return {budget.errors: (budget.faithfulness, why) for budget in found}

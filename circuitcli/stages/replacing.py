@@ -10,8 +10,6 @@ u → k is w_k times what leaving u out does to k by no way through a third, so 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +19,11 @@ from circuitcli.core.attribution.fidelity import fidelity
 from circuitcli.core.attribution.parts import Errors, Features
 from circuitcli.core.attribution.replacement import Rows, targets
 from circuitcli.core.attribution.traced import trace
+from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import FROZEN
 from circuitcli.core.sites import Site
 from circuitcli.errors import InputError, UsageError
 from circuitcli.stages import questions
-from circuitcli.stages.prompts import Prompts
 from circuitcli.stages.stage import Job
 from circuitcli.stages.study import Study
 from circuitcli.stages.wiring import Kept, Wired
@@ -106,17 +104,10 @@ def _nodes(study: Study, features: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def fidelities(prompts: Prompts) -> list[dict[str, Any]]:
-    """How far each prompt's replacement model is from the real one, without its errors."""
-    found: list[Fidelity] = []
-    with prompts.todo.job.report.track("Running without errors", len(prompts), "prompts") as done:
-        for number in range(len(prompts)):
-            study = prompts.study(number)
-            written = [source.site for source in study.sources if isinstance(source, Errors)]
-            read = _reads(study)
-            found.append(fidelity(study.model, study.prompt.tokens, study.counts, read, written, prompts.dictionary))
-            done(1)
-    return [asdict(one) for one in found]
+def fidelity_of(study: Study, dictionary: Callable[[Site], Dictionary]) -> Fidelity:
+    """How far a prompt's replacement model is from the real one, without its errors."""
+    written = [source.site for source in study.sources if isinstance(source, Errors)]
+    return fidelity(study.model, study.prompt.tokens, study.counts, _reads(study), written, dictionary)
 
 
 def _reads(study: Study) -> Sequence[Site]:

@@ -11,16 +11,80 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from circuitcli.core.evidence.examples import Example
 from circuitcli.core.evidence.lineup import ranked
 from circuitcli.core.sites import Site
-from circuitcli.stages.judging import Components, Judge, Opened
+from circuitcli.executors import Done
+from circuitcli.stages.judging import Components, Opened
 from circuitcli.stages.lines import Scores
-from circuitcli.stages.portions import Done, Portions
-from circuitcli.stages.screening import Batches, measure, screen
+from circuitcli.stages.portion_task import Bench
+from circuitcli.stages.portions import Portions
+from circuitcli.stages.screening import measure, screen
 from circuitcli.store import tables
 
 BySite = dict[Site, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Screening:
+    """Estimates all components, as a step."""
+
+    def of(self, at: Bench, done: Done) -> list[tables.Columns]:
+        """Their sums over the examples."""
+        totals: dict[tuple[Components, Site], np.ndarray] = {}
+        activation: BySite = {}
+        for number, example in at.examples.items():
+            found = screen(at.judge, example, number)
+            for kind, sites in found.atp.items():
+                for site, values in sites.items():
+                    totals[kind, site] = totals.get((kind, site), 0.0) + values.double().cpu().numpy()
+            for site, values in found.activation.items():
+                activation[site] = activation.get(site, 0.0) + values.double().cpu().numpy()
+            done(1)
+        return [
+            _screened(kind, site, values, activation[site] if kind == "features" else np.zeros_like(values))
+            for (kind, site), values in totals.items()
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Measuring:
+    """Measures some features of each site, as a step."""
+
+    chosen: BySite
+
+    def of(self, at: Bench, done: Done) -> list[tables.Columns]:
+        """Their effects on each example."""
+        parts = []
+        for number in at.examples:
+            for site, effect in effects(at, opened(at, number), self.chosen).items():
+                there = np.flatnonzero(effect)
+                parts.append(
+                    {
+                        "example": np.full(len(there), number, np.int32),
+                        "layer": site.layer,
+                        "site": site.name,
+                        "feature": self.chosen[site][there],
+                        "exact": effect[there],
+                    }
+                )
+            done(1)
+        return parts
+
+
+def opened(at: Bench, number: int) -> list[Opened]:
+    """An example, with all that features are measured by."""
+    judge = at.judge
+    sites = {base for one in judge.dictionaries for base in (one.reads, *judge.model.bases(one.writes))}
+    return judge.open(at.examples[number], number, read=sorted(sites, key=lambda site: site.order))
+
+
+def effects(at: Bench, example: Sequence[Opened], chosen: Mapping[Site, np.ndarray]) -> BySite:
+    """The measured effects of some features of each site on an example that was opened here."""
+    device = at.judge.model.device
+    return {
+        site: measure(at.judge, example, site, torch.as_tensor(features, device=device), at.batches).numpy()
+        for site, features in chosen.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,25 +92,20 @@ class Scoring:
     """Scores components on some examples.
 
     Attributes:
-        judge: Opens examples, and measures.
-        examples: All of them.
-        batches: Work over rows of so many positions.
+        widths: How many components of each kind there are at each site.
         candidates: So many features are measured.
     """
 
-    judge: Judge
-    examples: Sequence[Example]
-    batches: Batches
+    widths: Mapping[Components, Mapping[Site, int]]
     candidates: int
 
     def scores(self, numbers: Sequence[int], portions: Portions) -> Scores:
         """Of the examples of these numbers."""
         atp: dict[Components, BySite] = {
-            kind: {site: np.zeros(width) for site, width in self.judge.widths(kind).items()}
-            for kind in ("features", "neurons", "dimensions")
+            kind: {site: np.zeros(width) for site, width in widths.items()} for kind, widths in self.widths.items()
         }
         activation = {site: np.zeros_like(values) for site, values in atp["features"].items()}
-        for table in portions.kept("screened", "Estimating effects", numbers, {}, self._screen):
+        for table in portions.kept("screened", "Estimating effects", numbers, {}, Screening()):
             for kind, sites in atp.items():
                 _scatter(sites, table, "atp", table["kind"] == kind, len(numbers))
             _scatter(activation, table, "activation", table["kind"] == "features", len(numbers))
@@ -71,11 +130,7 @@ class Scoring:
         """
         what = {"candidates": {str(site): features.tolist() for site, features in chosen.items()}}
         table, words = ("compared", "Measuring effects to compare") if apart else ("measured", "Measuring effects")
-
-        def measured(some: Sequence[int], done: Done) -> list[tables.Columns]:
-            return self._measure(some, chosen, done)
-
-        return portions.kept(table, words, numbers, what, measured)
+        return portions.kept(table, words, numbers, what, Measuring(chosen))
 
     def strongest(self, atp: Mapping[Site, np.ndarray]) -> BySite:
         """The features whose effects are measured: those of the largest estimates."""
@@ -83,53 +138,6 @@ class Scoring:
         some = ranked(size, {site: values > 0 for site, values in size.items()})
         index, site = some.index[: self.candidates], some.site
         return {of: np.sort(index[site[: len(index)] == place]) for place, of in enumerate(some.sites)}
-
-    def _screen(self, numbers: Sequence[int], done: Done) -> list[tables.Columns]:
-        totals: dict[tuple[Components, Site], np.ndarray] = {}
-        activation: BySite = {}
-        for number in numbers:
-            found = screen(self.judge, self.examples[number], number)
-            for kind, sites in found.atp.items():
-                for site, values in sites.items():
-                    totals[kind, site] = totals.get((kind, site), 0.0) + values.double().cpu().numpy()
-            for site, values in found.activation.items():
-                activation[site] = activation.get(site, 0.0) + values.double().cpu().numpy()
-            done(1)
-        return [
-            _screened(kind, site, values, activation[site] if kind == "features" else np.zeros_like(values))
-            for (kind, site), values in totals.items()
-        ]
-
-    def _measure(self, numbers: Sequence[int], chosen: Mapping[Site, np.ndarray], done: Done) -> list[tables.Columns]:
-        parts = []
-        for number in numbers:
-            for site, effect in self.effects(self.opened(number), chosen).items():
-                there = np.flatnonzero(effect)
-                parts.append(
-                    {
-                        "example": np.full(len(there), number, np.int32),
-                        "layer": site.layer,
-                        "site": site.name,
-                        "feature": chosen[site][there],
-                        "exact": effect[there],
-                    }
-                )
-            done(1)
-        return parts
-
-    def opened(self, number: int) -> list[Opened]:
-        """An example, with all that features are measured by."""
-        judge = self.judge
-        sites = {base for one in judge.dictionaries for base in (one.reads, *judge.model.bases(one.writes))}
-        return judge.open(self.examples[number], number, read=sorted(sites, key=lambda site: site.order))
-
-    def effects(self, opened: Sequence[Opened], chosen: Mapping[Site, np.ndarray]) -> BySite:
-        """The measured effects of some features of each site on an example that was opened here."""
-        judge, device = self.judge, self.judge.model.device
-        return {
-            site: measure(judge, opened, site, torch.as_tensor(features, device=device), self.batches).numpy()
-            for site, features in chosen.items()
-        }
 
 
 def _screened(kind: str, site: Site, atp: np.ndarray, activation: np.ndarray) -> tables.Columns:

@@ -1,42 +1,35 @@
-"""Ablations by several processes that share a run's folder, as the tasks of an array job do: no one leads them.
+"""A stage by several processes that share a run's folder, as the tasks of an array job do: no one leads them.
 
-1.  Whoever comes first plans: what a plan, the start and new shards are is agreed on under a claim (`store.claims`).
-2.  Each process takes shards that nobody has, those of its own part first, and publishes their tables by rename.
-3.  A layer's features follow from the effects of the layer before: who finds nothing to do waits for the others, and
-    does what they leave when they end.
+1.  Whoever comes first plans: what a plan and its pieces are is agreed on under a claim (`store.claims`).
+2.  Each process takes pieces that nobody has, those of its own part first, and publishes their files by rename.
+3.  Where more follows from what is made, who finds nothing to do waits for the others, and does what they leave when
+    they end.
 4.  One process merges: it writes the record, as the stage by one process does.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from circuitcli.core.sites import FeatureId, parse_feature
 from circuitcli.core.words import amount
-from circuitcli.errors import CircuitError, InputError, UsageError
+from circuitcli.errors import InputError, UsageError
+from circuitcli.executors import Done, Places
 from circuitcli.executors.local import Local
-from circuitcli.stages.ablate import NAME, Ablating
+from circuitcli.stages.pieces import Piece, compute
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
-from circuitcli.store import ablations, files
-from circuitcli.store.ablations import Shard
-from circuitcli.store.claims import Claims, sweep
-from circuitcli.store.records import fingerprint
+from circuitcli.stages.tools import Tools
+from circuitcli.store.claims import Claims
 
-if TYPE_CHECKING:
-    from circuitcli.core.contexts import Firings
-    from circuitcli.stages.start import Start
-
+T = TypeVar("T")
 _PLAN = "plan"
 _POLL_SECONDS = 0.5
 _AUTO = "auto"
 _SLURM = "SLURM_ARRAY_TASK_"
-_MISSING = "`circuit ablate --shard 1/1` on this run computes them, and so does the stage without --merge."
 
 
 @dataclass(frozen=True)
@@ -46,11 +39,11 @@ class Part:
     number: int
     count: int
 
-    def first(self, shards: Sequence[Shard]) -> Iterator[Shard]:
-        """Its own shards, then those of the others, the last first: who is done soonest helps the slowest."""
+    def first(self, pieces: Sequence[T]) -> Iterator[T]:
+        """Its own pieces, then those of the others, the last first: who is done soonest helps the slowest."""
         place = self.number - 1
-        yield from shards[place :: self.count]
-        yield from reversed([one for i, one in enumerate(shards) if i % self.count != place])
+        yield from pieces[place :: self.count]
+        yield from reversed([one for i, one in enumerate(pieces) if i % self.count != place])
 
 
 def part(text: str, environment: Mapping[str, str] = os.environ) -> Part:
@@ -88,28 +81,135 @@ def _of_array(environment: Mapping[str, str]) -> Part:
     return found
 
 
+@dataclass
+class Apart:
+    """A process that does a part of a stage's pieces, beside others.
+
+    Attributes:
+        claims: Who does what.
+        part: Its own.
+        made: How many pieces it has done.
+        pieces: All that there are by now, by their names.
+    """
+
+    claims: Claims
+    part: Part
+    made: int = 0
+    pieces: set[str] = field(default_factory=set)
+    _waited_for: str = field(default="", init=False)
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Alone."""
+        with self.claims.alone(_PLAN):
+            yield
+
+    def check(self, new: int) -> None:
+        """Anything may be planned."""
+
+    def make(
+        self, tools: Tools, what: str, unit: str, pieces: Sequence[Piece], places: Places, *, of: Collection[str]
+    ) -> None:
+        """Compute what nobody else does, and wait for the rest."""
+        self.pieces |= {*of}
+        left = [piece for piece in pieces if not piece.there()]
+        with tools.report.track(what, sum(piece.units for piece in left), unit) as done:
+            while left:
+                ended = [piece for piece in self.part.first(left) if self._ended(tools, piece, places, done)]
+                left = [piece for piece in left if piece not in ended]
+                if left and not ended:
+                    self._wait(tools, what, left)
+
+    def _ended(self, tools: Tools, piece: Piece, places: Places, done: Done) -> bool:
+        """Whether a piece is there, made here if nobody else makes it."""
+        with self.claims.taken(piece.name) as mine:
+            if mine and not piece.there():
+                compute(tools, [piece], places, done)
+                self.made += 1
+                return True
+        if piece.there():  # somebody else's
+            done(piece.units)
+            return True
+        return False
+
+    def _wait(self, tools: Tools, what: str, left: Sequence[Piece]) -> None:
+        """Let the others go on; whose they are is said once."""
+        alive = self.claims.alive()
+        names = ", ".join(sorted({f"process {one.pid} on {one.host}" for one in alive.values()}))
+        if names and names != self._waited_for:
+            tools.report.say(f"{what}: waiting for {amount(len(left), 'piece')} of {names}.")
+            self._waited_for = names
+        time.sleep(_POLL_SECONDS)
+
+
+@dataclass
+class Merged:
+    """Nobody does a piece: all have to be planned, and there.
+
+    Attributes:
+        stage: The stage's name.
+    """
+
+    stage: str
+    _planning: bool = field(default=False, init=False)
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Others have planned it."""
+        self._planning = True
+        try:
+            yield
+        finally:
+            self._planning = False
+
+    def check(self, new: int) -> None:
+        """Refuse pieces that no part has planned."""
+        if self._planning and new:
+            raise InputError(f"No part has begun {amount(new, 'piece')} of work.", hint=missing(self.stage))
+
+    def make(
+        self, tools: Tools, what: str, unit: str, pieces: Sequence[Piece], places: Places, *, of: Collection[str]
+    ) -> None:
+        """Refuse what isn't there.
+
+        Raises:
+            InputError: How much that is.
+        """
+        count = sum(not piece.there() for piece in pieces)
+        if count:
+            raise InputError(f"{what}: {amount(count, 'piece')} of work not done yet.", hint=missing(self.stage))
+
+
+def missing(name: str) -> str:
+    """How to have the rest of a stage done."""
+    return f"`circuit {name} --shard 1/1` on this run does it, and so does the stage without --merge."
+
+
 @dataclass(frozen=True)
 class Shared:
     """What came of a part.
 
     Attributes:
-        made: Shards that this process computed.
-        shards: All shards of the ablations.
-        features, contexts: How many features are ablated, at how many contexts.
+        made: Pieces that this process made.
+        pieces: All pieces.
     """
 
     made: int
-    shards: int
-    features: int
-    contexts: int
+    pieces: int
 
 
-def share(job: Job, part: Part) -> Shared | None:
-    """Do a part of the ablations, and what others leave; None if the stage is done.
+def begin(job: Job, name: str, inputs: dict[str, Any], part: Part, batch_size: Callable[[Work], int]) -> Work | None:
+    """Begin a part of a stage; None if that is done.
+
+    Args:
+        job: The run and its settings.
+        name: Of the stage.
+        inputs: What decides its numbers beside settings and parents.
+        part: Of its pieces.
+        batch_size: For a plan that has none yet.
 
     Raises:
         InputError: The stage was begun from other inputs, or the folder can't be written.
-        ResourceError: Something doesn't fit into memory or on the disk.
         UsageError: It isn't to be done in this process.
     """
     if not isinstance(job.executor, Local):
@@ -117,147 +217,44 @@ def share(job: Job, part: Part) -> Shared | None:
             "--shard is the part of one process, which computes it.",
             hint="Leave --shard out, and workers share all of it; or leave --cluster and --scheduler out.",
         )
-    job.parents(NAME)
-    claims = Claims(job.run.path(ablations.CLAIMS))
+    job.parents(name)
+    claims = Claims(job.claims(name))
     with claims.alone(_PLAN):
-        todo = unstarted(job, NAME, {})
+        todo = unstarted(job, name, inputs)
         if todo is None:
-            job.report.say(f"{NAME}: already done.")
+            job.report.say(f"{name}: already done.")
             return None
-        todo.shared = True
-        work = _Sharing(job, todo, claims, part)
-        todo.planned_batch(work.inputs.batch_size)
-    job.report.say(f"{NAME}: part {part.number} of {part.count}; starts from {work.start.words}.")
-    expected = work.estimate()
-    if expected is not None:
-        expected.check(allow_over_memory=job.settings.runtime.allow_over_memory)
-    chosen, contexts = work.every_layer()
-    job.report.say(f"{NAME}: all shards are there; `circuit ablate --merge` on this run ends the stage.")
-    return Shared(work.made, len(work.shards(chosen)), len(chosen), contexts)
+        todo.shared, todo.pieces = True, Apart(claims, part)
+        todo.planned_batch(todo.plan.batch_size or batch_size(todo))
+    return todo
 
 
-def merge(job: Job) -> Outcome:
-    """End the stage: verify that all shards are there, and write its record.
+def ended(todo: Work) -> Shared:
+    """What came of a part whose work has ended, said too."""
+    assert isinstance(todo.pieces, Apart)
+    todo.job.report.say(f"{todo.name}: all pieces are there; `circuit {todo.name} --merge` on this run ends the stage.")
+    return Shared(todo.pieces.made, len(todo.pieces.pieces))
+
+
+def merge(job: Job, name: str, inputs: dict[str, Any], work: Callable[[Work], None]) -> Outcome:
+    """End a stage: verify that all pieces are there, and do the rest of its work.
 
     Raises:
         InputError: Some are missing, or somebody is still at work on them.
     """
-    job.parents(NAME)  # a run without them is left as it is
-    folder = job.run.path(ablations.CLAIMS)
+    job.parents(name)  # a run without them is left as it is
+    folder = job.claims(name)
     if folder.is_dir() and (alive := Claims(folder).alive()):
         raise InputError(
             f"{amount(len(alive), 'piece')} of work is still being done, by {next(iter(alive.values()))}.",
             hint="Merge when all parts have ended; a claim that isn't renewed for a minute doesn't count.",
         )
-    before = job.run.record(NAME)
-    outcome = stage(job, NAME, {}, lambda todo: _Merging(job, todo, before).work())
-    sweep(folder)
-    return outcome
 
+    if job.run.plan(name) is None:
+        raise InputError(f"No part has begun {name}.", hint=missing(name))
 
-class _Agreed(Ablating):
-    """The work of the stage, from the start on which processes that share it have agreed."""
+    def merged(todo: Work) -> None:
+        todo.pieces = Merged(name)
+        work(todo)
 
-    def agreed_start(self) -> Start | None:
-        """The start, if anybody has written it."""
-        from circuitcli.stages.start import Start
-
-        try:
-            said = json.loads(self._start.read_bytes())
-            return Start([parse_feature(name) for name in said["features"]], str(said["words"]))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError, RecursionError, CircuitError):
-            raise InputError(
-                f"{self._start} isn't as it was written.", hint="Remove it, and the next part chooses the start anew."
-            ) from None
-
-    def agree(self, start: Start) -> None:
-        """Write it."""
-        said = {"features": [str(feature) for feature in start.features], "words": start.words}
-        files.write(self._start, json.dumps(said).encode())
-
-    @property
-    def _start(self) -> Path:
-        decided = {"plan": self.todo.plan.fingerprint, **self.job.chosen(self.job.stages[NAME].chooses)}
-        return self.job.run.path(f"{ablations.CLAIMS}/.start-{fingerprint(decided)[:16]}.json")
-
-
-class _Sharing(_Agreed):
-    """A part of the work of the stage."""
-
-    def __init__(self, job: Job, todo: Work, claims: Claims, part: Part) -> None:
-        super().__init__(job, todo)
-        self.claims, self.part, self.made, self._waited_for = claims, part, 0, ""
-
-    def choose_start(self) -> Start:
-        with self.claims.alone("start"):
-            found = self.agreed_start()
-            if found is None:
-                self.job.runtime.with_plan(batch_size=self.todo.plan.batch_size, threads=self.todo.plan.threads)
-                found = super().choose_start()
-                self.agree(found)
-            return found
-
-    def shards(self, features: Sequence[FeatureId]) -> list[Shard]:
-        with self.claims.alone(_PLAN):
-            self.todo.plan = self.job.run.plan(NAME) or self.todo.plan
-            return super().shards(features)
-
-    def compute(self, what: str, shards: Sequence[Shard]) -> None:
-        """Compute what nobody else does, and wait for the rest."""
-        left = [shard for shard in shards if not self.there(shard)]
-        contexts = {shard: self.contexts(shard.site, shard.features) for shard in left}
-        units = {shard: sum(map(len, found.values())) for shard, found in contexts.items()}
-        with self.job.report.track(what, sum(units.values()), "contexts") as done:
-            while left:
-                ended = []
-                for shard in self.part.first(left):
-                    with self.claims.taken(shard.digest) as mine:
-                        if mine and not self.there(shard):
-                            self._make(shard, contexts[shard], done)
-                            ended.append(shard)
-                            continue
-                    if self.there(shard):  # somebody else's
-                        done(units[shard])
-                        ended.append(shard)
-                left = [shard for shard in left if shard not in ended]
-                if left and not ended:
-                    self._wait(what, left)
-
-    def _make(self, shard: Shard, contexts: dict[int, Firings], done: Callable[[int], None]) -> None:
-        tasks = iter([self.task(shard.site, contexts)])
-        for _, parts in self.job.executor.results(tasks, self.inputs.places, done=done, say=self.job.report.say):
-            ablations.write(self.job.run, shard, parts)
-        self.made += 1
-
-    def _wait(self, what: str, left: Sequence[Shard]) -> None:
-        """Let the others go on; whose they are is said once."""
-        alive = self.claims.alive()
-        names = ", ".join(sorted({f"process {one.pid} on {one.host}" for one in alive.values()}))
-        if names and names != self._waited_for:
-            self.job.report.say(f"{what}: waiting for {amount(len(left), 'shard')} of {names}.")
-            self._waited_for = names
-        time.sleep(_POLL_SECONDS)
-
-
-class _Merging(_Agreed):
-    """The work of the stage, none of which is left."""
-
-    def choose_start(self) -> Start:
-        return self.agreed_start() or super().choose_start()
-
-    def shards(self, features: Sequence[FeatureId]) -> list[Shard]:
-        """Those that were planned; none is planned now."""
-        planned = {FeatureId(s.site, i) for s in ablations.shards(self.todo.plan.shards) for i in s.features}
-        new = len(set(features) - planned)
-        if new:
-            raise InputError(f"No part has begun {amount(new, 'feature')} of those that are chosen.", hint=_MISSING)
-        return super().shards(features)
-
-    def compute(self, what: str, shards: Sequence[Shard]) -> None:
-        """Refuse what isn't there."""
-        missing = [shard for shard in shards if not self.there(shard)]
-        if missing:
-            raise InputError(f"{what}: {len(missing)} of {amount(len(shards), 'shard')} aren't there.", hint=_MISSING)
-        super().compute(what, shards)
+    return stage(job, name, inputs, merged)

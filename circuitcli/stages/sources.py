@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Int
@@ -29,12 +29,15 @@ from circuitcli.runtime.configuration import CONFIG
 from circuitcli.runtime.device import Runtime
 from circuitcli.saes import SCHEME, SaeEntry, fitted, load, still_there
 from circuitcli.stages.assembly import Baseline
-from circuitcli.stages.contents import Content, Contents
+from circuitcli.stages.contents import Chosen, Content, Contents
 from circuitcli.stages.passes import Passes
+from circuitcli.stages.report import Report, Silent
 from circuitcli.store import acts, files, tables
 
 if TYPE_CHECKING:
     from circuitcli.runtime.hub import Hub
+
+T = TypeVar("T")
 
 
 # Names folders to look in, on a machine that computes for another.
@@ -43,6 +46,8 @@ FOLDERS = "CIRCUIT_FOLDERS"
 
 class Sources:
     """What this machine has. What was opened for one task is kept for the next of the same contents."""
+
+    report: Report = Silent()
 
     def __init__(self, folders: Sequence[Path] = (), device_name: str = "auto") -> None:
         """Nothing is looked for yet.
@@ -53,6 +58,8 @@ class Sources:
         """
         self._folders, self._device_name = folders, device_name
         self._opened: Stored | None = None
+        self._model: tuple[tuple[str, str, str], Model] | None = None
+        self._kept: dict[type, tuple[Any, Any]] = {}
 
     def baseline(self, contents: Contents) -> Baseline:
         """What ablations start from.
@@ -65,9 +72,19 @@ class Sources:
     def opened(self, contents: Contents) -> Stored:
         """The same, as it was read."""
         if self._opened is None or self._opened.contents != contents:
-            self._opened = None  # two models may be too much
+            self._opened = None
+            self._kept.clear()
             self._opened = Stored(contents, self)
         return self._opened
+
+    def kept(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` makes of what is here, made once for all that ask with an equal key, one after the other."""
+        found = self._kept.get(type(key))
+        if found is None or found[0] != key:
+            self._kept.pop(type(key), None)
+            found = self._kept[type(key)] = (key, make())
+        made: T = found[1]
+        return made
 
     @cached_property
     def _hub(self) -> Hub:
@@ -75,34 +92,45 @@ class Sources:
 
         return Hub()
 
-    def runtime(self, contents: Contents) -> Runtime:
+    def runtime(self, chosen: Chosen) -> Runtime:
         """The device."""
-        return device.make(self._device_name, contents.dtype, None, 0)
+        return device.make(self._device_name, chosen.dtype, None, 0)
 
-    def model(self, contents: Contents) -> Model:
-        """The model.
+    def model(self, chosen: Chosen) -> Model:
+        """The model, loaded once.
 
         Raises:
             NotHere: It isn't here.
         """
+        key = (chosen.model, chosen.identity, chosen.dtype)
+        if self._model is None or self._model[0] != key:
+            self._model = self._opened = None  # two models may be too much
+            self._kept.clear()
+            self._model = (key, self._load(chosen))
+        return self._model[1]
+
+    def _load(self, chosen: Chosen) -> Model:
         from circuitcli.runtime import model
 
         beside = (str(path.parent) for path in self._below(CONFIG))
-        name = next((n for n in (contents.model, *beside) if checkpoint.unchanged(n, contents.identity)), None)
+        name = next((n for n in (chosen.model, *beside) if checkpoint.unchanged(n, chosen.identity)), None)
         if name is None:
-            raise _missing(f"The model {contents.model}", contents.identity)
-        found = checkpoint.find(name, contents.identity, self._hub)
+            raise _missing(f"The model {chosen.model}", chosen.identity)
+        found = checkpoint.find(name, chosen.identity, self._hub)
         self._hub.fetch(found.files)
-        return model.load(found, self.opened(contents).runtime)
+        return model.load(found, self.runtime(chosen))
 
-    def sae(self, contents: Contents, entry: SaeEntry) -> Dictionary:
-        """An SAE, its decoder where its file is mapped.
+    def note(self, model: Model, stored: Stored) -> None:
+        """Told of a model that was loaded for what is stored."""
+
+    def sae(self, chosen: Chosen, entry: SaeEntry, *, decoder: bool = False) -> Dictionary:
+        """An SAE; without `decoder` that stays where its file is mapped.
 
         Raises:
             NotHere: It isn't here.
         """
-        opened = self.opened(contents)
-        return fitted(load(self._there(entry), self._hub), entry, opened.model).to(opened.runtime.device, decoder=False)
+        sae = fitted(load(self._there(entry), self._hub), entry, self.model(chosen))
+        return sae.to(self.runtime(chosen).device, decoder=decoder)
 
     def _there(self, entry: SaeEntry) -> SaeEntry:
         """The entry with the paths that its files have here."""
@@ -168,7 +196,9 @@ class Stored(Passes):
     @cached_property
     def model(self) -> Model:
         """The model."""
-        return self._sources.model(self.contents)
+        model = self._sources.model(self.contents)
+        self._sources.note(model, self)
+        return model
 
     def load(self, entry: SaeEntry) -> Dictionary:
         """An SAE."""

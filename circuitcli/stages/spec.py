@@ -149,7 +149,7 @@ STAGES = Stages(
             folder="acts",
             run="circuitcli.stages.cache_acts:run",
             parents=("fetch-saes",),
-            flags=("texts.", "contexts.", "seed", "runtime.dtype", "allow_misfit"),
+            flags=("texts.", "contexts.", "seed", "runtime.dtype", "allow_misfit", "executor."),
             decides=("seed", "runtime.dtype", "texts.", "contexts.top_k", "contexts.num_sequences"),
             needs_model=True,
         ),
@@ -185,7 +185,7 @@ STAGES = Stages(
             folder="attribution",
             run="circuitcli.stages.attribute:run",
             parents=("cache-acts",),
-            flags=("attribute.", "runtime.allow_over_memory"),
+            flags=("attribute.", "runtime.allow_over_memory", "executor."),
             decides=(
                 "attribute.target",
                 "attribute.against",
@@ -243,7 +243,7 @@ STAGES = Stages(
             folder="validation",
             run="circuitcli.stages.validate:run",
             parents=("cache-acts",),
-            flags=("validate.",),
+            flags=("validate.", "executor."),
             decides=(
                 "validate.metric",
                 "validate.baseline",

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from circuitcli import __version__
 from circuitcli.errors import InputError, quoted
 from circuitcli.settings import defaults, kept
+from circuitcli.stages.pieces import Piece, Pieces, Whole
 from circuitcli.stages.spec import STAGES, Stages, StageSpec
 from circuitcli.stages.tools import Tools
-from circuitcli.store import files, records
+from circuitcli.store import claims, files, records
 from circuitcli.store.records import FileEntry, Plan, Record
 from circuitcli.store.run import Run
 
 if TYPE_CHECKING:
+    from circuitcli.executors import Places
     from circuitcli.results.results import Results
     from circuitcli.runtime.device import Runtime
     from circuitcli.stages.subject import Subject
@@ -57,6 +60,10 @@ class Job(Tools):
         from circuitcli.stages.subject import recorded
 
         return recorded(self, self.run)
+
+    def claims(self, stage: str) -> Path:
+        """The folder in which processes that share a stage say what each of them does."""
+        return self.run.path(f"{self.stages[stage].folder}/claims")
 
     def results(self) -> Results:
         """What the run has finished by now, read with the job's settings."""
@@ -103,6 +110,7 @@ class Work:
         files: The finished files, by name; every one of them must be planned.
         facts: What the stage reports.
         shared: Whether other processes write the run at the same time, whose unfinished files stay.
+        pieces: Who does its pieces.
     """
 
     job: Job
@@ -114,6 +122,7 @@ class Work:
     files: dict[str, FileEntry] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     shared: bool = False
+    pieces: Pieces = field(default_factory=Whole)
     _begun: bool = False
 
     def begin(self) -> None:
@@ -131,10 +140,24 @@ class Work:
 
     def expect(self, shards: dict[str, Any]) -> None:
         """Plan files before any of them is written."""
+        new = set(shards) - set(self.plan.shards)
+        self.pieces.check(len(new))
         self.begin()
-        if set(shards) - set(self.plan.shards):
+        if new:
             self.plan = records.Plan(**{**vars(self.plan), "shards": {**self.plan.shards, **shards}})
             self.job.run.save_plan(self.name, self.plan)
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Within it nobody else plans the stage, whose plan is as others have left it."""
+        with self.pieces.planning():
+            if self.shared:
+                self.plan = self.job.run.plan(self.name) or self.plan
+            yield
+
+    def make(self, what: str, unit: str, pieces: Sequence[Piece], places: Places, *, of: Collection[str]) -> None:
+        """Have pieces done; see `pieces`."""
+        self.pieces.make(self.job, what, unit, pieces, places, of=of)
 
     def found(self, name: str) -> bool:
         """Whether a planned file is there from an earlier attempt.
@@ -191,6 +214,7 @@ def stage(
     todo = unstarted(job, name, facts_of_inputs, again=again)
     if todo is None:
         job.report.say(f"{name}: already done.")
+        claims.sweep(job.claims(name))  # of parts that it was done in
         return Outcome(name, "skipped", job.run.require(name))
     if not todo.anew and job.run.record(name) is None:
         job.report.say(f"{name}: {_going_on(job.stages[name], todo.reopened)}.")
@@ -210,6 +234,7 @@ def stage(
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     job.run.save_record(name, done)
+    claims.sweep(job.claims(name))
     return Outcome(name, "done", done)
 
 

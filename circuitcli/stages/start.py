@@ -17,7 +17,7 @@ from circuitcli.core.tokens import visible
 from circuitcli.results import next_tokens
 from circuitcli.runtime.device import out_of_memory
 from circuitcli.settings import Settings
-from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.inputs import JobInputs
 
 # Positions of sequences that go forward and backward together.
 _POSITIONS = 1024
@@ -54,7 +54,7 @@ def at_least(settings: Settings) -> int:
     return 1 if how(settings) == "random" else settings.features.branching
 
 
-def choose(inputs: Inputs, layer: int) -> Start:
+def choose(inputs: JobInputs, layer: int) -> Start:
     """`features.thinning` of the features of a layer that fire, chosen as `features.start` says.
 
     With e the estimated effect of ablating a feature at one context (see `core.attribution.start`; of `positions =
@@ -93,7 +93,7 @@ def _some(chosen: Sequence[FeatureId], firing: Sequence[FeatureId], layer: int) 
     return f"{len(chosen):,} of the {len(firing):,} features of layer {layer} that fire"
 
 
-def _target(inputs: Inputs) -> str:
+def _target(inputs: JobInputs) -> str:
     answers = next_tokens.answers(inputs.job.results())
     if not answers:
         return "the log-probability of the likeliest next tokens"
@@ -102,7 +102,7 @@ def _target(inputs: Inputs) -> str:
     return f"log p({', '.join(likeliest[:3])}{several}) at the end of the prompt{'s' if len(answers) > 1 else ''}"
 
 
-def _estimates(inputs: Inputs, site: Site) -> np.ndarray | None:
+def _estimates(inputs: JobInputs, site: Site) -> np.ndarray | None:
     """The estimate e of each firing of a site, in the order of `Passes.firings`; None where there is no gradient."""
     job, passes = inputs.job, inputs.passes
     firings, tokens, lengths = passes.firings(site), passes.sample.tokens, passes.sample.lengths
@@ -145,7 +145,7 @@ def _read(lengths: np.ndarray, width: int, *, ends: bool) -> np.ndarray:
     return np.asarray(each == last if ends else (each >= 1) & (each <= last))
 
 
-def _scores(inputs: Inputs, site: Site, sizes: np.ndarray, *, total: bool) -> dict[FeatureId, float]:
+def _scores(inputs: JobInputs, site: Site, sizes: np.ndarray, *, total: bool) -> dict[FeatureId, float]:
     """The largest |e| of each feature, or its total, over its contexts."""
     firings = inputs.passes.firings(site)
     feature: np.ndarray = firings.feature.astype(np.int64)

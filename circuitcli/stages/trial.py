@@ -22,7 +22,7 @@ from circuitcli.settings import kept
 from circuitcli.stages import cache_acts, extent, fetch_saes
 from circuitcli.stages.baselines import Baselines
 from circuitcli.stages.batching import by_positions
-from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.inputs import JobInputs
 from circuitcli.stages.questions import Asked
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job
@@ -70,7 +70,7 @@ class Trial:
     measured: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.inputs = Inputs(self.job)
+        self.inputs = JobInputs(self.job)
         wanted = self.job.settings.attribute.baseline
         assert wanted != "patch"
         self.baselines = Baselines("zero" if wanted == "auto" else wanted, self.inputs, sites_of(self.inputs))

@@ -13,24 +13,26 @@ What was measured is kept example by example, some in a file, so that whatever i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from circuitcli.stages import examples as reading
-from circuitcli.stages import kinds
+from circuitcli.stages import kinds, sharing
 from circuitcli.stages.auditing import named
 from circuitcli.stages.evaluation import Evaluation
 from circuitcli.stages.given import Given, given
+from circuitcli.stages.pieces import Piece
+from circuitcli.stages.sharing import Part, Shared
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
 from circuitcli.store import tables, validations
 
 if TYPE_CHECKING:
+    from circuitcli.core.evidence.joint import Changes
     from circuitcli.stages.foreseen import Foreseen
     from circuitcli.stages.lines import Line, Scores
-    from circuitcli.stages.screening import Batches
-    from circuitcli.store.records import FileEntry
 
 NAME = validations.STAGE
 
@@ -43,6 +45,32 @@ def run(job: Job) -> Outcome:
     """
     of, inputs = _asked(job)
     return stage(job, NAME, inputs, lambda todo: _work(of, todo))
+
+
+def share(job: Job, part: Part) -> Shared | None:
+    """Measure a part of what is measured, and what others leave; None if the stage is done.
+
+    Raises:
+        UsageError, InputError: As of the stage, or the folder can't be written.
+    """
+    of, inputs = _asked(job)
+    todo = sharing.begin(job, NAME, inputs, part, lambda todo: of.batch_size)
+    if todo is None:
+        return None
+    found = _measured(of, todo)
+    if of.audited:
+        _audited(of, todo, found.scores)
+    return sharing.ended(todo)
+
+
+def merge(job: Job) -> Outcome:
+    """End the stage: verify that all is measured, and do the rest.
+
+    Raises:
+        InputError: Something is missing, or somebody is still at work on it.
+    """
+    of, inputs = _asked(job)
+    return sharing.merge(job, NAME, inputs, lambda todo: _work(of, todo))
 
 
 def dry_run(job: Job) -> Foreseen | None:
@@ -74,49 +102,91 @@ def _identity(circuit: Given | None) -> str:
     return hashlib.sha256(told.encode(errors="surrogatepass")).hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What was measured: what the discovery half says, the circuits made of it, and what m is of them."""
+
+    scores: Scores
+    lines: list[Line]
+    judged: Iterator[tables.Columns]
+
+
 def _work(of: Evaluation, todo: Work) -> None:
     """All of it."""
-    from circuitcli.stages.portions import Portions
-
-    run, portions = todo.job.run, Portions(todo)
-    batches = of.batches(todo.planned_batch(of.batch_size))  # of the plan: what is resumed repeats the arithmetic
-    scores = of.scoring(batches).scores(of.discovery, portions)
-    found = of.lines(scores)
-    judged = of.verdicts(batches).all(found, portions)
+    run, found = todo.job.run, _measured(of, todo)
     todo.expect(dict.fromkeys(validations.FILES))
-    todo.files |= validations.write(run, _told(of), judged, _nodes(found))
-    todo.files[validations.JOINT] = _joint(of, todo, found[0])
+    todo.files |= validations.write(run, _told(of), found.judged, _nodes(found.lines))
+    todo.files[validations.JOINT] = run.entry(run.path(validations.JOINT), tables.rows(run.path(validations.JOINT)))
     if of.audited:
-        _audit(of, todo, scores, found, batches)
+        _audit(of, todo, found)
     todo.facts.update(
-        baseline=of.judge.kind,
+        baseline=of.court.kind,
         circuit=of.circuit.what if of.circuit else "",
         examples={half: of.halves.count(half) for half in ("discovery", "evaluation")},
-        scored={line.curve: len(line.ranking) for line in found if line.kind == "features" and line.curve},
-        measured=int(sum(np.isfinite(values).sum() for values in scores.exact.values())),
+        scored={line.curve: len(line.ranking) for line in found.lines if line.kind == "features" and line.curve},
+        measured=int(sum(np.isfinite(values).sum() for values in found.scores.exact.values())),
     )
 
 
-def _joint(of: Evaluation, todo: Work, line: Line) -> FileEntry:
+def _measured(of: Evaluation, todo: Work) -> _Measured:
+    """All that is measured but of audited features."""
+    from circuitcli.stages.verdicts import verdicts
+
+    portions = of.portions(todo)
+    todo.planned_batch(of.batch_size)  # of the plan: what is resumed repeats the arithmetic
+    scores = of.scoring.scores(of.discovery, portions)
+    lines = of.lines(scores)
+    judged = verdicts(lines, range(len(of.examples)), portions)
+    _joint(of, todo, lines[0])
+    return _Measured(scores, lines, judged)
+
+
+def _joint(of: Evaluation, todo: Work, line: Line) -> None:
     """What the circuit ablated over text changes; not measured again where it is there."""
-    run, name = todo.job.run, validations.JOINT
-    if todo.found(name):
-        return run.entry(run.path(name), tables.rows(run.path(name)))
-    todo.expect({name: None})
-    return validations.write_joint(run, of.over_text(line))
+    from circuitcli.stages.joint import AT_ONCE
+
+    job, count = todo.job, len(of.inputs.passes.sample.lengths)
+    with todo.planning():
+        there = todo.found(validations.JOINT)
+        todo.expect({validations.JOINT: None})
+    parts = [range(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE)]
+    piece = Piece(
+        name="joint",
+        units=count,
+        there=job.run.path(validations.JOINT).is_file,
+        tasks=lambda: [of.over_text(line, part) for part in parts],
+        write=lambda results: _write_joint(job, results),
+    )
+    todo.make(
+        "Ablating the circuit over text", "sequences", [] if there else [piece], of.inputs.places, of=[piece.name]
+    )
 
 
-def _audit(of: Evaluation, todo: Work, scores: Scores, found: Sequence[Line], batches: Batches) -> None:
+def _write_joint(job: Job, parts: Sequence[Changes | None]) -> None:
+    from circuitcli.stages.joint import MOST, largest
+
+    found = largest(parts, MOST)
+    assert found is not None  # some sequence of a sample has a position that counts
+    text = job.subject.tokenizer.text
+    validations.write_joint(job.run, {**vars(found), "token": [text(token) for token in found.token_id.tolist()]})
+
+
+def _audited(of: Evaluation, todo: Work, scores: Scores) -> tuple[list[tables.Columns], list[tables.Columns]]:
     """Whether the model needs some features, and where they rank."""
-    from circuitcli.stages.portions import Portions
     from circuitcli.stages.standing import Standing
 
-    portions, scoring = Portions(todo), of.scoring(batches)
-    audit = list(of.auditing(batches).measured(portions))
+    portions, scoring = of.portions(todo), of.scoring
+    audit = list(of.auditing.measured(len(of.examples), portions))
     ranks = Standing(of, scoring, scoring.strongest(scores.atp["features"])).ranks(of.audited, audit, portions)
+    return audit, ranks
+
+
+def _audit(of: Evaluation, todo: Work, found: _Measured) -> None:
+    """What is told of audited features."""
+    audit, ranks = _audited(of, todo, found.scores)
     todo.expect(dict.fromkeys((validations.AUDIT, validations.RANKS)))
     todo.files |= validations.write_audit(todo.job.run, audit, ranks)
-    [estimated] = (line for line in found if line.curve == "atp")
+    [estimated] = (line for line in found.lines if line.curve == "atp")
     rank = {one: int(estimated.ranks[one.site][one.index]) + 1 for one in of.audited}
     todo.facts["ranks_by_atp"] = {
         str(one): place if place <= len(estimated.ranking) else None for one, place in rank.items()

@@ -10,66 +10,59 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from circuitcli.core.evidence.examples import Example, Half
 from circuitcli.core.evidence.lineup import Row, keep, keeps_errors
-from circuitcli.stages.judging import Judge, Opened
-from circuitcli.stages.lines import Line, every
-from circuitcli.stages.portions import Done, Portions
-from circuitcli.stages.screening import Batches
+from circuitcli.executors import Done
+from circuitcli.stages.judging import Opened
+from circuitcli.stages.lines import Line, Sent, every
+from circuitcli.stages.portion_task import Bench
+from circuitcli.stages.portions import Portions
 from circuitcli.store import tables
 
 
 @dataclass(frozen=True, eq=False)
-class Verdicts:
-    """Judges circuits on examples.
+class Judging:
+    """Judges the circuits of some lines, as a step."""
 
-    Attributes:
-        judge: Opens examples, and measures.
-        examples: All of them.
-        halves: The half of each.
-        batches: Work over rows of so many positions.
-    """
+    lines: tuple[Sent, ...]
 
-    judge: Judge
-    examples: Sequence[Example]
-    halves: Sequence[Half]
-    batches: Batches
+    def of(self, at: Bench, done: Done) -> list[tables.Columns]:
+        """Rows of validation.parquet."""
+        return judged(at, [line.line() for line in self.lines], done)
 
-    def all(self, found: Sequence[Line], portions: Portions) -> Iterator[tables.Columns]:
-        """Of the circuits of all lines, each on the examples of the halves that it is measured on."""
 
-        def work(some: Sequence[int], done: Done) -> list[tables.Columns]:
-            return self.judged(some, found, done)
+def verdicts(found: Sequence[Line], numbers: Sequence[int], portions: Portions) -> Iterator[tables.Columns]:
+    """Of the circuits of all lines, each on the examples of the halves that it is measured on."""
+    step = Judging(tuple(map(Sent.of, found)))
+    return portions.kept("validation", "Judging circuits", numbers, {"lines": _digest(found)}, step)
 
-        numbers, what = range(len(self.examples)), {"lines": _digest(found)}
-        return portions.kept("validation", "Judging circuits", numbers, what, work)
 
-    def judged(self, numbers: Sequence[int], found: Sequence[Line], done: Done) -> list[tables.Columns]:
-        """Of some examples, as rows of validation.parquet."""
-        parts = []
-        for number in numbers:
-            half = self.halves[number]
-            opened = self.judge.open(self.examples[number], number)
-            about = {"half": half, "example": number}
-            whole = _columns("", 0, [("kept", "everything", 0, -1)], np.asarray([self.judge.clean(opened)]))
-            parts.append(about | whole)
-            for line, rows in every(found, half):
-                told = [(row.errors, row.part, row.n, row.node) for row in rows]
-                parts.append(about | _columns(line.curve, line.draw, told, self.of(opened, line, rows)))
-            done(1)
-        return parts
+def judged(at: Bench, found: Sequence[Line], done: Done) -> list[tables.Columns]:
+    """What m is of circuits on some examples, as rows of validation.parquet."""
+    parts = []
+    for number, example in at.examples.items():
+        half = at.half[number]
+        opened = at.judge.open(example, number)
+        about = {"half": half, "example": number}
+        whole = _columns("", 0, [("kept", "everything", 0, -1)], np.asarray([at.judge.clean(opened)]))
+        parts.append(about | whole)
+        for line, rows in every(found, half):
+            told = [(row.errors, row.part, row.n, row.node) for row in rows]
+            parts.append(about | _columns(line.curve, line.draw, told, m_of(at, opened, line, rows)))
+        done(1)
+    return parts
 
-    def of(self, opened: Sequence[Opened], line: Line, rows: Sequence[Row]) -> np.ndarray:
-        """What m is of some circuits of a line on an example."""
-        ranks = {site: rank.to(self.judge.model.device) for site, rank in line.ranks.items()}
 
-        def work(part: slice) -> Tensor:
-            kept = {site: keep(rows[part], rank) for site, rank in ranks.items()}
-            errors = {site: keeps_errors(rows[part], one) for site, one in kept.items()}
-            return self.judge.m(opened, line.kind, kept, errors)
+def m_of(at: Bench, opened: Sequence[Opened], line: Line, rows: Sequence[Row]) -> np.ndarray:
+    """What m is of some circuits of a line on an example."""
+    ranks = {site: rank.to(at.judge.model.device) for site, rank in line.ranks.items()}
 
-        longest = max(len(one.tokens) for one in opened)
-        return np.asarray(torch.cat(list(self.batches(len(rows), longest, work))).double().cpu().numpy())
+    def work(part: slice) -> Tensor:
+        kept = {site: keep(rows[part], rank) for site, rank in ranks.items()}
+        errors = {site: keeps_errors(rows[part], one) for site, one in kept.items()}
+        return at.judge.m(opened, line.kind, kept, errors)
+
+    longest = max(len(one.tokens) for one in opened)
+    return np.asarray(torch.cat(list(at.batches(len(rows), longest, work))).double().cpu().numpy())
 
 
 def _columns(curve: str, draw: int, rows: Sequence[tuple[str, str, int, int]], m: np.ndarray) -> tables.Columns:

@@ -14,8 +14,6 @@ from circuitcli.store import tables
 from circuitcli.store.records import FileEntry, fingerprint
 from circuitcli.store.run import Run
 
-# Who is at work on which shard, where several processes share a run.
-CLAIMS = "ablations/claims"
 # Features of one shard: what an interruption may lose, and whose effects are held at once.
 SHARD_FEATURES = 32
 

@@ -22,7 +22,7 @@ EVERYWHERE = "--profile --run --device --batch-size --json --quiet --force --ver
 FLAGS = {
     "fetch-saes": "--model --model-revision --release --revision --layers --site --list",
     "cache-acts": "--seed --dtype --prompt --text --dataset --num-sequences --max-tokens --prepend-bos "
-    "--column --allow-misfit --no-allow-misfit --top-k --view --context-sequences",
+    f"--column --allow-misfit --no-allow-misfit --top-k --view --context-sequences {EXECUTOR}",
     "ablate": "--pin --start --thinning --branching --max-features --seq-cap --intervention --strength --positions "
     "--shard --merge --logits --no-logits --horizon --allow-over-memory --no-allow-over-memory --dry-run "
     f"{EXECUTOR}",
@@ -30,11 +30,12 @@ FLAGS = {
     "--revision --layers --site --prepend-bos --dtype",
     "attribute": "--target --against --counterfactual --prompts --baseline --method --budget --ig-steps --freeze "
     "--no-freeze --replace --no-replace --targets --node-positions --candidates --nodes --node-influence "
-    "--edge-influence --edge-threshold --edges --allow-over-memory --no-allow-over-memory",
+    "--edge-influence --edge-threshold --edges --allow-over-memory --no-allow-over-memory --shard --merge "
+    f"{EXECUTOR}",
     "graph": "--of --min-effect --max-edges --format --extend --load --labels --group",
     "stability": f"--seeds --halves --interventions --dry-run {EXECUTOR}",
     "validate": "--prompts --column --metric --baseline --split --circuit --pin --nodes --size --draws --candidates "
-    "--num-examples --audit --dry-run",
+    f"--num-examples --audit --dry-run --shard --merge {EXECUTOR}",
 }
 COMMANDS = getattr(get_command(app), "commands")  # noqa: B009 - typer says no more of it than that it is a command
 

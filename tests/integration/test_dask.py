@@ -1,5 +1,6 @@
 """`circuit … --executor dask`: the same bytes as here, with workers of every kind, and what is refused."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.commands import Result, command, contents, environment, tables_of
+from support.commands import Result, command, contents, environment, spawn, tables_of
 from support.dasked import Processes, fake_slurm, started
 from support.simulated import until
 
@@ -23,6 +24,15 @@ from circuitcli.stages.spec import STAGES
 from circuitcli.store.run import Run
 
 Circuit = Callable[..., Result]
+PROMPTS = [
+    "the light of the earth was void", "and the deep was upon the waters", "day and night were called",
+    "let there be light in the heaven", "and God said unto the earth", "the evening and the morning",
+    "the face of the deep waters", "and the spirit of God moved", "the waters were called the sea",
+]  # fmt: skip
+ASKED = {
+    "attribute": ["--method", "exact", "--edges", "exact", "--nodes", "6"],
+    "validate": ["--circuit", "none", "--draws", "1", "--nodes", "3", "--candidates", "9", "--audit", "1.resid_post.3"],
+}
 FLAGS = ("--thinning", "0.3", "--branching", "2", "--max-features", "40")
 
 
@@ -111,19 +121,74 @@ def test_workers_write_the_same_bytes(workers: int, here: Circuit, again: Path, 
     assert here("ablate", "--run", again, *FLAGS, "--scheduler", address).err.endswith("ablate: already done.\n")
 
 
+@pytest.fixture(scope="module")
+def judged(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same with an attribution and a validation, of the same prompts."""
+    folder = tmp_path_factory.mktemp("judged")
+    (folder / "asked.jsonl").write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in PROMPTS))
+    found = {}
+    for stage in ASKED:
+        found[stage] = Path(shutil.copytree(made, folder / stage))
+        done = spawn(*asked(stage, found[stage]))
+        assert done.code == 0, done.err
+    return found
+
+
+def asked(stage: str, run: Path, *args: str) -> list[str | Path]:
+    return [stage, "--run", run, "--prompts", run.with_name("asked.jsonl"), *ASKED[stage], *args]
+
+
+@pytest.mark.parametrize("stage", ASKED)
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_say_the_same_of_prompts(
+    workers: int, stage: str, here: Circuit, made: Path, judged: dict[str, Path], cluster: Growing, tmp_path: Path
+) -> None:
+    """Each prompt and each example is opened on whichever worker has work to do on it."""
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    shutil.copy(judged[stage].with_name("asked.jsonl"), tmp_path)
+    done = here(*asked(stage, run, "--scheduler", cluster.grow(workers)))
+    assert done.code == 0, done.err
+    assert tables_of(run) == tables_of(judged[stage])
+    one, other = (Run(folder, STAGES.folders).require(stage) for folder in (run, judged[stage]))
+    assert list(one.files.items()) == list(other.files.items())
+    for timed in ("seconds_by_part", "peak_memory_bytes"):
+        one.facts.pop(timed, None)
+        other.facts.pop(timed, None)
+    assert one.facts == other.facts
+
+
+def test_workers_cache_the_same_activations(here: Circuit, made: Path, cluster: Growing, tmp_path: Path) -> None:
+    """Shards of sequences; the last one is shorter."""
+    one, other = (Path(shutil.copytree(made, tmp_path / name)) for name in ("one", "other"))
+    assert here("cache-acts", "--run", one, "--force").code == 0
+    done = here("cache-acts", "--run", other, "--force", "--scheduler", cluster.grow(2))
+    assert done.code == 0, done.err
+    assert tables_of(other) == tables_of(one)
+    told, found = (Run(folder, STAGES.folders).require("cache-acts") for folder in (one, other))
+    assert list(told.files.items()) == list(found.files.items())
+    assert told.result == found.result
+
+
+def test_workers_find_how_dictionaries_fit(here: Circuit, made: Path, cluster: Growing) -> None:
+    one, other = (here("doctor", "--run", made, "--json", *more) for more in ((), ("--scheduler", cluster.grow(2))))
+    assert (one.code, one.err.splitlines()[-2:]) == (other.code, other.err.splitlines()[-2:])
+    assert other.document == one.document
+    assert len(one.document["saes"]) > 1
+
+
 def test_workers_without_the_files(
     here: Circuit, again: Path, tmp_path: Path, cluster: Growing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where workers are on a machine that has no such paths."""
-    from circuitcli.stages.inputs import Inputs
+    from circuitcli.stages.inputs import JobInputs
 
-    places = Inputs.places.func
+    places = JobInputs.places.func
 
-    def elsewhere(self: Inputs) -> Any:
+    def elsewhere(self: JobInputs) -> Any:
         found = places(self)
         return type(found)(found.here, type(found.afar)(found.afar.func, (tmp_path / "nothing",), "cpu"), found.device)
 
-    monkeypatch.setattr(Inputs, "places", property(elsewhere))
+    monkeypatch.setattr(JobInputs, "places", property(elsewhere))
     done = here("ablate", "--run", again, "--force", *FLAGS, "--scheduler", cluster.grow(2))
     done.refused(
         3, "No worker has what is read.", "isn't here as it was recorded", socket.gethostname(), "CIRCUIT_FOLDERS"

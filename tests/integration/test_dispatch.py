@@ -75,7 +75,7 @@ def test_out_of_memory_is_cut_until_it_fits() -> None:
         assert right(list(cluster.results(given, act)), given)
         assert all(len(one) <= 2 and one.batch <= 2 for done in book.computed.values() for one in done)
         assert cluster.done == 3 * 8 + 1
-        assert "Its shard is cut into 2, in smaller batches." in cluster.said[0]
+        assert "Its shard is cut in two, in smaller batches." in cluster.said[0]
 
 
 def test_what_cant_be_cut_goes_elsewhere_then_is_an_error() -> None:
@@ -202,5 +202,5 @@ def test_a_task_that_ends_its_workers_is_cut(monkeypatch: pytest.MonkeyPatch) ->
         given = [Fatal((3, 4)), Fatal((5,)), Fatal((6,))]
         found = dict(cluster.results(given))
         assert found == {0: [9, 16], 1: [25], 2: [36]}
-        [line] = [line for line in cluster.said if "cut into 2" in line]
+        [line] = [line for line in cluster.said if "cut in two" in line]
         assert "1 worker died over it." in line

@@ -22,8 +22,10 @@ from circuitcli.core.evidence.joint import Changes
 from circuitcli.core.evidence.keeping import Instead
 from circuitcli.core.sites import Site
 from circuitcli.stages import cache_acts, fetch_saes
-from circuitcli.stages.inputs import Inputs
-from circuitcli.stages.joint import joint
+from circuitcli.stages.inputs import JobInputs
+from circuitcli.stages.joint import MOST, Replacing, zero
+from circuitcli.stages.joint import joint as of_judge
+from circuitcli.stages.judging import Judge
 from circuitcli.stages.stage import Job
 
 PLACES: list[Place] = [(0, "z"), (0, "resid_mid"), (1, "attn_out"), (1, "mlp_out"), (2, "resid_post")]
@@ -42,8 +44,19 @@ def cached(start: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def inputs(cached: Job) -> Inputs:
-    return Inputs(cached)
+def inputs(cached: Job) -> JobInputs:
+    return JobInputs(cached)
+
+
+def joint(
+    inputs: JobInputs, circuit: Mapping[Site, np.ndarray], instead: Replacing = zero, most: int = MOST
+) -> dict[str, Any]:
+    """The columns of joint.parquet, of the whole sample."""
+    sequences = range(len(inputs.passes.sample.lengths))
+    found = of_judge(Judge(inputs, "zero"), circuit, sequences, instead, most=most)
+    assert found is not None
+    text = inputs.job.subject.tokenizer.text
+    return {**vars(found), "token": [text(token) for token in found.token_id.tolist()]}
 
 
 def ablated(
@@ -71,20 +84,19 @@ def ablated(
 
 def means(job: Job) -> dict[Place, Tensor]:
     """Each feature's mean over the run's text."""
-    statistics = Inputs(job).statistics
+    statistics = JobInputs(job).statistics
     return {(s.layer, s.name): torch.as_tensor(table["mean_activation"]) for s, table in statistics.items()}
 
 
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
 def test_the_largest_changes_are_those_of_plain_transformers(
-    baseline: str, cached: Job, inputs: Inputs, plain_model: PlainModel, plain_saes: dict[Place, PlainSae]
+    baseline: str, cached: Job, inputs: JobInputs, plain_model: PlainModel, plain_saes: dict[Place, PlainSae]
 ) -> None:
     """At every position that counts; probabilities within 1e-5."""
     become = means(cached) if baseline == "mean" else {place: torch.zeros(40) for place in PLACES}
     instead = {Site(*place): Instead(features=become[place].float()) for place in PLACES}
-    circuit = {Site(*place): torch.tensor(features) for place, features in CIRCUIT.items()}
-    dictionaries = [cached.subject.sae(entry) for entry in inputs.passes.entries]
-    found = joint(inputs, dictionaries, circuit, lambda seq, one: instead if baseline == "mean" else {})
+    circuit = {Site(*place): np.array(features) for place, features in CIRCUIT.items()}
+    found = joint(inputs, circuit, lambda seq, one: instead if baseline == "mean" else {})
     stored = load_file(cached.run.path("acts/tokens.safetensors"))
     at = {place: i for i, place in enumerate(zip(found["seq"].tolist(), found["pos"].tolist(), strict=True))}
     compared, counted = 0, set()
@@ -112,22 +124,22 @@ def test_the_largest_changes_are_those_of_plain_transformers(
     assert size[0] > 1e-3, "the circuit does something"
 
 
-def test_of_many_the_largest_are_kept_and_an_empty_circuit_changes_nothing(cached: Job, inputs: Inputs) -> None:
-    circuit = {Site(*place): torch.tensor(features) for place, features in CIRCUIT.items()}
-    dictionaries = [cached.subject.sae(entry) for entry in inputs.passes.entries]
-    everything, few = (joint(inputs, dictionaries, circuit, most=most) for most in (100, 3))
+def test_of_many_the_largest_are_kept_and_an_empty_circuit_changes_nothing(cached: Job, inputs: JobInputs) -> None:
+    circuit = {Site(*place): np.array(features) for place, features in CIRCUIT.items()}
+    everything, few = (joint(inputs, circuit, most=most) for most in (100, 3))
     assert len(few["seq"]) == 3 < len(everything["seq"])
     assert all(list(few[name]) == list(everything[name])[:3] for name in everything)
-    nothing = joint(inputs, dictionaries, {})
+    nothing = joint(inputs, {})
     assert np.array_equal(nothing["base"], nothing["altered"])
 
 
-def test_positions_a_few_at_a_time_are_the_same(cached: Job, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    circuit = {Site(1, "attn_out"): torch.tensor([3, 4])}
-    dictionaries = [cached.subject.sae(entry) for entry in inputs.passes.entries]
-    whole = joint(inputs, dictionaries, circuit)
+def test_positions_a_few_at_a_time_are_the_same(
+    cached: Job, inputs: JobInputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    circuit = {Site(1, "attn_out"): np.array([3, 4])}
+    whole = joint(inputs, circuit)
     monkeypatch.setattr(cores, "_VALUES", 4096)
-    few = joint(inputs, dictionaries, circuit)
+    few = joint(inputs, circuit)
     for name in ("seq", "pos", "token_id"):
         assert list(few[name]) == list(whole[name])
     assert few["altered"] == pytest.approx(whole["altered"], abs=1e-6)
@@ -157,12 +169,11 @@ def test_a_little_at_a_time_is_all_at_once(size: list[float], most: int, data: s
 
 
 @pytest.fixture
-def shown(cached: Job, inputs: Inputs) -> Job:
+def shown(cached: Job, inputs: JobInputs) -> Job:
     """A run whose validation has such a table."""
     job = validate(cached)
-    circuit = {Site(*place): torch.tensor(features) for place, features in CIRCUIT.items()}
-    dictionaries = [cached.subject.sae(entry) for entry in inputs.passes.entries]
-    return with_joint(job, joint(inputs, dictionaries, circuit))
+    circuit = {Site(*place): np.array(features) for place, features in CIRCUIT.items()}
+    return with_joint(job, joint(inputs, circuit))
 
 
 def test_what_is_shown_and_read(shown: Job, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from circuitcli.settings import resolve, to_dict
 from circuitcli.stages import attribute, cache_acts, fetch_saes, questions, wiring
 from circuitcli.stages.baselines import Baselines
 from circuitcli.stages.batching import by_positions
-from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.inputs import JobInputs
 from circuitcli.stages.reachable import Reachable
 from circuitcli.stages.report import Silent
 from circuitcli.stages.spec import STAGES
@@ -38,7 +38,7 @@ def test_where_no_edge_can_be_none_is_measured(
     job = start(tmp_path / "run", {"saes": {"sites": list(sites)}, "texts": {"file": "", "prompt": [PROMPT]}})
     fetch_saes.run(job)
     cache_acts.run(job)
-    inputs = Inputs(job)
+    inputs = JobInputs(job)
     study = open_study(inputs, Baselines("zero", inputs, sites_of(inputs)), questions.asked(job)[0], 0, frozen=False)
     possible = Reachable(study)(np.arange(study.nodes), np.arange(study.nodes + 1))
     later = np.arange(study.nodes + 1)[:, None] > np.arange(study.nodes)
@@ -105,7 +105,7 @@ def test_a_large_graph_is_not_tried_whole_by_auto(
     job = start(tmp_path / "run", {"texts": {"file": "", "prompt": [PROMPT]}})
     fetch_saes.run(job)
     cache_acts.run(job)
-    inputs = Inputs(job)
+    inputs = JobInputs(job)
     study = open_study(inputs, Baselines("zero", inputs, sites_of(inputs)), questions.asked(job)[0], 0, frozen=False)
     chosen = [np.ones(study.nodes + 1, np.bool_)]
     reachable = Reachable(study)(np.arange(study.nodes), np.arange(study.nodes + 1)).sum()

@@ -255,7 +255,9 @@ def test_a_process_without_them_gets_what_a_task_needs_from_the_hub(
     """Another machine has another cache: the commits that were recorded are fetched there."""
     [entry] = fetch(circuit, tmp_path / "run", "gpt2-small-hook-z-kk", "--layers", "5")
     commit = json.loads((tmp_path / "run" / "saes" / "stage.json").read_text())["inputs"]["model identity"]
-    contents = Contents("gpt2-small", commit, "float32", (entry,), Content("none", "", 0), 1, {}, None)
+    contents = Contents(
+        "gpt2-small", commit, "float32", (entry,), Content("none", "", 0), 1, {}, None, Content("none", "", 0)
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "other"))
     opened = Sources([], "cpu").opened(contents)
     assert opened.model.shape.n_layers == LAYERS

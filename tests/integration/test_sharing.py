@@ -87,7 +87,7 @@ def test_four_at_once_make_the_same_bytes(run: Path, whole: Path) -> None:
     assert [process.returncode for process in several] == [0] * 4
     shards = len(list((whole / "ablations").glob("contexts-*")))
     assert shards >= 6
-    assert {one["shards"] for one in found} == {shards}
+    assert {one["pieces"] for one in found} == {shards}
     assert sum(one["made"] for one in found) == shards, "each once"
     assert not (run / "ablations/stage.json").exists()
     ablated(run, "--merge")

@@ -1,12 +1,13 @@
 """A shard is a task that any process computes, from the same contents wherever they lie, to the same bytes."""
 
+import json
 import pickle  # noqa: TID251 as whoever sends a task to another process does
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from circuitcli.errors import InputError
 from circuitcli.runtime import shapes
 from circuitcli.stages import ablate, cache_acts, estimate, fetch_saes
 from circuitcli.stages.assembly import Ablations
+from circuitcli.stages.joint import JointTask
+from circuitcli.stages.portion_task import PortionTask
+from circuitcli.stages.prompt_task import PromptTask
 from circuitcli.stages.sources import Sources
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.task import ShardTask
@@ -25,6 +29,7 @@ from circuitcli.store.run import Run
 
 Circuit = Callable[..., Result]
 TESTS = Path(__file__).parents[1]
+PROMPTS = ["the light of the earth", "and the deep was upon", "day and night were", "let there be light"]
 CASES: dict[str, dict[str, Any]] = {
     "one position": {},
     "every position, resampled": {"ablate": {"positions": "all", "intervention": "resample"}},
@@ -106,15 +111,8 @@ def test_a_fresh_process_without_the_run_writes_the_same_bytes(elsewhere: Elsewh
 def test_a_task_holds_plain_values_of_its_shard_alone(elsewhere: Elsewhere) -> None:
     """Nothing of the coordinator travels along: no model, tensor or file; a few bytes for each ablation."""
 
-    def values(part: Any) -> set[type]:
-        if is_dataclass(part):
-            return set().union(*(values(getattr(part, field.name)) for field in fields(part)))
-        if isinstance(part, dict):
-            return set().union(*map(values, part), *map(values, part.values()), set())
-        return set().union(*map(values, part), set()) if isinstance(part, list | tuple) else {type(part)}
-
     for one in elsewhere.tasks:
-        assert values(one) <= {str, int, float, bool, type(None), np.ndarray}
+        assert _values(one) <= {str, int, float, bool, type(None), np.ndarray}
         assert len(pickle.dumps(one)) < 20_000 + 64 * len(one.ablations)
 
 
@@ -195,3 +193,39 @@ def test_all_ablations_are_made_in_one_place(
     }
     with pytest.raises(Reached):
         circuit(*commands[who])
+
+
+def test_tasks_of_prompts_hold_plain_values_too(
+    start: Any, circuit: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an attribution and a validation: tokens, numbers of nodes, circuits; few bytes each."""
+    job = start(tmp_path / "run", {"saes": {"sites": ["resid_post"]}})
+    for stage in (fetch_saes, cache_acts):
+        stage.run(job)
+    found: dict[type, list[Any]] = {kind: [] for kind in (PromptTask, PortionTask, JointTask)}
+    for kind, noted in found.items():
+
+        def compute(one: Any, *args: Any, before: Any = kind.compute, noted: list[Any] = noted, **more: Any) -> Any:
+            noted.append(one)
+            return before(one, *args, **more)
+
+        monkeypatch.setattr(kind, "compute", compute)
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in PROMPTS))
+    typed = ["--run", tmp_path / "run", "--prompts", asked]
+    assert circuit("attribute", *typed, "--method", "exact").code == 0
+    assert circuit("validate", *typed, "--circuit", "none", "--draws", "2", "--nodes", "4").code == 0
+    for kind, tasks in found.items():
+        assert tasks, kind
+        for one in tasks:
+            assert _values(one) <= {str, int, float, bool, bytes, type(None), np.ndarray, PosixPath}
+            assert len(pickle.dumps(one)) < 40_000
+
+
+def _values(part: Any) -> set[type]:
+    """The types of all that a value is made of."""
+    if is_dataclass(part):
+        return set().union(*(_values(getattr(part, field.name)) for field in fields(part)))
+    if isinstance(part, dict):
+        return set().union(*map(_values, part), *map(_values, part.values()), set())
+    return set().union(*map(_values, part), set()) if isinstance(part, list | tuple) else {type(part)}

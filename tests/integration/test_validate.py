@@ -99,7 +99,7 @@ def test_measured_effects_are_those_of_circuits_without_a_feature(judged: Path):
 
     from circuitcli.core.evidence.lineup import Row, keep, listed
     from circuitcli.stages.examples import examples
-    from circuitcli.stages.inputs import Inputs
+    from circuitcli.stages.inputs import JobInputs
     from circuitcli.stages.judging import Judge
     from circuitcli.stages.opened import opened
     from circuitcli.stages.report import Silent
@@ -108,7 +108,7 @@ def test_measured_effects_are_those_of_circuits_without_a_feature(judged: Path):
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     largest = np.argsort(-np.abs(table["exact"]))[:20]
     with opened(judged, [], Silent()) as job:
-        judge, asked = Judge(Inputs(job), "zero"), examples(job)
+        judge, asked = Judge(JobInputs(job), "zero"), examples(job)
         widths = judge.widths("features")
         for i in largest.tolist():
             number = int(table["example"][i])

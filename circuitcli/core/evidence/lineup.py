@@ -48,6 +48,43 @@ class Ranking:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A ranking whose last components are in no order, in few bytes.
+
+    Attributes:
+        site, index: Of the first ones, as in a ranking.
+        others: Which of each site's components come behind them, eight in a byte.
+        sites: The sites, and how many components each has.
+    """
+
+    site: Int[np.ndarray, " n"]
+    index: Int[np.ndarray, " n"]
+    others: tuple[bytes, ...]
+    sites: Mapping[Site, int]
+
+    @classmethod
+    def of(cls, ranking: Ranking, first: int) -> Packed:
+        """A ranking of which only the first ones' order counts."""
+        others = []
+        for place, width in enumerate(ranking.sites.values()):
+            mask = np.zeros(width, np.bool_)
+            mask[ranking.index[first:][ranking.site[first:] == place]] = True
+            others.append(np.packbits(mask).tobytes())
+        site, index = ranking.site[:first].astype(np.int32), ranking.index[:first].astype(np.int32)
+        return cls(site, index, tuple(others), ranking.sites)
+
+    def ranking(self) -> Ranking:
+        """The same components, those behind the first ones site by site; scores aren't known."""
+        site, index = [self.site], [self.index]
+        for place, (width, packed) in enumerate(zip(self.sites.values(), self.others, strict=True)):
+            found = np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8), count=width))
+            site.append(np.full(len(found), place))
+            index.append(found)
+        where, which = np.concatenate(site), np.concatenate(index)
+        return Ranking(where, which, np.full(len(where), np.nan), self.sites)
+
+
 def ranked(scores: Mapping[Site, Float[np.ndarray, " d"]], among: Mapping[Site, Bool[np.ndarray, " d"]]) -> Ranking:
     """Components by falling score, among some; of equal ones the earlier site's, then the lower index first."""
     sites = {site: len(score) for site, score in scores.items()}

@@ -1,0 +1,111 @@
+"""Pieces of a stage's work, each of which leaves files: computed by the executor, and written as they come.
+
+One process does all of a stage's pieces; several that share a run do each some of them, see `sharing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from circuitcli.executors import Done, Places, Task
+
+if TYPE_CHECKING:
+    from circuitcli.stages.tools import Tools
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A piece of work, and its files.
+
+    Attributes:
+        name: Of it alone, in a stage.
+        units: Of progress.
+        there: Whether its files are there by now.
+        tasks: What is computed, made when its turn comes.
+        write: Writes the files, of what comes of the tasks, in their order.
+    """
+
+    name: str
+    units: int
+    there: Callable[[], bool]
+    tasks: Callable[[], Sequence[Task[Any]]]
+    write: Callable[[Sequence[Any]], None]
+
+
+@runtime_checkable
+class Pieces(Protocol):
+    """Who does pieces, and plans them."""
+
+    def planning(self) -> AbstractContextManager[None]:
+        """Within it nobody else changes the plan of the stage."""
+        ...
+
+    def check(self, new: int) -> None:
+        """Refuse to plan so many files that no plan has.
+
+        Raises:
+            InputError: They should be planned by now.
+        """
+        ...
+
+    def make(
+        self, tools: Tools, what: str, unit: str, pieces: Sequence[Piece], places: Places, *, of: Collection[str]
+    ) -> None:
+        """Have all pieces done, and their files there.
+
+        Args:
+            tools: With the executor.
+            what: In words.
+            unit: Of progress.
+            pieces: Those whose files weren't there when they were looked for.
+            places: Where tasks find what they read.
+            of: The names of all, with those whose files were there.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One process does all."""
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """There is nobody else."""
+        yield
+
+    def check(self, new: int) -> None:
+        """Anything may be planned."""
+
+    def make(
+        self, tools: Tools, what: str, unit: str, pieces: Sequence[Piece], places: Places, *, of: Collection[str]
+    ) -> None:
+        """All of them."""
+        if pieces:
+            with tools.tracking(what, sum(piece.units for piece in pieces), unit) as done:
+                compute(tools, pieces, places, done)
+
+
+def compute(tools: Tools, pieces: Sequence[Piece], places: Places, done: Done) -> None:
+    """Compute pieces by the executor, and write each as its last task is done."""
+    own: list[tuple[int, int]] = []  # of each task, the piece, and its place there
+    results: list[dict[int, Any]] = [{} for _ in pieces]
+    counts: dict[int, int] = {}
+
+    def tasks() -> Iterator[Task[Any]]:
+        for number, piece in enumerate(pieces):
+            made = piece.tasks()
+            counts[number] = len(made)
+            for place, task in enumerate(made):
+                own.append((number, place))
+                yield task
+
+    for index, result in tools.executor.results(tasks(), places, done=done, say=tools.report.say):
+        number, place = own[index]
+        results[number][place] = result
+        if len(results[number]) == counts[number]:
+            found = results[number]
+            pieces[number].write([found[place] for place in range(len(found))])
+            results[number] = {}
