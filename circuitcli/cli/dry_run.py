@@ -90,5 +90,5 @@ def _rows(e: Estimate) -> list[tuple[str, str, str]]:
         ("shards", f"{most}{e.shards:,}", ""),
         *((f"time on {amount(n, 'worker')}", f"{most}{duration(s)}", "") for n, s in e.worker_seconds.items()),
         ("sent to workers", f"{most}{quantity(e.sent_bytes)}", ""),
-        ("sent back by them", f"{most}{quantity(e.received_bytes)}", ""),
+        ("sent back by them", f"{most}{quantity(e.disk_bytes)}", ""),
     ]

@@ -142,7 +142,9 @@ def _started(cluster: str, options: Mapping[str, Any]) -> Connection:
 def _client(cluster: Any, name: str, jobs: Jobs | None = None) -> Connection:
     from distributed import Client
 
-    return Connection(Client(cluster, timeout=_PATIENCE, set_as_default=False), cluster, jobs, name)
+    # Results come from workers at once, and not by way of the scheduler: it reaches them from this process too.
+    client = Client(cluster, timeout=_PATIENCE, set_as_default=False, direct_to_workers=True)
+    return Connection(client, cluster, jobs, name)
 
 
 def threads_each(workers: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -15,8 +17,10 @@ from typing import Any
 from circuitcli.errors import CircuitError, HubError, NotHere, ResourceError
 from circuitcli.executors import Task
 
-# What decides last bits: another version of one of these may give others.
-LIBRARIES = ("circuitcli", "torch", "transformers", "transformer_lens", "numpy")
+# What decides last bits, of values or of files: another version of one of these may give others.
+LIBRARIES = ("circuitcli", "torch", "transformers", "transformer_lens", "numpy", "pyarrow")
+# Parameters of glibc's mallopt.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,21 @@ def greet() -> Facts:
     import torch
     from distributed import get_worker
 
+    _keep_memory()
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     threads = int(get_worker().state.nthreads)
     return Facts(socket.gethostname(), threads, versions(), tuple(kind for kind, has in there.items() if has))
+
+
+def _keep_memory() -> None:
+    """Let freed memory be used again, as in any process: Dask has glibc give it back to the system at once.
+
+    Tensors of a batch come and go often; fetching their pages anew takes a quarter of the time.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for what, size in ((_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**26)):  # what glibc comes to by itself
+            mallopt(what, size)
 
 
 def work(task: Task[Any], token: str, afar: Callable[[], Any]) -> Answer:

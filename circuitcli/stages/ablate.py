@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
     from circuitcli.stages.inputs import JobInputs
     from circuitcli.stages.start import Start
-    from circuitcli.stages.task import ShardTask
+    from circuitcli.stages.written import WrittenTask
 
 NAME = "ablate"
 
@@ -245,9 +245,9 @@ class Ablating:
         """A shard; what is written of it is noted."""
         contexts = self.contexts(shard.site, shard.features)
 
-        def write(results: Sequence[dict[str, list[tables.Columns]]]) -> None:
-            [parts] = results
-            written[shard] = ablations.write(self.job.run, shard, parts)
+        def write(results: Sequence[dict[str, tables.Encoded]]) -> None:
+            [made] = results
+            written[shard] = ablations.write(self.job.run, shard, made)
 
         return Piece(
             name=shard.digest,
@@ -261,10 +261,12 @@ class Ablating:
         """Whether all tables of a shard are there."""
         return all(self.job.run.path(name).is_file() for name in shard.names(self.kinds).values())
 
-    def task(self, site: Site, contexts: dict[int, Firings]) -> ShardTask:
+    def task(self, site: Site, contexts: dict[int, Firings]) -> WrittenTask:
+        from circuitcli.stages.written import WrittenTask
+
         self.todo.planned_batch(self.inputs.batch_size)
         plan = self.todo.plan
-        return self.inputs.task(site, contexts, batch_size=plan.batch_size, threads=plan.threads)
+        return WrittenTask(self.inputs.task(site, contexts, batch_size=plan.batch_size, threads=plan.threads))
 
     def contexts(self, site: Site, features: Sequence[int]) -> dict[int, Firings]:
         """The contexts at which each feature is ablated."""

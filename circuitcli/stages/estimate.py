@@ -104,7 +104,7 @@ class Estimate:
     """What is expected. Counts are upper bounds unless `exact`; `free_*` is what there is.
 
     `seconds` are of this process alone, `worker_seconds` by how many workers there are; `sent_bytes` go to these in
-    all, and `received_bytes` come back.
+    all; back come the bytes that are stored.
     """
 
     exact: bool
@@ -119,7 +119,6 @@ class Estimate:
     shards: int
     worker_seconds: Mapping[int, float]
     sent_bytes: int
-    received_bytes: int
 
     @property
     def words(self) -> str:
@@ -197,7 +196,6 @@ def estimate(tools: Tools, passes: Passes, planned: Counts, free_disk: int) -> E
         shards=sum(shards.values()),
         worker_seconds={n: spreading.seconds_on(n, clean, ablating, shards) for n in spreading.WORKERS},
         sent_bytes=spreading.sent_bytes(ablations, sum(shards.values()), len(passes.widths)),
-        received_bytes=spreading.received_bytes(ablations, rows, logits),
     )
 
 
@@ -263,15 +261,15 @@ def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:
         # As numbers on the host, so that a device has finished.
         parts = [columns for here, result in made for columns in effect_columns(site, here, result)]
         seconds = time.perf_counter() - started
-    changes, size = tables.size("ablations/effects", parts)
+    effects = tables.encoded("ablations/effects", parts)
     return _Trial(
         site=site,
         block=block,
         row_seconds=seconds / len(few),
         clean_seconds=clean_seconds,
         clean_bytes=clean.run.nbytes,
-        changes=changes / len(few),
-        change_bytes=size / max(changes, 1),
+        changes=effects.rows / len(few),
+        change_bytes=len(effects.data) / max(effects.rows, 1),
     )
 
 

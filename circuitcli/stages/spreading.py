@@ -1,4 +1,4 @@
-"""What shards take on several workers at once, and what travels to them and back.
+"""What shards take on several workers at once, and what travels to them.
 
 Layers follow each other, as the features of one follow from the effects of the one before; a layer's shards go to
 whoever is free. Each worker makes the clean passes for itself.
@@ -14,9 +14,9 @@ from circuitcli.core.sites import Site
 from circuitcli.store.ablations import SHARD_FEATURES
 
 WORKERS = (1, 8, 64)
-# Bytes that travel: of an ablation, its columns and what it becomes; of a shard, what says what it reads, by site; and
-# back, a row of each table.
-_ABLATION, _CONTENTS, _EFFECT, _CONTEXT, _TOKEN = 28, 1600, 28, 20, 16
+# Bytes that travel: of an ablation, its columns and what it becomes; of a shard, what says what it reads, by site. Back
+# come files.
+_ABLATION, _CONTENTS = 28, 1600
 
 
 def shards_of(features: Mapping[Site, int]) -> dict[Site, int]:
@@ -50,8 +50,3 @@ def _makespan(workers: int, times: list[float]) -> float:
 def sent_bytes(ablations: int, shards: int, sites: int) -> int:
     """To workers."""
     return ablations * _ABLATION + shards * sites * _CONTENTS
-
-
-def received_bytes(ablations: int, effects: int, tokens: int) -> int:
-    """From workers."""
-    return effects * _EFFECT + ablations * _CONTEXT + tokens * _TOKEN

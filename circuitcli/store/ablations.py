@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from circuitcli.core import rows
 from circuitcli.core.sites import FeatureId, Site, parse_feature
-from circuitcli.store import tables
+from circuitcli.store import files, tables
 from circuitcli.store.records import FileEntry, fingerprint
 from circuitcli.store.run import Run
 
@@ -59,13 +59,23 @@ def shards(planned: dict[str, Any]) -> list[Shard]:
     return sorted(found.values(), key=lambda shard: (shard.site.order, shard.features))
 
 
-def write(run: Run, shard: Shard, parts: dict[str, list[tables.Columns]]) -> dict[str, FileEntry]:
-    """Write a shard's tables in the order of their kinds."""
+def encoded(parts: Mapping[str, list[tables.Columns]]) -> dict[str, tables.Encoded]:
+    """A shard's tables as files have them, by kind."""
+    return {kind: tables.encoded(f"ablations/{kind}", columns) for kind, columns in parts.items()}
+
+
+def decoded(made: Mapping[str, tables.Encoded]) -> dict[str, list[tables.Columns]]:
+    """The tables of such files."""
+    return {kind: [tables.decoded(file)] for kind, file in made.items()}
+
+
+def write(run: Run, shard: Shard, made: Mapping[str, tables.Encoded]) -> dict[str, FileEntry]:
+    """Write a shard's files in the order of their kinds."""
     entries = {}
-    for kind, name in shard.names(kinds(logits="logits" in parts, prompts="next" in parts)).items():
+    for kind, name in shard.names(kinds(logits="logits" in made, prompts="next" in made)).items():
         path = run.path(name)
-        rows = tables.write(path, f"ablations/{kind}", parts[kind])
-        entries[name] = run.entry(path, rows)
+        files.write(path, made[kind].data)
+        entries[name] = run.entry(path, made[kind].rows)
     return entries
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -96,11 +96,24 @@ def write(path: Path, table: str, parts: Iterable[Columns]) -> int:
     return int(whole.num_rows)
 
 
-def size(table: str, parts: list[Columns]) -> tuple[int, int]:
-    """How many rows the parts have as one table, and how many bytes it would take on disk; nothing is written."""
+class Encoded(NamedTuple):
+    """A table as a file has it."""
+
+    data: bytes
+    rows: int
+
+
+def encoded(table: str, parts: Iterable[Columns]) -> Encoded:
+    """What `write` would write."""
     whole, written = _whole(table, parts), pa.BufferOutputStream()
     pq.write_table(whole, written, compression=_COMPRESSION)
-    return int(whole.num_rows), int(written.getvalue().size)
+    return Encoded(written.getvalue().to_pybytes(), int(whole.num_rows))
+
+
+def decoded(table: Encoded) -> Columns:
+    """Its columns, as `read` gives them."""
+    with pq.ParquetFile(pa.BufferReader(table.data)) as file:
+        return _columns(file.read())
 
 
 def _whole(table: str, parts: Iterable[Columns]) -> pa.Table:

@@ -1,45 +1,59 @@
 """How many workers a sweep of twelve layers keeps busy, on a simulated cluster: tasks sleep as long as shards take.
 
-Workers are threads of this process, so that Dask's scheduler, every worker and the process that plans share its one
-interpreter: a real cluster has more room. Layers follow each other, or, as if all features were pinned, don't.
+Workers are threads of a few processes, over TCP as real ones. What travels and what is stored are as large as of real
+shards: 3,200 ablations there, files back, which the process that plans writes, syncs and hashes. Layers follow each
+other: each waits for the last shard of the one before.
 
-    PYTHONPATH=.:tests python tests/bench/simulated_cluster.py --workers 1,4,16,64,128,256 --rounds 12 --seconds 4
+    PYTHONPATH=.:tests python tests/bench/simulated_cluster.py --workers 16,64,128,256 --seconds 5.2
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import os
 import random
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from support.simulated import Cluster, threads
 
-from circuitcli.executors import Done, Say
+from circuitcli.executors import Done, Places, Say
+from circuitcli.executors._cluster import Connection
+from circuitcli.executors._dispatch import Dispatch, Pool
+from circuitcli.store import files
 
-LAYERS = 12
-# Times of shards of a layer around their mean, and rows of effects that come back from each.
-SPREAD, ROWS = 0.15, 20_000
+LAYERS, HOSTS = 12, 4
+# Times of shards of a layer around their mean; ablations of a shard; bytes of its files.
+SPREAD, ABLATIONS, SIZES = 0.15, 3200, (9_000_000, 130_000, 60_000)
+
+
+@cache
+def made() -> tuple[bytes, ...]:
+    return tuple(os.urandom(size) for size in SIZES)
 
 
 @dataclass(frozen=True, eq=False)
 class Sleep:
-    """A shard that takes so long and gives tables of a shard's size."""
+    """A shard that takes so long."""
 
     seconds: float
     contexts: Any  # what travels there: 28 bytes for each ablation
 
     def __len__(self) -> int:
-        return 1
+        return ABLATIONS
 
-    def compute(self, sources: Any, *, done: Done, say: Say) -> dict[str, np.ndarray]:
+    def compute(self, sources: None, *, done: Done, say: Say) -> tuple[bytes, ...]:
         time.sleep(self.seconds)
-        return {
-            name: np.zeros(ROWS, np.float32) for name in ("seq", "pos", "up", "down", "down_pos", "clean", "ablated")
-        }
+        return made()
 
     def halves(self) -> Sequence[Sleep]:
         return ()
@@ -51,34 +65,77 @@ class Sleep:
 def shards(count: int, seconds: float, seed: int) -> Iterator[Sleep]:
     lots = random.Random(seed)
     for _ in range(count):
-        yield Sleep(seconds * lots.uniform(1 - SPREAD, 1 + SPREAD), np.zeros((3200, 7), np.float32))
+        yield Sleep(seconds * lots.uniform(1 - SPREAD, 1 + SPREAD), np.zeros((ABLATIONS, 7), np.float32))
 
 
-def sweep(cluster: Cluster, workers: int, rounds: int, seconds: float, layers: int) -> float:
-    """The share of its time for which a worker computes."""
-    busy, started = 0.0, time.monotonic()
-    for layer in range(layers):
-        given = list(shards(workers * rounds, seconds, layer))
-        busy += sum(one.seconds for one in given)
-        for _, result in cluster.results(given):
-            assert len(result["clean"]) == ROWS
-    return busy / workers / (time.monotonic() - started)
+async def host(address: str, count: int) -> None:
+    """Workers as threads of this process, until it is ended."""
+    from distributed import Worker
+
+    async with AsyncExitStack() as stack:
+        for _ in range(count):
+            await stack.enter_async_context(
+                Worker(address, nthreads=1, memory_limit=0, dashboard=False, host="127.0.0.1")
+            )
+        await asyncio.Event().wait()
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[Pool]:
+    """A scheduler of this process, and workers of a few others."""
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=":0") as one:
+        counts = [len(range(number, workers, HOSTS)) for number in range(HOSTS)]
+        command = [sys.executable, __file__, "--host", one.scheduler_address, "--workers"]
+        quiet = os.environ | {"DASK_LOGGING__DISTRIBUTED": "critical"}
+        hosts = [subprocess.Popen([*command, str(count)], env=quiet) for count in counts if count]
+        try:
+            with Client(one, set_as_default=False, direct_to_workers=True) as client:
+                client.wait_for_workers(workers, timeout=300)
+                yield Pool(Connection(client, one, name="simulated"), print, mixed=False)
+        finally:
+            for process in hosts:
+                process.kill()
+
+
+def computed(pool: Pool, given: Sequence[Sleep], folder: Path) -> None:
+    dispatch = Dispatch(pool, given, Places(None, partial(dict)), "none", done=_uncounted, say=print)
+    for number, tables in dispatch.results():
+        for place, data in enumerate(tables):
+            path = folder / f"{place}-{number}"
+            files.write(path, data)
+            files.digest(path)
+            path.unlink()
+
+
+def _uncounted(done: int) -> None:
+    pass
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workers", default="1,4,16,64,128,256")
-    parser.add_argument("--rounds", type=int, default=12, help="shards of a layer for each worker")
-    parser.add_argument("--seconds", type=float, default=4.0, help="that a shard takes")
+    parser.add_argument("--workers", default="16,64,128,256")
+    parser.add_argument("--shards", type=int, default=768, help="of a layer: 768 are 24,576 features")
+    parser.add_argument("--seconds", type=float, default=5.2, help="that a shard takes")
     parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--host", default="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    print("| Workers | Layers follow each other | All pinned |\n|---|---|---|")
+    if asked.host:
+        asyncio.run(host(asked.host, int(asked.workers)))
+        return
+    print("| Workers | Shards of a layer for each | Busy | Shards a second |\n|---|---|---|---|")
     for workers in map(int, asked.workers.split(",")):
-        with threads(workers) as (cluster, _):
-            list(cluster.results(shards(workers, 0.01, 0)))  # everybody is there
-            apart = sweep(cluster, workers, asked.rounds, asked.seconds, asked.layers)
-            one = sweep(cluster, workers, asked.rounds * asked.layers, asked.seconds, 1) if workers <= 64 else None
-        print(f"| {workers} | {apart:.1%} | {'–' if one is None else f'{one:.1%}'} |", flush=True)
+        with cluster(workers) as pool, tempfile.TemporaryDirectory() as folder:
+            computed(pool, list(shards(4 * workers, 0.01, 0)), Path(folder))  # everybody is there
+            layers = [list(shards(asked.shards, asked.seconds, layer)) for layer in range(asked.layers)]
+            started = time.monotonic()
+            for layer in layers:
+                computed(pool, layer, Path(folder))
+            took = time.monotonic() - started
+        busy = sum(one.seconds for layer in layers for one in layer) / workers / took
+        count = asked.shards * asked.layers / took
+        print(f"| {workers} | {asked.shards / workers:.3g} | {busy:.1%} | {count:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

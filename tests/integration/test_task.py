@@ -24,6 +24,7 @@ from circuitcli.stages.prompt_task import PromptTask
 from circuitcli.stages.sources import Sources
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.task import ShardTask
+from circuitcli.stages.written import WrittenTask
 from circuitcli.store import ablations
 from circuitcli.store.run import Run
 
@@ -150,6 +151,14 @@ def test_halves_give_together_what_the_whole_gives(elsewhere: Elsewhere) -> None
         one, other = (ordered(kind, some) for some in (parts, found[kind]))
         for name, column in one.items():
             np.testing.assert_allclose(other[name], column, rtol=0, atol=1e-5, err_msg=f"{kind}: {name}")
+    written = WrittenTask(whole)
+    files = written.joined([one.compute(sources, done=[].append, say=print) for one in written.halves()])
+    for kind, [columns] in ablations.decoded(files).items():
+        [same] = ablations.decoded(ablations.encoded(found))[kind]
+        assert columns.keys() == same.keys()
+        for name, column in same.items():
+            np.testing.assert_array_equal(columns[name], column, err_msg=f"{kind}: {name}")
+        assert files[kind].rows == len(columns["seq" if "seq" in columns else "token_id"])
     single = halves[0]
     while len(single.features) > 1:
         single = single.halves()[0]

@@ -132,7 +132,7 @@ def threads(count: int, *, each: int = 1, mixed: bool = False) -> Iterator[tuple
     _held.clear()  # workers of earlier tests had the same addresses
     with (
         LocalCluster(
-            n_workers=count, threads_per_worker=each, processes=False, dashboard_address=None, memory_limit=0
+            n_workers=count, threads_per_worker=each, processes=False, dashboard_address=":0", memory_limit=0
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
