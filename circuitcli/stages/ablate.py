@@ -235,7 +235,7 @@ class Ablating:
     def compute(self, what: str, shards: Sequence[Shard]) -> None:
         """Have the shards that don't exist yet computed; each is written as it comes."""
         written: dict[Shard, dict[str, FileEntry]] = {}
-        missing = [shard for shard in shards if not set(shard.names(self.kinds).values()) <= set(self.todo.files)]
+        missing = [shard for shard in shards if not self.have(shard)]
         pieces = [self._piece(shard, written) for shard in missing]
         self.todo.make(what, "contexts", pieces, self.inputs.places, of=[shard.digest for shard in shards])
         for shard in missing:  # in whatever order they came
@@ -256,6 +256,10 @@ class Ablating:
             tasks=lambda: [self.task(shard.site, contexts)],
             write=write,
         )
+
+    def have(self, shard: Shard) -> bool:
+        """Whether nothing is to be done for a shard: its files are noted."""
+        return set(shard.names(self.kinds).values()) <= set(self.todo.files)
 
     def there(self, shard: Shard) -> bool:
         """Whether all tables of a shard are there."""

@@ -52,7 +52,7 @@ def share(job: Job, part: Part) -> Shared | None:
         UsageError, InputError: As of the stage, or the folder can't be written.
     """
     inputs = _asked(job)
-    todo = sharing.begin(job, NAME, inputs, part, lambda todo: _Attribution(job, todo).prompts.setup.batch_size)
+    todo = sharing.begin(job, NAME, inputs, part, lambda todo: _Attribution(job, todo).tried())
     if todo is None:
         return None
     _Attribution(job, todo).measured()
@@ -121,6 +121,12 @@ class _Attribution:
         self.todo.files |= attributions.write(self.job.run, asked, found.nodes, found.edges, found.rows)
         self._facts(found)
 
+    def tried(self) -> int:
+        """The batch size, once the first prompt was opened, so that what can't be done is refused beforehand."""
+        method = self.job.settings.attribute.method
+        with self.prompts.study(0).held("relp" if method == "relp" else "atp"):
+            return self.prompts.setup.batch_size
+
     def measured(self) -> Attributed:
         """The nodes and edges of all prompts, with what is measured of them."""
         from circuitcli.stages import measuring, wiring
@@ -169,10 +175,13 @@ class _Attribution:
     def _estimates(self) -> list[tables.Columns]:
         """The nodes of each prompt with what gradients say of them."""
         from circuitcli.stages.prompt_steps import Estimating
+        from circuitcli.stages.study import signature_of
 
         settings = self.job.settings.attribute
         step = Estimating(self.rules, settings.ig_steps if settings.method == "ig" else 0)
-        return self._each("Reading prompts", "prompts", [step] * len(self.prompts))
+        found = self._each("Reading prompts", "prompts", [step] * len(self.prompts))
+        self.prompts.signatures = [signature_of(table) for table in found]
+        return found
 
     def _each(self, what: str, unit: str, steps: Sequence[Step[T]], total: int | None = None) -> list[T]:
         """What comes of a step for each prompt."""

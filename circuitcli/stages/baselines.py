@@ -149,7 +149,8 @@ class Baselines:
                         y = sites[site][place]
                         error = (y - of.of(site, y)).sum(0)
                         found[site] = found[site] + error if site in found else error
-                bottom += sum(sites[BOTTOM][place].sum(0) for _, sites, place in read)
+                for _, sites, place in read:  # one by one, however many are held together
+                    bottom += sites[BOTTOM][place].sum(0)
                 done(len(blocks))
         return {site: total / count for site, total in found.items()}, bottom / count
 

@@ -72,6 +72,7 @@ def _work(job: Job, todo: Work) -> None:
     from circuitcli.runtime.device import peak_memory
     from circuitcli.stages import fit
 
+    job.runtime.with_plan(batch_size=todo.plan.batch_size, threads=todo.plan.threads)
     entries = entries_of(job.run)
     path = job.run.path(acts.TOKENS)
     inputs = _Inputs(job, entries)

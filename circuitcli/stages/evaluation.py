@@ -151,11 +151,11 @@ class Evaluation:
             seed=self.job.settings.seed,
         )  # fmt: skip
 
-    def over_text(self, line: Line, sequences: Sequence[int]) -> JointTask:
+    def over_text(self, line: Line, sequences: Sequence[int], threads: int) -> JointTask:
         """What changes where the whole circuit of a line is ablated over some sequences of the run's text."""
         from circuitcli.stages.joint import JointTask
 
         count = max((row.n for row in line.found if row.part == "circuit"), default=0)
         index, place = line.ranking.index[:count], line.ranking.site[:count]
         circuit = {site: index[place == here] for here, site in enumerate(line.ranking.sites)}
-        return JointTask(self.court, circuit, tuple(sequences))
+        return JointTask(self.court, circuit, tuple(sequences), threads)

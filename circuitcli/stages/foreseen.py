@@ -177,12 +177,16 @@ class _Trial:
             total += seconds[features] * sum(circuits[half] * int(tokens[half].sum()) for half in HALVES)
         return Part("judging circuits", count, total / int(self.tokens[number]))
 
+    def _one_over_text(self, line: Line, seq: int) -> Callable[[], object]:
+        of = self.of
+        return lambda: of.over_text(line, [seq], of.job.runtime.threads).compute(of.inputs.sources)
+
     def _over_text(self, line: Line) -> Part:
         """The circuit over the sample, by what a sequence of middle length took."""
         sample = self.of.judge.inputs.passes.sample
         counted = np.flatnonzero(sample.counted.any(1))
         middle = counted[np.argsort(sample.lengths[counted], kind="stable")[len(counted) // 2]]
-        _, seconds = _timed(lambda: self.of.over_text(line, [int(middle)]).compute(self.of.inputs.sources))
+        _, seconds = _timed(self._one_over_text(line, int(middle)))
         share = int(sample.lengths[counted].sum()) / int(sample.lengths[middle])
         return Part("ablating it over text", len(counted), seconds * share)
 

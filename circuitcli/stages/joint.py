@@ -85,12 +85,14 @@ class JointTask:
         court: What judges.
         circuit: Features, by site.
         sequences: Of the sample.
+        threads: Of torch, which decide the last bits.
         most: How many positions are kept.
     """
 
     court: Court
     circuit: Mapping[Site, Int[np.ndarray, " n"]]
     sequences: tuple[int, ...]
+    threads: int
     most: int = MOST
 
     def __len__(self) -> int:
@@ -99,6 +101,7 @@ class JointTask:
     def compute(self, sources: Sources, *, done: Done = _uncounted, say: Say = unsaid) -> Changes | None:
         """Of these sequences."""
         judge = self.court.judge(sources)
+        judge.inputs.passes.runtime.with_plan(batch_size=1, threads=self.threads)
         replaced = zero if judge.kind == "patch" else judge.instead
         return joint(judge, self.circuit, self.sequences, replaced, most=self.most, done=done)
 

@@ -69,7 +69,8 @@ class Sent:
     @classmethod
     def of(cls, line: Line) -> Sent:
         """A line."""
-        first = max((row.n for row in (*line.rows, *line.found) if row.n < len(line.ranking)), default=0)
+        every = (row for row in (*line.rows, *line.found) if row.n < len(line.ranking) or row.node >= 0)
+        first = max((row.n for row in every), default=0)
         return cls(line.curve, line.kind, Packed.of(line.ranking, first), line.rows, line.draw, line.found)
 
     def line(self) -> Line:

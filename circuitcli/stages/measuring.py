@@ -15,7 +15,7 @@ from circuitcli.core.strata import StratifiedSample
 from circuitcli.stages import wiring
 from circuitcli.stages.pieces import Piece
 from circuitcli.stages.prompt_steps import Measuring, MeasuringEdges
-from circuitcli.stages.prompt_task import Step
+from circuitcli.stages.prompt_task import Step, require
 from circuitcli.stages.prompts import Prompts
 from circuitcli.stages.study import Study
 from circuitcli.store import attributions, tables
@@ -32,6 +32,8 @@ def planned_nodes(prompts: Prompts) -> list[StratifiedSample] | None:
     found = []
     for number in range(len(prompts)):
         mine = sorted((what for what in shards if what["prompt"] == number), key=lambda what: int(what["nodes"][0]))
+        for what in mine:
+            require(prompts.signatures[number], what.get("of", prompts.signatures[number]), number)
         node, weight = (np.concatenate([np.asarray(what[name]) for what in mine]) for name in ("nodes", "weights"))
         found.append(StratifiedSample(node.astype(np.int64), weight.astype(np.float64)))
     return found
@@ -98,7 +100,10 @@ def measure_edges(
     pieces = [_of_edges(prompts, name, number, *_ends(edges[number], chosen[name])) for number, name in missing]
     todo.make("Measuring edges", "edges", pieces, prompts.inputs.places, of=chosen.keys())
     for number, (name, drawn) in enumerate(chosen.items()):
-        wiring.note(edges[number], drawn, _recorded(prompts, name)["exact"], weights=how != "estimate")
+        found = _recorded(prompts, name)
+        here, there = (str([ends.tolist() for ends in both]) for both in (_ends(edges[number], drawn), _ends(found)))
+        require(here, there, number)
+        wiring.note(edges[number], drawn, found["exact"], weights=how != "estimate")
 
 
 def _of_edges(prompts: Prompts, name: str, number: int, source: np.ndarray, target: np.ndarray) -> Piece:
@@ -112,9 +117,10 @@ def _of_edges(prompts: Prompts, name: str, number: int, source: np.ndarray, targ
     )
 
 
-def _ends(edges: tables.Columns, chosen: StratifiedSample) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes at the ends of some edges."""
-    return edges["source"][chosen.index], edges["target"][chosen.index]
+def _ends(edges: tables.Columns, chosen: StratifiedSample | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes at the ends of some edges; of all if none are chosen."""
+    some = slice(None) if chosen is None else chosen.index
+    return edges["source"][some], edges["target"][some]
 
 
 def _edges_to_measure(
@@ -156,7 +162,8 @@ def _shards(prompts: Prompts, number: int, part: StratifiedSample) -> Iterator[_
         if inside.any():
             here = StratifiedSample(part.index[inside], part.weight[inside])
             what = {"prompt": number, "nodes": here.index.tolist(), "weights": here.weight.tolist()}
-            yield _Shard(f"attribution/measured-{_digest(prompts, what)}.parquet", number, here, what)
+            name = f"attribution/measured-{_digest(prompts, what)}.parquet"
+            yield _Shard(name, number, here, what | {"of": prompts.signatures[number]})
 
 
 def _digest(prompts: Prompts, what: dict[str, Any]) -> str:

@@ -43,6 +43,10 @@ class Pieces(Protocol):
         """Within it nobody else changes the plan of the stage."""
         ...
 
+    def begins(self) -> bool:
+        """Whether the run may be changed by now."""
+        ...
+
     def check(self, new: int) -> None:
         """Refuse to plan so many files that no plan has.
 
@@ -75,6 +79,10 @@ class Whole:
     def planning(self) -> Iterator[None]:
         """There is nobody else."""
         yield
+
+    def begins(self) -> bool:
+        """It may."""
+        return True
 
     def check(self, new: int) -> None:
         """Anything may be planned."""

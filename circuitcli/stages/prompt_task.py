@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
+from circuitcli.errors import InputError
 from circuitcli.stages.assembly import Say, unsaid
 from circuitcli.stages.questions import Asked
 from circuitcli.stages.sources import Sources
@@ -55,12 +56,14 @@ class PromptTask(Generic[R]):
         number: The prompt's.
         asked: What is asked of it.
         step: What is done.
+        nodes: The signature of the nodes by whose numbers it is said; empty where it isn't.
     """
 
     setup: Setup
     number: int
     asked: Asked
     step: Step[R]
+    nodes: str = ""
 
     def __len__(self) -> int:
         return len(self.step)
@@ -74,7 +77,10 @@ class PromptTask(Generic[R]):
         """
         studies = studies_of(sources, self.setup)
         at = Bench(studies, studies.batches(say), done)
-        return self.step.of(studies.study(self.number, self.asked), self.number, at)
+        study = studies.study(self.number, self.asked)
+        if self.nodes:
+            require(study.signature, self.nodes, self.number)
+        return self.step.of(study, self.number, at)
 
     def halves(self) -> tuple[PromptTask[R], ...]:
         """The same in batches of half the size; none of one row."""
@@ -85,3 +91,16 @@ class PromptTask(Generic[R]):
         """The one result."""
         [found] = results
         return found
+
+
+def require(found: str, planned: str, number: int) -> None:
+    """Refuse nodes that aren't those by whose numbers work was planned.
+
+    Raises:
+        InputError: They are others.
+    """
+    if found != planned:
+        raise InputError(
+            f"Other features fire in prompt {number} here than where its nodes were numbered: rounding decides.",
+            hint="Let machines of one kind do it, without --mixed, or do it again with --force.",
+        )

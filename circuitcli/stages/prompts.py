@@ -28,10 +28,12 @@ class Prompts:
     Attributes:
         todo: The stage's work, whose plan has the batch size.
         given: The questions; empty: those of the settings.
+        signatures: Of each prompt's nodes, once they are numbered.
     """
 
     todo: Work
     given: Sequence[Asked] = ()
+    signatures: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.asked)
@@ -92,7 +94,8 @@ class Prompts:
 
     def task(self, number: int, step: Step[R]) -> PromptTask[R]:
         """A step on a prompt."""
-        return PromptTask(self.setup, number, self.asked[number], step)
+        nodes = self.signatures[number] if self.signatures else ""
+        return PromptTask(self.setup, number, self.asked[number], step, nodes)
 
     def each(self, steps: Sequence[Step[R]], done: Done) -> list[R]:
         """What comes of one step for each prompt, in their order, wherever they are computed."""

@@ -97,6 +97,10 @@ class _Agreed(Ablating):
 class _Sharing(_Agreed):
     """A part of the work of the stage."""
 
+    def have(self, shard: Shard) -> bool:
+        """Whether it is there, whoever made it."""
+        return self.there(shard)
+
     def choose_start(self) -> Start:
         with Claims(self.job.claims(NAME)).alone("start"):
             found = self.agreed_start()

@@ -104,6 +104,10 @@ class Apart:
         with self.claims.alone(_PLAN):
             yield
 
+    def begins(self) -> bool:
+        """It may."""
+        return True
+
     def check(self, new: int) -> None:
         """Anything may be planned."""
 
@@ -162,6 +166,10 @@ class Merged:
         finally:
             self._planning = False
 
+    def begins(self) -> bool:
+        """Not while pieces are looked for, which may be missing."""
+        return not self._planning
+
     def check(self, new: int) -> None:
         """Refuse pieces that no part has planned."""
         if self._planning and new:
@@ -218,6 +226,9 @@ def begin(job: Job, name: str, inputs: dict[str, Any], part: Part, batch_size: C
             hint="Leave --shard out, and workers share all of it; or leave --cluster and --scheduler out.",
         )
     job.parents(name)
+    if unstarted(job, name, inputs) is None:
+        job.report.say(f"{name}: already done.")
+        return None
     claims = Claims(job.claims(name))
     with claims.alone(_PLAN):
         todo = unstarted(job, name, inputs)

@@ -72,8 +72,9 @@ class Sources:
     def opened(self, contents: Contents) -> Stored:
         """The same, as it was read."""
         if self._opened is None or self._opened.contents != contents:
+            if self._opened is not None:
+                self._kept.clear()
             self._opened = None
-            self._kept.clear()
             self._opened = Stored(contents, self)
         return self._opened
 
@@ -81,6 +82,7 @@ class Sources:
         """What `make` makes of what is here, made once for all that ask with an equal key, one after the other."""
         found = self._kept.get(type(key))
         if found is None or found[0] != key:
+            found = None  # nothing holds what was kept while something else is made
             self._kept.pop(type(key), None)
             found = self._kept[type(key)] = (key, make())
         made: T = found[1]
@@ -104,8 +106,9 @@ class Sources:
         """
         key = (chosen.model, chosen.identity, chosen.dtype)
         if self._model is None or self._model[0] != key:
-            self._model = self._opened = None  # two models may be too much
-            self._kept.clear()
+            if self._model is not None:
+                self._model = self._opened = None  # two models may be too much
+                self._kept.clear()
             self._model = (key, self._load(chosen))
         return self._model[1]
 

@@ -127,7 +127,7 @@ class Work:
 
     def begin(self) -> None:
         """Make the first change to the run, once. A work that refuses its inputs before this leaves it as it was."""
-        if self._begun:
+        if self._begun or not self.pieces.begins():
             return
         self._begun = True
         if not self.shared:
@@ -177,6 +177,7 @@ class Work:
 
     def planned_batch(self, size: int) -> Runtime:
         """The runtime at the plan's batch size and threads; a plan that has none yet takes this batch size."""
+        self.pieces.check(int(self.plan.batch_size == 0))
         self.begin()
         if self.plan.batch_size == 0:
             self.plan = records.Plan(**{**vars(self.plan), "batch_size": size})

@@ -49,7 +49,7 @@ class Studies:
 
     setup: Setup
     inputs: Inputs
-    _open: dict[int, Study] = field(default_factory=dict)
+    _open: dict[tuple[int, Asked], Study] = field(default_factory=dict)
 
     @cached_property
     def baselines(self) -> Baselines:
@@ -68,16 +68,17 @@ class Studies:
 
     def study(self, number: int, asked: Asked) -> Study:
         """A prompt, opened; `number` is its own."""
-        if number not in self._open:
+        key, runtime = (number, asked), self.runtime  # at the plan's threads
+        if key not in self._open:
             how = self.setup
             opened = open_study(
                 self.inputs, self.baselines, asked, number,
                 frozen=how.frozen, replaced=how.replaced, targets=how.targets,
             )  # fmt: skip
-            if opened.nbytes + sum(one.nbytes for one in self._open.values()) > self.runtime.room(_OPEN):
+            if opened.nbytes + sum(one.nbytes for one in self._open.values()) > runtime.room(_OPEN):
                 self._open.clear()
-            self._open[number] = opened
-        return self._open[number]
+            self._open[key] = opened
+        return self._open[key]
 
     def dictionary(self, reads: Site) -> Dictionary:
         """The one that reads a site."""

@@ -6,6 +6,7 @@ order, features and errors, and last the targets: of a replacement model there m
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -127,6 +128,11 @@ class Study:
         """The position of every node that can be replaced."""
         return np.concatenate([source.pos.cpu().numpy() for source in self.sources])
 
+    @cached_property
+    def signature(self) -> str:
+        """What its nodes are, by their numbers: see `signature_of`."""
+        return signature_of(self.columns(0))
+
     def measured(self, nodes: Int[np.ndarray, " n"], batches: Batches) -> Float[np.ndarray, " n"]:
         """The measured effects of some nodes of a block, by their numbers, which ascend."""
         of = np.searchsorted(self.starts, nodes, side="right") - 1
@@ -159,6 +165,14 @@ class Study:
             "activation": [float(metric.of(logits)[0]) for metric, _ in self.targets],
             "replacement": [np.nan] * count,
         }
+
+
+def signature_of(table: tables.Columns) -> str:
+    """What identifies the nodes of a prompt and their order: where rounding decides, another machine has others."""
+    told = hashlib.sha256()
+    for name in ("kind", "layer", "site", "feature", "pos"):
+        told.update(repr(np.asarray(table[name]).tolist()).encode())
+    return told.hexdigest()[:16]
 
 
 def open_study(

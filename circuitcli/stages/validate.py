@@ -114,11 +114,12 @@ class _Measured:
 def _work(of: Evaluation, todo: Work) -> None:
     """All of it."""
     run, found = todo.job.run, _measured(of, todo)
+    audited = _audited(of, todo, found.scores) if of.audited else None
     todo.expect(dict.fromkeys(validations.FILES))
     todo.files |= validations.write(run, _told(of), found.judged, _nodes(found.lines))
     todo.files[validations.JOINT] = run.entry(run.path(validations.JOINT), tables.rows(run.path(validations.JOINT)))
-    if of.audited:
-        _audit(of, todo, found)
+    if audited is not None:
+        _audit(of, todo, found, *audited)
     todo.facts.update(
         baseline=of.court.kind,
         circuit=of.circuit.what if of.circuit else "",
@@ -133,7 +134,8 @@ def _measured(of: Evaluation, todo: Work) -> _Measured:
     from circuitcli.stages.verdicts import verdicts
 
     portions = of.portions(todo)
-    todo.planned_batch(of.batch_size)  # of the plan: what is resumed repeats the arithmetic
+    with todo.planning():
+        todo.planned_batch(of.batch_size)  # of the plan: what is resumed repeats the arithmetic
     scores = of.scoring.scores(of.discovery, portions)
     lines = of.lines(scores)
     judged = verdicts(lines, range(len(of.examples)), portions)
@@ -154,7 +156,7 @@ def _joint(of: Evaluation, todo: Work, line: Line) -> None:
         name="joint",
         units=count,
         there=job.run.path(validations.JOINT).is_file,
-        tasks=lambda: [of.over_text(line, part) for part in parts],
+        tasks=lambda: [of.over_text(line, part, todo.plan.threads) for part in parts],
         write=lambda results: _write_joint(job, results),
     )
     todo.make(
@@ -181,9 +183,10 @@ def _audited(of: Evaluation, todo: Work, scores: Scores) -> tuple[list[tables.Co
     return audit, ranks
 
 
-def _audit(of: Evaluation, todo: Work, found: _Measured) -> None:
+def _audit(
+    of: Evaluation, todo: Work, found: _Measured, audit: list[tables.Columns], ranks: list[tables.Columns]
+) -> None:
     """What is told of audited features."""
-    audit, ranks = _audited(of, todo, found.scores)
     todo.expect(dict.fromkeys((validations.AUDIT, validations.RANKS)))
     todo.files |= validations.write_audit(todo.job.run, audit, ranks)
     [estimated] = (line for line in found.lines if line.curve == "atp")

@@ -145,6 +145,19 @@ def test_merging_too_early_changes_nothing(stage: str, cached: Path, tmp_path: P
     assert contents(run) == before
 
 
+@pytest.mark.parametrize(
+    ("stage", "other"), [("attribute", ("--edges", "estimate")), ("validate", ("--audit", "1.resid_post.4"))]
+)
+def test_a_refused_merge_of_what_is_done_changes_nothing(
+    stage: str, other: tuple[str, str], cached: Path, wholes: Callable[[str], Path], tmp_path: Path, circuit: Circuit
+) -> None:
+    """With settings that leave the plan and need more pieces."""
+    run = shutil.copytree(wholes(stage), tmp_path / "run")
+    before = contents(run)
+    circuit(*line(stage, cached, run, *other, "--merge")).refused(3, "No part has begun", "--shard 1/1")
+    assert contents(run) == before
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_doesnt_go_together(stage: str, cached: Path, circuit: Circuit) -> None:
     circuit(*line(stage, cached, cached, "--shard", "1/2", "--force")).refused(2, f"circuit {stage} --force")

@@ -30,17 +30,18 @@ def test_the_first_stay_in_order_and_the_others_are_the_same(seed: int, count: i
     assert back.sites == SITES
 
 
-@pytest.mark.parametrize("kind", ["features", "neurons"])
-def test_what_a_line_keeps_is_the_same_where_it_was_sent(kind: str) -> None:
-    """Of every row: circuits and what is left of them, without or alone a node, all there is, nothing."""
+@pytest.mark.parametrize(("kind", "size"), [("features", 12), ("neurons", 0), ("features", 40)])
+def test_what_a_line_keeps_is_the_same_where_it_was_sent(kind: str, size: int) -> None:
+    """Of every row: circuits and what is left of them, without or alone a node, also of all there is, nothing."""
     ranking = made(3, 40)
     rows = (
         *(Row("kept", part, n) for part in ("circuit", "complement") for n in (1, 7, 12, 40)),
         Row("kept", "without", 7, 3), Row("kept", "alone", 7, 6), Row("removed", "nothing", 0),
+        *(Row("kept", part, size, node) for part in ("without", "alone") for node in range(size)),
     )  # fmt: skip
     line = Line("atp", kind, ranking, rows, 2, rows[:2])
     sent = Sent.of(line)
-    assert len(sent.packed.index) == 12, "no more than the largest that isn't of all"
+    assert len(sent.packed.index) == max(12, size), "no more than the largest whose order counts"
     back = sent.line()
     assert (back.curve, back.kind, back.rows, back.draw, back.found) == ("atp", kind, rows, 2, rows[:2])
     for site in SITES:
