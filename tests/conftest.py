@@ -51,7 +51,8 @@ from circuitcli.store.run import Run
 
 collect_ignore = ["tracer"]  # has a nox session of its own
 
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+_THREADS = int(os.environ["OMP_NUM_THREADS"])
+torch.set_num_threads(_THREADS)
 
 # pytest-xdist starts its processes with Ctrl-C ignored, which the commands that a test starts would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -62,6 +63,13 @@ hypothesis_settings.register_profile("circuit", deadline=None, derandomize=True)
 hypothesis_settings.load_profile("circuit")
 
 Start = Callable[..., Job]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Those of torch, which a plan sets for the whole process and which decide the last bits, are put back."""
+    yield
+    torch.set_num_threads(_THREADS)
 
 
 @pytest.fixture(autouse=True, scope="session")

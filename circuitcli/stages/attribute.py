@@ -165,8 +165,9 @@ class _Attribution:
             return RULES
         if self.replaced:
             return ("atp",)
+        study = self.prompts.study(0)
         try:
-            with self.prompts.study(0).held("relp"):
+            with study.held("relp"):
                 return RULES
         except InputError as error:
             self.job.report.say(f"attribute: without relp. {error.message}")
