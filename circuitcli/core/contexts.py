@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,8 +32,8 @@ class Firings:
     def __len__(self) -> int:
         return len(self.seq)
 
-    def where(self, mask: np.ndarray) -> Firings:
-        """Those that the mask, or the order of indices, picks."""
+    def where(self, mask: np.ndarray | slice) -> Firings:
+        """Those that the mask, the order of indices, or the slice picks."""
         return Firings(self.seq[mask], self.pos[mask], self.feature[mask], self.value[mask])
 
     @classmethod
@@ -45,13 +46,61 @@ class Firings:
         return cls(*(np.concatenate(column) for column in columns))
 
 
+def in_order(firings: Firings) -> Firings:
+    """The same in order of (seq, pos, feature): they mostly are, which is seen faster than they are sorted."""
+    pos, feature = (int(column.max(initial=0)) + 1 for column in (firings.pos, firings.feature))
+    key = (firings.seq.astype(np.int64) * pos + firings.pos) * feature + firings.feature
+    return firings if (key[1:] > key[:-1]).all() else firings.where(np.argsort(key, kind="stable"))
+
+
+class ByFeature:
+    """The firings of one site feature by feature: sorted once, however often some are asked for."""
+
+    def __init__(self, firings: Firings) -> None:
+        """Sorts them.
+
+        Args:
+            firings: In order of (seq, pos).
+        """
+        self._whole = firings.where(np.argsort(firings.feature, kind="stable"))
+        self._first = np.flatnonzero(np.diff(self._whole.feature, prepend=-1))
+
+    def of(self, features: Sequence[int]) -> dict[int, Firings]:
+        """Those of some features, ascending, in order of (seq, pos)."""
+        wanted = np.asarray(sorted(features), np.int32)
+        starts, stops = (np.searchsorted(self._whole.feature, wanted, side) for side in ("left", "right"))
+        return {
+            feature: self._whole.where(slice(start, stop))
+            for feature, start, stop in zip(wanted.tolist(), starts.tolist(), stops.tolist(), strict=True)
+        }
+
+    def counts(self, features: Sequence[int], *, cap: int, whole: bool) -> list[int]:
+        """At how many contexts `choose_contexts` would have each of some features ablated, in their order."""
+        fires, counted = self._whole.feature[self._first], self._counted[whole]
+        if not len(fires):
+            return [0] * len(features)
+        wanted = np.asarray(features, np.int64)
+        place = np.minimum(np.searchsorted(fires, wanted), len(fires) - 1)
+        found: list[int] = np.where(fires[place] == wanted, np.minimum(counted[place], cap), 0).tolist()
+        return found
+
+    @cached_property
+    def _counted(self) -> tuple[np.ndarray, np.ndarray]:
+        """The candidates of each feature that fires: positions, and sequences."""
+        whole, first = self._whole, self._first
+        if not len(first):
+            return first, first
+        strongest = np.repeat(np.maximum.reduceat(whole.value, first) / 2, np.diff(first, append=len(whole)))
+        news = np.diff(whole.seq, prepend=-1) != 0
+        news[first] = True
+        position, sequence = (np.add.reduceat(one, first, dtype=np.int64) for one in (whole.value >= strongest, news))
+        return position, sequence
+
+
 def by_feature(firings: Firings, features: Sequence[int]) -> dict[int, Firings]:
-    """The firings of some features of one site, in order of (seq, pos)."""
-    wanted = np.asarray(sorted(features), np.int32)
-    whole = firings.where(np.flatnonzero(np.isin(firings.feature, wanted)))
-    whole = whole.where(np.lexsort((whole.pos, whole.seq, whole.feature)))
-    bounds = np.searchsorted(whole.feature, [*wanted, np.iinfo(np.int32).max])
-    return {int(f): whole.where(np.arange(bounds[i], bounds[i + 1])) for i, f in enumerate(wanted)}
+    """The firings of some features of one site, in order of (seq, pos); of those of `firings`, in whatever order."""
+    some = firings.where(np.flatnonzero(np.isin(firings.feature, np.asarray(features, np.int32))))
+    return ByFeature(some.where(np.lexsort((some.pos, some.seq)))).of(features)
 
 
 def top_contexts(firings: Firings, k: int) -> tuple[Firings, Ints]:
@@ -108,7 +157,7 @@ def choose_contexts(firings: Firings, feature: FeatureId, *, cap: int, seed: int
     """
     if not len(firings):
         return firings
-    ordered = firings.where(np.lexsort((firings.pos, firings.seq)))
+    ordered = in_order(firings)
     if whole:
         _, first = np.unique(ordered.seq, return_index=True)
         strongest = np.maximum.reduceat(ordered.value, first)

@@ -34,29 +34,6 @@ def by_place(score: Mapping[FeatureId, float]) -> dict[FeatureId, float]:
     return found
 
 
-def branch(
-    effects: Iterable[tuple[FeatureId, FeatureId, float]], layer: int, *, branching: int, max_features: int
-) -> list[FeatureId]:
-    """The features of `layer` to follow: from each source its `branching` largest |mean effect| at each site.
-
-    Args:
-        effects: (source, target, mean effect), sources of the layer before.
-        layer: Targets of other layers don't count.
-        branching: How many targets each source adds at each site.
-        max_features: The union is cut to those with the largest |mean effect| from any source.
-    """
-    by_source: dict[tuple[FeatureId, Site], list[tuple[float, FeatureId]]] = {}
-    for source, target, mean in effects:
-        if target.site.layer == layer and mean != 0:
-            by_source.setdefault((source, target.site), []).append((abs(mean), target))
-    largest: dict[FeatureId, float] = {}
-    for targets in by_source.values():
-        for size, target in sorted(targets, key=lambda t: (-t[0], t[1].order))[:branching]:
-            largest[target] = max(size, largest.get(target, 0.0))
-    kept = sorted(largest, key=lambda f: (-largest[f], f.order))[:max_features]
-    return sorted(kept, key=lambda f: f.order)
-
-
 def downstream(site: Site, sites: Sequence[Site], shape: ModelShape, writes: Site | None = None) -> list[Site]:
     """Every chosen site that features of one can change, up to and including the next chosen layer, in order.
 

@@ -21,6 +21,11 @@ __all__ = ["Done", "Executor", "Places", "R", "Say", "Task", "check", "make"]
 class Executor(Protocol):
     """Computes tasks."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes compute them, so that this one has time to write beside that."""
+        ...
+
     def threads(self) -> int | None:
         """Threads of torch in each of its workers, which a new plan takes; None: those of this process."""
         ...

@@ -6,7 +6,6 @@ depends on what Dask doesn't know: who has what a task reads, who computes with 
 
 from __future__ import annotations
 
-import queue
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,11 +16,12 @@ from circuitcli.core.words import amount
 from circuitcli.errors import HubError, InputError, ResourceError
 from circuitcli.executors import Done, Places, R, Say, Task
 from circuitcli.executors._cluster import Connection
-from circuitcli.executors._worker import Answer, Facts, greet, versions, work
+from circuitcli.executors._fetch import PATIENCE, Arrival, Fetcher
+from circuitcli.executors._worker import Facts, greet, versions, work
 
-# Seconds: between looks at the workers; without a sign of life until its task goes elsewhere too; to fetch an answer;
-# without any worker, of processes here, until that is an error.
-LOOK, SILENT, FETCH, NOBODY = 1.0, 60.0, 60.0, 120.0
+# Seconds: between looks at the workers; without a sign of life until its task goes elsewhere too; without any worker,
+# of processes here, until that is an error.
+LOOK, SILENT, NOBODY = 1.0, 60.0, 120.0
 # Seconds after which a job of a batch system is given back, where there is nothing to do for it.
 IDLE = 300.0
 # How many workers may die over a task until it is cut.
@@ -164,7 +164,7 @@ class Pool:
             said = f": {' '.join(str(error).split())[:200]}" if error else ""
             worker.refused = f"it can't start circuitcli{said}"
         else:
-            worker.facts = future.result(timeout=FETCH)
+            worker.facts = future.result(timeout=PATIENCE)
             worker.refused = _other(worker.facts)
             if worker.refused and self._mixed:
                 self._once(f"The worker {worker.address} on {worker.host} is used all the same: {worker.refused}.")
@@ -272,7 +272,7 @@ class Dispatch(Generic[R]):
         self._more = True
         self._backlog: deque[Piece[R]] = deque()
         self._under_way: dict[str, Attempt[R]] = {}
-        self._arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._fetcher = Fetcher(lambda future: future.key in self._under_way)
         self._sent = 0
         self.finished = self.again = 0
         self._lacks: tuple[str, str, str] | None = None  # what was lacking last: host, message, hint
@@ -280,19 +280,18 @@ class Dispatch(Generic[R]):
 
     def results(self) -> Iterator[tuple[int, R]]:
         """As `Executor.results`."""
-        self._pool.wait(self._token, self._places.device)
         try:
+            self._pool.wait(self._token, self._places.device)
             while True:
                 self._look()
                 self._fill()
                 if not (self._backlog or self._under_way or self._more):
                     return
-                try:
-                    future = self._arrived.get(timeout=LOOK)
-                except queue.Empty:
-                    continue
-                yield from self._taken(future)
+                arrival = self._fetcher.take(LOOK)
+                if arrival is not None:
+                    yield from self._taken(arrival)
         finally:
+            self._fetcher.close()
             self._cancel(list(self._under_way.values()))
 
     # Giving out.
@@ -353,16 +352,20 @@ class Dispatch(Generic[R]):
         attempt, worker.busy = Attempt(piece, worker, future), time.monotonic()
         worker.attempts.append(attempt)
         self._under_way[future.key] = attempt
-        future.add_done_callback(self._arrived.put)
+        future.add_done_callback(self._fetcher.give)
 
     # Taking back.
 
-    def _taken(self, future: Any) -> Iterator[tuple[int, R]]:
-        attempt = self._under_way.get(future.key)
+    def _taken(self, arrival: Arrival) -> Iterator[tuple[int, R]]:
+        attempt, answer = self._under_way.get(arrival.future.key), arrival.answer
         if attempt is None:  # given up
             return
         self._drop(attempt)
-        answer = self._answer(attempt)
+        arrival.future.release()
+        if arrival.bug is not None:
+            raise arrival.bug
+        if answer is None and not attempt.elsewhere:
+            self._once_more(attempt.piece)
         if answer is None or attempt.piece.done:
             return
         host = attempt.worker.host
@@ -378,23 +381,6 @@ class Dispatch(Generic[R]):
         else:
             self._done(len(attempt.piece.task))
             yield from self._complete(attempt.piece, answer.result)
-
-    def _answer(self, attempt: Attempt[R]) -> Answer | None:
-        """What came of an attempt; None where nothing did, and it is tried again."""
-        future = attempt.future
-        try:
-            if future.status == "error" and type(future.exception()).__name__ != "KilledWorker":
-                future.result(timeout=FETCH)  # raises it: a bug
-            if future.status == "finished":
-                found: Answer = future.result(timeout=FETCH)
-                return found
-        except (TimeoutError, OSError):
-            pass  # its worker is gone, with the answer
-        finally:
-            future.release()
-        if not attempt.elsewhere:
-            self._once_more(attempt.piece)
-        return None
 
     def _complete(self, piece: Piece[R], result: R) -> Iterator[tuple[int, R]]:
         """Note a result; of the last part the whole."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from circuitcli.core.words import amount
 from circuitcli.executors import Done, Places, R, Say, Task
@@ -32,6 +32,7 @@ class Dask:
     options: tuple[str, ...]
     mixed: bool
     say: Say
+    elsewhere: ClassVar[bool] = True
     _dispatch: Any = field(default=None, init=False)  # of the tasks that are under way
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from circuitcli.executors import Done, Places, R, Say, Task
 
@@ -11,6 +12,8 @@ from circuitcli.executors import Done, Places, R, Say, Task
 @dataclass(frozen=True)
 class Local:
     """Computes here; progress is told batch by batch."""
+
+    elsewhere: ClassVar[bool] = False
 
     def threads(self) -> None:
         """Those of this process."""

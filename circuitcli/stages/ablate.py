@@ -6,14 +6,14 @@ whole features, and only shards that don't exist yet are computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from circuitcli.core import selection
+from circuitcli.core.branches import Branches, Follow, led_to
 from circuitcli.core.contexts import Firings, choose_contexts
 from circuitcli.core.sites import FeatureId, Site, resolve_pins
 from circuitcli.core.words import amount
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
     from circuitcli.stages.inputs import JobInputs
     from circuitcli.stages.start import Start
-    from circuitcli.stages.written import WrittenTask
+    from circuitcli.stages.written import Written, WrittenTask
 
 NAME = "ablate"
 
@@ -57,6 +57,7 @@ class Ablating:
     job: Job
     todo: Work
     before: Record | None = None  # of the stage, when it was done last
+    branches: dict[Shard, Branches] = field(default_factory=dict, init=False)  # of shards computed here just now
 
     @cached_property
     def inputs(self) -> JobInputs:
@@ -119,7 +120,7 @@ class Ablating:
             counts: dict[Site, list[int]] = {}
             for site in {feature.site for feature in features}:
                 new = [f.index for f in features if f.site == site and f not in there]
-                counts[site] = [len(found) for found in self.contexts(site, new).values()]
+                counts[site] = self._counts(site, new)
             named[layer] = Named(len(features), counts)
         passes = self.inputs.passes
         planned = count(self.job.settings, passes, named, exact=True)
@@ -128,24 +129,26 @@ class Ablating:
     def _known(self, there: set[FeatureId]) -> dict[int, list[FeatureId]]:
         """The features of each layer, as far as they are known: named, or behind a layer whose effects are there."""
         known = dict(self.named)
-        effects: list[tuple[FeatureId, FeatureId, float]] = []
+        before: list[Branches] = []
         for layer in self.layers:
-            known[layer] = self.features(layer, effects)
+            known[layer] = self.features(layer, before)
             if not there.issuperset(known[layer]):
                 break
-            effects = [effect for result in self._results(known[layer]) for effect in _mean_effects(result)]
+            before = self._branches(layer, known[layer], self.shards(known[layer]))
         return known
 
-    def features(self, layer: int, effects: Sequence[tuple[FeatureId, FeatureId, float]]) -> list[FeatureId]:
-        """The features of a layer: those that are named, or those that the effects of the layer before lead to.
-
-        One that an ablation switches on, and that fires nowhere by itself, has no context at which it could be ablated.
-        """
+    def features(self, layer: int, before: Sequence[Branches]) -> list[FeatureId]:
+        """The features of a layer: those that are named, or those that the layer before leads to."""
         if layer in self.named:
             return self.named[layer]
-        settings = self.job.settings.features
-        effects = [effect for effect in effects if self._fires(effect[1])]
-        return selection.branch(effects, layer, branching=settings.branching, max_features=settings.max_features)
+        return led_to(before, self.job.settings.features.max_features)
+
+    def follow(self, layer: int) -> Follow:
+        """Which effects of a layer's features may be followed: to the next layer's, where these aren't named."""
+        after = next((later for later in self.layers if later > layer and later not in self.named), None)
+        sites = [site for site in self.inputs.widths if site.layer == after]
+        firing = {site: self.inputs.statistics[site]["n_active"] > 0 for site in sites}
+        return Follow.to(firing, self.job.settings.features.branching)
 
     def work(self) -> None:
         """All layers, first to last."""
@@ -169,16 +172,15 @@ class Ablating:
 
     def every_layer(self) -> tuple[list[FeatureId], int]:
         """Compute what doesn't exist yet of each layer; the features that are ablated, and at how many contexts."""
-        effects: list[tuple[FeatureId, FeatureId, float]] = []
+        before: list[Branches] = []
         chosen: list[FeatureId] = []
         contexts = 0
         for layer in self.layers:
-            features = self.features(layer, effects)
-            self.compute(f"Ablating layer {layer}", self.shards(features))
-            effects = []
-            for result in self._results(features):
-                contexts += len(result.contexts["seq"])
-                effects += _mean_effects(result)
+            features = self.features(layer, before)
+            shards = self.shards(features)
+            self.compute(f"Ablating layer {layer}", shards, self.follow(layer))
+            before = self._branches(layer, features, shards)
+            contexts += sum(int(part.contexts.sum()) for part in before)
             chosen += features
         return chosen, contexts
 
@@ -213,16 +215,19 @@ class Ablating:
             return self._planned(features)
 
     def _planned(self, features: Sequence[FeatureId]) -> list[Shard]:
-        planned = ablations.shards(self.todo.plan.shards)
-        have = {FeatureId(shard.site, index) for shard in planned for index in shard.features}
+        planned, added = ablations.shards(self.todo.plan.shards), dict[str, Any]()
+        have = {(shard.site, index) for shard in planned for index in shard.features}
+        wanted = _by_site(features)
         for site in self.inputs.widths:
-            new = [f.index for f in features if f.site == site and f not in have]
+            new = [index for index in wanted.get(site, ()) if (site, index) not in have]
             for start in range(0, len(new), SHARD_FEATURES):
                 shard = Shard.of(self.todo.plan.fingerprint, site, new[start : start + SHARD_FEATURES])
                 planned.append(shard)
-                self.todo.expect(shard.planned(self.kinds))
-        wanted = set(features)
-        return [s for s in planned if wanted & {FeatureId(s.site, index) for index in s.features}]
+                added |= shard.planned(self.kinds)
+        if added:
+            self.todo.expect(added)
+        chosen = {site: set(indices) for site, indices in wanted.items()}
+        return [one for one in planned if not chosen.get(one.site, set()).isdisjoint(one.features)]
 
     def _note_stored(self) -> None:
         """Note the files of every shard that is there, also of features that aren't chosen now: they stay valid."""
@@ -232,45 +237,61 @@ class Ablating:
                 paths = {name: self.job.run.path(name) for name in names}
                 self.todo.files.update({n: self.job.run.entry(p, tables.rows(p)) for n, p in paths.items()})
 
-    def compute(self, what: str, shards: Sequence[Shard]) -> None:
+    def compute(self, what: str, shards: Sequence[Shard], follow: Follow) -> None:
         """Have the shards that don't exist yet computed; each is written as it comes."""
-        written: dict[Shard, dict[str, FileEntry]] = {}
+        noted: dict[Shard, dict[str, FileEntry]] = {}
         missing = [shard for shard in shards if not self.have(shard)]
-        pieces = [self._piece(shard, written) for shard in missing]
+        left = set(missing)  # whose tasks aren't made
+        pieces = [self._piece(shard, follow, noted, left) for shard in missing]
+        self.branches = {}
         self.todo.make(what, "contexts", pieces, self.inputs.places, of=[shard.digest for shard in shards])
         for shard in missing:  # in whatever order they came
-            self.todo.files.update(written.get(shard, {}))
+            self.todo.files.update(noted.get(shard, {}))
 
-    def _piece(self, shard: Shard, written: dict[Shard, dict[str, FileEntry]]) -> Piece:
-        """A shard; what is written of it is noted."""
-        contexts = self.contexts(shard.site, shard.features)
+    def _piece(self, shard: Shard, follow: Follow, noted: dict[Shard, dict[str, FileEntry]], left: set[Shard]) -> Piece:
+        """A shard; what is written of it is noted, and where it leads kept."""
 
-        def write(results: Sequence[dict[str, tables.Encoded]]) -> None:
+        def tasks() -> list[WrittenTask]:
+            made = [self.task(shard.site, self.contexts(shard.site, shard.features), follow)]
+            left.discard(shard)
+            if not left:
+                self._look_ahead(shard.site.layer)
+            return made
+
+        def write(results: Sequence[Written]) -> None:
             [made] = results
-            written[shard] = ablations.write(self.job.run, shard, made)
+            noted[shard], self.branches[shard] = ablations.write(self.job.run, shard, made.files), made.branches
 
         return Piece(
             name=shard.digest,
-            units=sum(map(len, contexts.values())),
+            units=sum(self._counts(shard.site, shard.features)),
             there=lambda: self.there(shard),
-            tasks=lambda: [self.task(shard.site, contexts)],
+            tasks=tasks,
             write=write,
         )
 
+    def _look_ahead(self, layer: int) -> None:
+        """Read where features of the layer behind one fire, while workers compute the last of that one."""
+        if self.job.executor.elsewhere and layer != self.layers[-1]:
+            after = self.layers[self.layers.index(layer) + 1]
+            for site in self.inputs.widths:
+                if site.layer == after:
+                    self.inputs.firings_of(site)
+
     def have(self, shard: Shard) -> bool:
         """Whether nothing is to be done for a shard: its files are noted."""
-        return set(shard.names(self.kinds).values()) <= set(self.todo.files)
+        return all(name in self.todo.files for name in shard.names(self.kinds).values())
 
     def there(self, shard: Shard) -> bool:
         """Whether all tables of a shard are there."""
         return all(self.job.run.path(name).is_file() for name in shard.names(self.kinds).values())
 
-    def task(self, site: Site, contexts: dict[int, Firings]) -> WrittenTask:
+    def task(self, site: Site, contexts: dict[int, Firings], follow: Follow) -> WrittenTask:
         from circuitcli.stages.written import WrittenTask
 
-        self.todo.planned_batch(self.inputs.batch_size)
+        self.todo.planned_batch(self.todo.plan.batch_size or self.inputs.batch_size)
         plan = self.todo.plan
-        return WrittenTask(self.inputs.task(site, contexts, batch_size=plan.batch_size, threads=plan.threads))
+        return WrittenTask(self.inputs.task(site, contexts, batch_size=plan.batch_size, threads=plan.threads), follow)
 
     def contexts(self, site: Site, features: Sequence[int]) -> dict[int, Firings]:
         """The contexts at which each feature is ablated."""
@@ -283,21 +304,23 @@ class Ablating:
                 seed=settings.seed,
                 whole=settings.ablate.positions == "all",
             )
-            for index, found in self.inputs.firings_of(site, features).items()
+            for index, found in self.inputs.firings_of(site).of(features).items()
         }
 
-    def _results(self, features: Sequence[FeatureId]) -> Iterator[ablations.FeatureAblations]:
-        for shard in self.shards(features):
-            wanted = [feature.index for feature in features if feature.site == shard.site]
-            yield from ablations.of_features(self.job.run, shard, wanted, self.kinds)
+    def _counts(self, site: Site, features: Sequence[int]) -> list[int]:
+        """At how many contexts each feature is ablated."""
+        whole, cap = self.job.settings.ablate.positions == "all", self.job.settings.features.seq_cap
+        return self.inputs.firings_of(site).counts(features, cap=cap, whole=whole)
+
+    def _branches(self, layer: int, features: Sequence[FeatureId], shards: Sequence[Shard]) -> list[Branches]:
+        """Where the ablations of some features of a layer lead, shard by shard."""
+        follow, wanted = self.follow(layer), _by_site(features)
+        found = (self.branches.get(one) or ablations.branches(self.job.run, one, follow) for one in shards)
+        return [part.only(np.asarray(wanted[one.site])) for one, part in zip(shards, found, strict=True)]
 
 
-def _mean_effects(result: ablations.FeatureAblations) -> Iterator[tuple[FeatureId, FeatureId, float]]:
-    """The mean effect of one feature on each that it changed; contexts without a change count 0."""
-    effects, n = result.effects, len(result.contexts["seq"])
-    change = effects["ablated"].astype(np.float64) - effects["clean"]
-    for layer, site in sorted(set(zip(effects["down_layer"].tolist(), effects["down_site"].tolist(), strict=True))):
-        here = (effects["down_layer"] == layer) & (effects["down_site"] == site)
-        targets, place = np.unique(effects["down_feature"][here], return_inverse=True)
-        for target, total in zip(targets, np.bincount(place, weights=change[here]), strict=True):
-            yield result.feature, FeatureId(Site(layer, site), int(target)), float(total) / n
+def _by_site(features: Iterable[FeatureId]) -> dict[Site, list[int]]:
+    found: dict[Site, list[int]] = {}
+    for feature in features:
+        found.setdefault(feature.site, []).append(feature.index)
+    return found

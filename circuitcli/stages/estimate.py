@@ -269,7 +269,7 @@ def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:
         clean_seconds=clean_seconds,
         clean_bytes=clean.run.nbytes,
         changes=effects.rows / len(few),
-        change_bytes=len(effects.data) / max(effects.rows, 1),
+        change_bytes=effects.data.size / max(effects.rows, 1),
     )
 
 

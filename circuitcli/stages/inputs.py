@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuitcli import interventions
-from circuitcli.core.contexts import Firings, by_feature
+from circuitcli.core.contexts import ByFeature, Firings
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.donors import donors
 from circuitcli.core.model import Model
@@ -149,6 +149,7 @@ class Inputs:
             sources: Where it is.
         """
         self.origin, self.sources = origin, sources
+        self._by_feature: dict[Site, ByFeature] = {}
 
     @property
     def settings(self) -> Settings:
@@ -184,9 +185,12 @@ class Inputs:
             by_site[site] = {name: column[mask] for name, column in table.items()}
         return by_site
 
-    def firings_of(self, site: Site, features: Sequence[int]) -> dict[int, Firings]:
-        """All firings of some features of a site in the sequences that count, in order of (seq, pos)."""
-        return by_feature(self.passes.firings(site), features)
+    def firings_of(self, site: Site) -> ByFeature:
+        """All firings at a site in the sequences that count, feature by feature; of one layer they are kept."""
+        if site not in self._by_feature:
+            self._by_feature = {at: kept for at, kept in self._by_feature.items() if at.layer == site.layer}
+            self._by_feature[site] = ByFeature(self.passes.firings(site))
+        return self._by_feature[site]
 
 
 class JobInputs(Inputs):

@@ -6,11 +6,13 @@ One process does all of a stage's pieces; several that share a run do each some 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from circuitcli.executors import Done, Places, Task
+from circuitcli.store.behind import Behind
 
 if TYPE_CHECKING:
     from circuitcli.stages.tools import Tools
@@ -25,7 +27,7 @@ class Piece:
         units: Of progress.
         there: Whether its files are there by now.
         tasks: What is computed, made when its turn comes.
-        write: Writes the files, of what comes of the tasks, in their order.
+        write: Writes the files, of what comes of the tasks, in their order; perhaps while others are written.
     """
 
     name: str
@@ -97,23 +99,32 @@ class Whole:
 
 
 def compute(tools: Tools, pieces: Sequence[Piece], places: Places, done: Done) -> None:
-    """Compute pieces by the executor, and write each as its last task is done."""
+    """Compute pieces by the executor, and write each as its last task is done. Of those that several processes compute
+    the longest come first, so that the last ones end soon after each other.
+    """
     own: list[tuple[int, int]] = []  # of each task, the piece, and its place there
     results: list[dict[int, Any]] = [{} for _ in pieces]
     counts: dict[int, int] = {}
 
+    elsewhere = tools.executor.elsewhere
+    order = sorted(range(len(pieces)), key=lambda number: -pieces[number].units if elsewhere else number)
+
     def tasks() -> Iterator[Task[Any]]:
-        for number, piece in enumerate(pieces):
-            made = piece.tasks()
+        for number in order:
+            made = pieces[number].tasks()
             counts[number] = len(made)
             for place, task in enumerate(made):
                 own.append((number, place))
                 yield task
 
-    for index, result in tools.executor.results(tasks(), places, done=done, say=tools.report.say):
-        number, place = own[index]
-        results[number][place] = result
-        if len(results[number]) == counts[number]:
-            found = results[number]
-            pieces[number].write([found[place] for place in range(len(found))])
-            results[number] = {}
+    with Behind() if elsewhere else nullcontext(_at_once) as write:
+        for index, result in tools.executor.results(tasks(), places, done=done, say=tools.report.say):
+            number, place = own[index]
+            results[number][place] = result
+            if len(results[number]) == counts[number]:
+                found, results[number] = results[number], {}
+                write(partial(pieces[number].write, [found[place] for place in range(len(found))]))
+
+
+def _at_once(write: Callable[[], None]) -> None:
+    write()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from jaxtyping import Int
 
-from circuitcli.core.contexts import Firings
+from circuitcli.core.contexts import Firings, in_order
 from circuitcli.core.dictionary import Dictionary
 from circuitcli.core.model import Model
 from circuitcli.core.sampling import Sample
@@ -218,7 +218,7 @@ class Stored(Passes):
             shards = self.contents.firings[site]
             whole = Firings.concat([acts.read_firings(self._sources.file(shard)) for shard in shards])
             whole = whole.where(whole.seq < len(self.sample.lengths))
-            self._firings[site] = whole.where(np.lexsort((whole.feature, whole.pos, whole.seq)))
+            self._firings[site] = in_order(whole)
         return self._firings[site]
 
     @cached_property

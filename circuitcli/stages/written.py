@@ -1,14 +1,30 @@
-"""A shard's tables as files have them, made where they are computed: they travel small, and have only to be stored."""
+"""A shard's tables as files have them, and where they lead: made where they are computed, so that they travel small and
+have only to be stored, and the next layer's features follow from little.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from circuitcli.core.branches import Branches, Follow
 from circuitcli.stages.assembly import Say
 from circuitcli.stages.task import ShardTask, Sources
 from circuitcli.store import ablations
 from circuitcli.store.tables import Encoded
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What came of a shard.
+
+    Attributes:
+        files: By the kind of their tables.
+        branches: Where the ablations lead.
+    """
+
+    files: dict[str, Encoded]
+    branches: Branches
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,25 +33,30 @@ class WrittenTask:
 
     Attributes:
         task: The ablations.
+        follow: Which effects may be followed.
     """
 
     task: ShardTask
+    follow: Follow
 
     def __len__(self) -> int:
         return len(self.task)
 
-    def compute(self, sources: Sources, *, done: Callable[[int], None], say: Say) -> dict[str, Encoded]:
-        """The files of the shard, by kind.
+    def compute(self, sources: Sources, *, done: Callable[[int], None], say: Say) -> Written:
+        """The files of the shard.
 
         Raises:
             InputError, ResourceError: As the task does.
         """
-        return ablations.encoded(self.task.compute(sources, done=done, say=say))
+        parts = self.task.compute(sources, done=done, say=say)
+        branches = Branches.of(self.task.features, parts["contexts"], parts["effects"], self.follow)
+        return Written(ablations.encoded(parts), branches)
 
     def halves(self) -> tuple[WrittenTask, ...]:
         """Those of its task."""
-        return tuple(map(WrittenTask, self.task.halves()))
+        return tuple(replace(self, task=half) for half in self.task.halves())
 
-    def joined(self, results: Sequence[dict[str, Encoded]]) -> dict[str, Encoded]:
+    def joined(self, results: Sequence[Written]) -> Written:
         """The files of what its halves' files hold, one after the other."""
-        return ablations.encoded(self.task.joined([ablations.decoded(files) for files in results]))
+        whole = self.task.joined([ablations.decoded(part.files) for part in results])
+        return Written(ablations.encoded(whole), Branches.concat([part.branches for part in results]))

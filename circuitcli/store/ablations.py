@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from circuitcli.core import rows
+from circuitcli.core.branches import Branches, Follow
 from circuitcli.core.sites import FeatureId, Site, parse_feature
 from circuitcli.store import files, tables
 from circuitcli.store.records import FileEntry, fingerprint
@@ -74,7 +76,7 @@ def write(run: Run, shard: Shard, made: Mapping[str, tables.Encoded]) -> dict[st
     entries = {}
     for kind, name in shard.names(kinds(logits="logits" in made, prompts="next" in made)).items():
         path = run.path(name)
-        files.write(path, made[kind].data)
+        files.write(path, memoryview(made[kind].data))
         entries[name] = run.entry(path, made[kind].rows)
     return entries
 
@@ -111,14 +113,24 @@ class FeatureAblations:
     next: tables.Columns
 
 
+def branches(run: Run, shard: Shard, follow: Follow) -> Branches:
+    """Where the ablations of a shard lead, from its files."""
+    names = shard.names(("contexts", "effects"))
+    contexts = [tables.read(_path(run, names["contexts"]), ["feature"])]
+    columns = ["up_feature", "down_layer", "down_site", "down_feature", "clean", "ablated"]
+    effects = [tables.read(_path(run, names["effects"]), columns)] if follow.firing else []
+    return Branches.of(sorted(shard.features), contexts, effects, follow)
+
+
+def _path(run: Run, name: str) -> Path:
+    """A shard's file, whose hash is checked if it is recorded: a record of other features doesn't know it."""
+    record = run.record("ablate")
+    return run.verified("ablate", name) if record and name in record.files else run.path(name)
+
+
 def of_features(run: Run, shard: Shard, wanted: Iterable[int], kinds: Sequence[str]) -> Iterator[FeatureAblations]:
     """What the wanted features of a shard did, one after another; hashes are checked of files that are recorded."""
-    names, record = shard.names(kinds), run.record("ablate")
-    recorded = record.files if record else {}  # a record of other features doesn't know this shard
-    whole = {
-        kind: tables.read(run.verified("ablate", name) if name in recorded else run.path(name))
-        for kind, name in names.items()
-    }
+    whole = {kind: tables.read(_path(run, name)) for kind, name in shard.names(kinds).items()}
     empty: tables.Columns = {"token_id": np.zeros(0, np.int32)}
     features = np.asarray(sorted(set(wanted) & set(shard.features)), np.int32)
     found = {

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import takewhile
@@ -16,9 +17,9 @@ from pathlib import Path
 from circuitcli.core import lfs
 from circuitcli.errors import InputError, no_room
 
+_ASKING = threading.Lock()
 # The suffix of a file that is being written, or never was finished.
 UNFINISHED = ".part"
-# What Git leaves in the place of a large file that wasn't fetched begins so, and is short.
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def complete(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file, or nothing."""
     with complete(path) as part:
         part.write_bytes(data)
@@ -150,6 +151,7 @@ def _sync(path: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _ASKING:  # which is setting, too
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

@@ -107,7 +107,7 @@ def _short(value: Any) -> str:
 
 def save(path: Path, record: Plan | Record) -> None:
     """Write a plan or record as JSON."""
-    files.write(path, _utf8(json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n"))
+    files.write(path, _utf8(json.dumps(vars(record), indent=1, ensure_ascii=False, default=asdict) + "\n"))
 
 
 def _utf8(text: str) -> bytes:

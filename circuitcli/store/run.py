@@ -33,6 +33,7 @@ class Run:
         """
         self.root, self.folders = root, folders
         self._verified: set[str] = set()
+        self._records: dict[Path, tuple[tuple[int, ...], Record]] = {}  # as they were when last read
         self._held = False  # by this process, which then wants it to stay
         if root.is_symlink() or (root.exists() and not root.is_dir()):
             raise UsageError(f"{root} is a link or a file, not a run folder.", hint="Name a folder with --run.")
@@ -115,8 +116,19 @@ class Run:
         records.save(self._about(stage, "plan"), plan)
 
     def record(self, stage: str) -> Record | None:
-        """What the stage did, if it is done."""
-        return records.load_record(self._about(stage, "stage"))
+        """What the stage did, if it is done. It is read again once another file is in its place."""
+        path = self._about(stage, "stage")
+        try:
+            status = path.stat()
+        except OSError:
+            return records.load_record(path)
+        now = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        then, known = self._records.get(path, ((), None))
+        if known is None or then != now:
+            known = records.load_record(path)
+            if known is not None:
+                self._records[path] = now, known
+        return known
 
     def save_record(self, stage: str, record: Record) -> None:
         """Write a stage's record; last."""

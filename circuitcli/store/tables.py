@@ -97,9 +97,9 @@ def write(path: Path, table: str, parts: Iterable[Columns]) -> int:
 
 
 class Encoded(NamedTuple):
-    """A table as a file has it."""
+    """A table as a file has it: its bytes are those of the buffer, which goes to other processes uncopied."""
 
-    data: bytes
+    data: pa.Buffer
     rows: int
 
 
@@ -107,7 +107,7 @@ def encoded(table: str, parts: Iterable[Columns]) -> Encoded:
     """What `write` would write."""
     whole, written = _whole(table, parts), pa.BufferOutputStream()
     pq.write_table(whole, written, compression=_COMPRESSION)
-    return Encoded(written.getvalue().to_pybytes(), int(whole.num_rows))
+    return Encoded(written.getvalue(), int(whole.num_rows))
 
 
 def decoded(table: Encoded) -> Columns:

@@ -1,71 +1,127 @@
 """How many workers a sweep of twelve layers keeps busy, on a simulated cluster: tasks sleep as long as shards take.
 
-Workers are threads of a few processes, over TCP as real ones. What travels and what is stored are as large as of real
-shards: 3,200 ablations there, files back, which the process that plans writes, syncs and hashes. Layers follow each
-other: each waits for the last shard of the one before.
+All else is done: the stage chooses every feature of every layer, plans its shards, draws their contexts and sends them;
+workers are threads of a few processes, over TCP as real ones; files as large as real ones come back, and are written,
+synced and hashed; a layer follows from where the one before leads. Activations are those of a small model whose
+dictionaries are as wide as GPT-2 small's.
 
-    PYTHONPATH=.:tests python tests/bench/simulated_cluster.py --workers 16,64,128,256 --seconds 5.2
+    PYTHONPATH=.:tests python tests/bench/simulated_cluster.py --workers 16,64,128,256
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+from safetensors.torch import save_file
+from support import tiny
+from support.slept import ABLATIONS, SECONDS, Sleep
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from circuitcli.executors import Done, Places, Say
+from circuitcli.core.branches import Follow
+from circuitcli.core.contexts import Firings
+from circuitcli.core.sites import Site
+from circuitcli.executors import Places
 from circuitcli.executors._cluster import Connection
 from circuitcli.executors._dispatch import Dispatch, Pool
-from circuitcli.store import files
+from circuitcli.executors.dask import Dask
+from circuitcli.settings import resolve
+from circuitcli.stages import cache_acts, fetch_saes
+from circuitcli.stages.ablate import Ablating
+from circuitcli.stages.report import Silent
+from circuitcli.stages.spec import STAGES
+from circuitcli.stages.stage import Job, unstarted
+from circuitcli.store import ablations
+from circuitcli.store.ablations import Shard
+from circuitcli.store.records import FileEntry
+from circuitcli.store.run import Run
+from circuitcli.store.tables import Encoded
 
-LAYERS, HOSTS = 12, 4
-# Times of shards of a layer around their mean; ablations of a shard; bytes of its files.
-SPREAD, ABLATIONS, SIZES = 0.15, 3200, (9_000_000, 130_000, 60_000)
-
-
-@cache
-def made() -> tuple[bytes, ...]:
-    return tuple(os.urandom(size) for size in SIZES)
-
-
-@dataclass(frozen=True, eq=False)
-class Sleep:
-    """A shard that takes so long."""
-
-    seconds: float
-    contexts: Any  # what travels there: 28 bytes for each ablation
-
-    def __len__(self) -> int:
-        return ABLATIONS
-
-    def compute(self, sources: None, *, done: Done, say: Say) -> tuple[bytes, ...]:
-        time.sleep(self.seconds)
-        return made()
-
-    def halves(self) -> Sequence[Sleep]:
-        return ()
-
-    def joined(self, results: Sequence[Any]) -> Any:
-        return results[0]
+HOSTS, LAYERS, D_MODEL, D_SAE, SEQUENCES, TOKENS = 4, 12, 64, 24_576, 800, 128
+# Times of shards around what their ablations take.
+SPREAD = 0.15
 
 
-def shards(count: int, seconds: float, seed: int) -> Iterator[Sleep]:
-    lots = random.Random(seed)
-    for _ in range(count):
-        yield Sleep(seconds * lots.uniform(1 - SPREAD, 1 + SPREAD), np.zeros((ABLATIONS, 7), np.float32))
+class Simulated(Ablating):
+    """The stage, whose ablations are slept through."""
+
+    slept = 0.0
+    sent = 0
+
+    def task(self, site: Site, contexts: dict[int, Firings], follow: Follow) -> Any:
+        task = super().task(site, contexts, follow)
+        lots = random.Random(self.sent)
+        seconds = SECONDS * len(task) / ABLATIONS * lots.uniform(1 - SPREAD, 1 + SPREAD)
+        self.slept, self.sent = self.slept + seconds, self.sent + 1
+        return Sleep(seconds, task, self.sent)
+
+
+def write(run: Run, shard: Shard, files: Mapping[str, Encoded]) -> dict[str, FileEntry]:
+    """As the stage writes a shard, whose files go again: all together are larger than most disks."""
+    entries = _write(run, shard, files)
+    for name in entries:
+        run.path(name).unlink()
+    return entries
+
+
+_write = ablations.write
+
+
+def cached(root: Path) -> Path:
+    """A run whose activations are cached."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        n_layer=LAYERS, n_embd=D_MODEL, n_head=4, n_positions=TOKENS, vocab_size=tiny.VOCAB,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(root / "model")
+    tiny.with_tokenizer(root / "model")
+    for layer in range(LAYERS):
+        folder = root / "saes" / f"{layer}.resid_post"
+        folder.mkdir(parents=True)
+        w_dec = torch.nn.functional.normalize(torch.randn(D_SAE, D_MODEL), dim=1)
+        weights = {
+            "W_enc": w_dec.T.contiguous(),
+            "W_dec": w_dec,
+            "b_enc": torch.zeros(D_SAE),
+            "b_dec": torch.zeros(D_MODEL),
+        }
+        save_file(weights, folder / "sae_weights.safetensors")
+        told = tiny.config((layer, "resid_post"), "topk", "none", D_MODEL) | {"d_sae": D_SAE, "k": 64}
+        (folder / "cfg.json").write_text(json.dumps(told))
+    lots = random.Random(0)
+    lines = [" ".join(lots.choices(tiny.WORDS, k=2 * TOKENS)) for _ in range(2 * SEQUENCES)]
+    (root / "text.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    job = Job(settings(root), Silent(), Run(root / "run", STAGES.folders))
+    for stage in (fetch_saes, cache_acts):
+        stage.run(job)
+    return root
+
+
+def settings(root: Path) -> Any:
+    return resolve(
+        {
+            "model": str(root / "model"),
+            "saes": {"release": str(root / "saes"), "sites": ["resid_post"]},
+            "texts": {"file": str(root / "text.jsonl"), "num_sequences": SEQUENCES, "max_tokens": TOKENS},
+            "features": {"start": "random", "thinning": 1.0, "max_features": D_SAE},
+            "runtime": {"device": "cpu"},
+        }
+    )
 
 
 async def host(address: str, count: int) -> None:
@@ -81,61 +137,74 @@ async def host(address: str, count: int) -> None:
 
 
 @contextmanager
-def cluster(workers: int) -> Iterator[Pool]:
-    """A scheduler of this process, and workers of a few others."""
+def cluster(workers: int) -> Iterator[Dask]:
+    """A scheduler of this process, and workers of a few others; all are there."""
     from distributed import Client, LocalCluster
 
     with LocalCluster(n_workers=0, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=":0") as one:
         counts = [len(range(number, workers, HOSTS)) for number in range(HOSTS)]
         command = [sys.executable, __file__, "--host", one.scheduler_address, "--workers"]
-        quiet = os.environ | {"DASK_LOGGING__DISTRIBUTED": "critical"}
+        # What a worker watches of itself it watches on cores of its own; here they are the scheduler's.
+        quiet = os.environ | {
+            "DASK_LOGGING__DISTRIBUTED": "critical",
+            "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "30s",
+            "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+        }
         hosts = [subprocess.Popen([*command, str(count)], env=quiet) for count in counts if count]
         try:
             with Client(one, set_as_default=False, direct_to_workers=True) as client:
                 client.wait_for_workers(workers, timeout=300)
-                yield Pool(Connection(client, one, name="simulated"), print, mixed=False)
+                pool = Pool(Connection(client, one, name="simulated"), print, mixed=False)
+                naps = [Sleep(0.05)] * (4 * workers)
+                list(Dispatch(pool, naps, Places(None, partial(dict)), "naps", done=_uncounted, say=print).results())
+                dask = Dask("", "", (), False, print)
+                vars(dask)["_pool"] = pool
+                yield dask
         finally:
             for process in hosts:
                 process.kill()
-
-
-def computed(pool: Pool, given: Sequence[Sleep], folder: Path) -> None:
-    dispatch = Dispatch(pool, given, Places(None, partial(dict)), "none", done=_uncounted, say=print)
-    for number, tables in dispatch.results():
-        for place, data in enumerate(tables):
-            path = folder / f"{place}-{number}"
-            files.write(path, data)
-            files.digest(path)
-            path.unlink()
 
 
 def _uncounted(done: int) -> None:
     pass
 
 
+def swept(root: Path, workers: int) -> str:
+    """A row of the table."""
+    with cluster(workers) as dask, tempfile.TemporaryDirectory(dir=root) as folder:
+        run = shutil.copytree(root / "run", Path(folder) / "run", copy_function=os.link)
+        job = Job(settings(root), Silent(), Run(run, STAGES.folders), executor=dask)
+        todo = unstarted(job, "ablate", {})
+        assert todo is not None
+        work = Simulated(job, todo)
+        started = time.monotonic()
+        features, contexts = work.every_layer()
+        took = time.monotonic() - started
+    busy, mean = work.slept / workers / took, work.slept / work.sent
+    return (
+        f"| {workers} | {len(features):,} | {contexts:,} | {work.sent / LAYERS / workers:.3g} | {mean:.2f} "
+        f"| {busy:.1%} | {work.sent / took:.1f} |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", default="16,64,128,256")
-    parser.add_argument("--shards", type=int, default=768, help="of a layer: 768 are 24,576 features")
-    parser.add_argument("--seconds", type=float, default=5.2, help="that a shard takes")
-    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--cached", type=Path, help="a folder that keeps the activations, or has them")
     parser.add_argument("--host", default="", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.host:
         asyncio.run(host(asked.host, int(asked.workers)))
         return
-    print("| Workers | Shards of a layer for each | Busy | Shards a second |\n|---|---|---|---|")
-    for workers in map(int, asked.workers.split(",")):
-        with cluster(workers) as pool, tempfile.TemporaryDirectory() as folder:
-            computed(pool, list(shards(4 * workers, 0.01, 0)), Path(folder))  # everybody is there
-            layers = [list(shards(asked.shards, asked.seconds, layer)) for layer in range(asked.layers)]
-            started = time.monotonic()
-            for layer in layers:
-                computed(pool, layer, Path(folder))
-            took = time.monotonic() - started
-        busy = sum(one.seconds for layer in layers for one in layer) / workers / took
-        count = asked.shards * asked.layers / took
-        print(f"| {workers} | {asked.shards / workers:.3g} | {busy:.1%} | {count:.1f} |", flush=True)
+    ablations.write = write
+    with tempfile.TemporaryDirectory() as folder:
+        root = asked.cached or Path(folder)
+        if not (root / "run").is_dir():
+            cached(root)
+        print("| Workers | Features | Ablations | Shards of a layer for each | Seconds each | Busy | Shards a second |")
+        print("|---|---|---|---|---|---|---|")
+        for workers in map(int, asked.workers.split(",")):
+            print(swept(root, workers), flush=True)
 
 
 if __name__ == "__main__":

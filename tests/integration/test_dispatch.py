@@ -3,12 +3,15 @@
 import asyncio
 import threading
 import time
+from collections import Counter
+from itertools import islice
+from typing import Any
 
 import pytest
 from support.simulated import Fatal, Numbers, processes, threads, until
 
 from circuitcli.errors import InputError, NotHere, ResourceError
-from circuitcli.executors import _dispatch
+from circuitcli.executors import _dispatch, _fetch
 
 
 def tasks(count: int, size: int = 3) -> list[Numbers]:
@@ -204,3 +207,24 @@ def test_a_task_that_ends_its_workers_is_cut(monkeypatch: pytest.MonkeyPatch) ->
         assert found == {0: [9, 16], 1: [25], 2: [36]}
         [line] = [line for line in cluster.said if "cut in two" in line]
         assert "1 worker died over it." in line
+
+
+def test_few_answers_are_held_however_slowly_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are fetched, those that were, and the one that is read; and nobody fetches once nobody reads."""
+    fetched, read = Counter[str](), Counter[str]()
+    real = _fetch._fetched
+
+    def counted(future: Any) -> Any:
+        fetched["all"] += 1
+        return real(future)
+
+    monkeypatch.setattr(_fetch, "_fetched", counted)
+    with threads(3) as (cluster, _):
+        results = cluster.results(Numbers((value,)) for value in range(60))
+        for _ in islice(results, 12):
+            read["all"] += 1
+            time.sleep(0.05)
+            assert fetched["all"] - read["all"] <= _fetch.AT_ONCE + _fetch.AHEAD
+        assert fetched["all"] > read["all"]
+        results.close()  # type: ignore[attr-defined]  # a generator
+        until(lambda: not [one for one in threading.enumerate() if one.name == "circuit-fetch"])

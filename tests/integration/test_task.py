@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import tiny
 from support.commands import Result, environment
 
+from circuitcli.core.branches import Branches, Follow
+from circuitcli.core.sites import Site
 from circuitcli.errors import InputError
 from circuitcli.runtime import shapes
 from circuitcli.stages import ablate, cache_acts, estimate, fetch_saes
@@ -151,8 +154,13 @@ def test_halves_give_together_what_the_whole_gives(elsewhere: Elsewhere) -> None
         one, other = (ordered(kind, some) for some in (parts, found[kind]))
         for name, column in one.items():
             np.testing.assert_allclose(other[name], column, rtol=0, atol=1e-5, err_msg=f"{kind}: {name}")
-    written = WrittenTask(whole)
-    files = written.joined([one.compute(sources, done=[].append, say=print) for one in written.halves()])
+    sites = {Site(part["down_layer"], part["down_site"]) for part in found["effects"]}
+    written = WrittenTask(whole, Follow.to({site: np.ones(tiny.D_SAE, np.bool_) for site in sites}, branching=3))
+    made = written.joined([one.compute(sources, done=[].append, say=print) for one in written.halves()])
+    files, led = made.files, Branches.of(whole.features, found["contexts"], found["effects"], written.follow)
+    assert len(led.target) > 0
+    for name, column in vars(led).items():
+        np.testing.assert_array_equal(getattr(made.branches, name), column, err_msg=name)
     for kind, [columns] in ablations.decoded(files).items():
         [same] = ablations.decoded(ablations.encoded(found))[kind]
         assert columns.keys() == same.keys()

@@ -39,7 +39,8 @@ def shards(folder: Path, count: int) -> tuple[Inputs, list[Any]]:
     work = ablate.Ablating(job, todo)
     features = [sorted(often[i : i + 32]) for i in range(0, len(often), 32)]
     return inputs, [
-        WrittenTask(inputs.task(site, work.contexts(site, some), batch_size=256, threads=1)) for some in features
+        WrittenTask(inputs.task(site, work.contexts(site, some), batch_size=256, threads=1), work.follow(site.layer))
+        for some in features
     ]
 
 

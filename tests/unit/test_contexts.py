@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcli.core.contexts import FeatureStatistics, Firings, choose_contexts, top_contexts
+from circuitcli.core.contexts import ByFeature, FeatureStatistics, Firings, by_feature, choose_contexts, top_contexts
 from circuitcli.core.sites import FeatureId, Site
 
 FEATURE = FeatureId(Site(1, "mlp_out"), 3)
@@ -110,3 +110,26 @@ def test_whole_sequences_are_those_in_which_it_fires_at_all() -> None:
 def test_a_dead_feature_has_no_contexts() -> None:
     for whole in (False, True):
         assert len(choose_contexts(one_feature({}), FEATURE, cap=5, seed=0, whole=whole)) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)), unique=True), st.integers(1, 4))
+def test_how_many_contexts_there_are_is_known_without_choosing_them(
+    places: list[tuple[int, int, int]], cap: int
+) -> None:
+    feature, seq, pos = (np.asarray(column, np.int32) for column in np.reshape(sorted(places), (-1, 3)).T)
+    value = np.asarray([1 + hash(place) % 97 for place in sorted(places)], np.float32)
+    order = np.lexsort((feature, pos, seq))
+    data = Firings(seq, pos, feature, value)
+    firings, wanted = ByFeature(data.where(order)), [0, 2, 3, 9]
+    found = firings.of(wanted)
+    shuffled = by_feature(data.where(order[::-1]), wanted)
+    for index in wanted:
+        mine = [(s, p) for f, s, p in sorted(places) if f == index]
+        for some in (found[index], shuffled[index]):
+            assert list(zip(some.seq.tolist(), some.pos.tolist(), strict=True)) == mine
+    for whole in (False, True):
+        chosen = [
+            choose_contexts(some, FeatureId(FEATURE.site, index), cap=cap, seed=0, whole=whole)
+            for index, some in found.items()
+        ]
+        assert firings.counts(wanted, cap=cap, whole=whole) == list(map(len, chosen))
