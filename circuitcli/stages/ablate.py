@@ -145,8 +145,7 @@ class Ablating:
 
     def follow(self, layer: int) -> Follow:
         """Which effects of a layer's features may be followed: to the next layer's, where these aren't named."""
-        after = next((later for later in self.layers if later > layer and later not in self.named), None)
-        sites = [site for site in self.inputs.widths if site.layer == after]
+        sites = [site for site in self._after(layer) if site.layer not in self.named]
         firing = {site: self.inputs.statistics[site]["n_active"] > 0 for site in sites}
         return Follow.to(firing, self.job.settings.features.branching)
 
@@ -272,11 +271,13 @@ class Ablating:
 
     def _look_ahead(self, layer: int) -> None:
         """Read where features of the layer behind one fire, while workers compute the last of that one."""
-        if self.job.executor.elsewhere and layer != self.layers[-1]:
-            after = self.layers[self.layers.index(layer) + 1]
-            for site in self.inputs.widths:
-                if site.layer == after:
-                    self.inputs.firings_of(site)
+        for site in self._after(layer) if self.job.executor.elsewhere else ():
+            self.inputs.firings_of(site)
+
+    def _after(self, layer: int) -> list[Site]:
+        """The sites of the layer behind one; none behind the last."""
+        later = [one for one in self.layers if one > layer]
+        return [site for site in self.inputs.widths if site.layer in later[:1]]
 
     def have(self, shard: Shard) -> bool:
         """Whether nothing is to be done for a shard: its files are noted."""

@@ -1,18 +1,23 @@
 """Laws 4 and 8 on whole runs: batches and shards change nothing, and effects/ is what ablations/ says."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support import tiny
 from support.brute import rows
 from support.plain import NUMBERS
 from support.transcoders import Made
 
 from circuitcli.runtime.device import Runtime
-from circuitcli.stages import ablate, cache_acts, passes
+from circuitcli.stages import ablate, cache_acts, fetch_saes, passes
 from circuitcli.stages.stage import Job
+from circuitcli.store import ablations
+from circuitcli.store.records import Plan
+from circuitcli.store.run import Run
 
 UP, DOWN = ("up_layer", "up_site", "up_feature"), ("down_layer", "down_site", "down_feature")
 SMALL = {"features": {"thinning": 0.03, "branching": 1, "max_features": 5, "seq_cap": 3}}
@@ -128,6 +133,66 @@ def test_law_8_mean_effects_are_those_of_the_ablations(job: Job) -> None:
             assert (row["ci_low"], row["ci_high"]) == pytest.approx(interval, rel=1e-4, abs=1e-6)
             intervals += 1
     assert intervals > 5
+
+
+def test_each_layers_features_follow_from_the_ablations_of_the_one_before(job: Job) -> None:
+    """By plain loops: of each source at each site the largest |mean| of what fires by itself, cut to the largest."""
+    settings, layers = (
+        job.settings.features,
+        sorted({row["layer"] for row in rows(job.run.root, "acts/features.parquet")}),
+    )
+    fires = {
+        (row["layer"], row["site"], row["feature"])
+        for row in rows(job.run.root, "acts/features.parquet")
+        if row["n_active"]
+    }
+    counts: Counter[tuple[Any, ...]] = Counter()
+    for row in rows(job.run.root, "ablations/contexts-*.parquet"):
+        counts[row["layer"], row["site"], row["feature"]] += 1
+    means: dict[tuple[Any, ...], float] = defaultdict(float)
+    for row in rows(job.run.root, "ablations/effects-*.parquet"):
+        source, target = (tuple(row[name] for name in names) for names in (UP, DOWN))
+        if target in fires and target[0] > source[0]:
+            means[source, target] += (row["ablated"] - row["clean"]) / counts[source]
+    for layer in layers[1:]:
+        largest: dict[tuple[Any, ...], float] = {}
+        groups: dict[tuple[Any, ...], list[tuple[float, tuple[Any, ...]]]] = defaultdict(list)
+        for (source, target), mean in means.items():
+            if target[0] == layer:
+                groups[source, target[1]].append((abs(mean), target))
+        for group in groups.values():
+            for size, target in sorted(group, reverse=True)[: settings.branching]:
+                largest[target] = max(size, largest.get(target, 0.0))
+        kept = sorted(largest, key=lambda target: -largest[target])[: settings.max_features]
+        assert {key for key in counts if key[0] == layer} == set(kept) != set()
+
+
+def test_a_layer_is_planned_at_once_and_what_came_of_it_is_not_read_again(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start(tmp_path / "run", {"features": {"thinning": 1.0, "branching": 3, "max_features": 90, "seq_cap": 2}})
+    for stage in (fetch_saes, cache_acts):
+        stage.run(job)
+    planned: list[int] = []
+    save = Run.save_plan
+
+    def counted(self: Run, stage: str, plan: Plan) -> None:
+        planned.append(len(plan.shards))
+        save(self, stage, plan)
+
+    monkeypatch.setattr(Run, "save_plan", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(ablations, "branches", None)
+        ablate.run(job)
+    shards = list(job.run.root.glob("ablations/contexts-*.parquet"))
+    assert len(shards) > len(planned)
+    assert len(set(planned)) == 1 + tiny.LAYERS  # none, and more with each layer
+    # From files it is the same.
+    before = job.run.require("ablate")
+    job.run.reopen("ablate")
+    assert ablate.run(Job(job.settings, job.report, job.run)).status == "done"
+    assert job.run.require("ablate").facts["features"] == before.facts["features"]
+    assert job.run.require("ablate").files == before.files
 
 
 def naive_bootstrap(feature: tuple[int, str, int], seqs: list[int], effects: np.ndarray) -> tuple[float, float]:
