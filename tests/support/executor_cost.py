@@ -18,7 +18,7 @@ import torch
 from circuitcli.executors import make
 from circuitcli.settings import resolve
 from circuitcli.stages import ablate, cache_acts, fetch_saes
-from circuitcli.stages.inputs import Inputs
+from circuitcli.stages.inputs import JobInputs
 from circuitcli.stages.report import Silent
 from circuitcli.stages.spec import STAGES
 from circuitcli.stages.stage import Job, unstarted
@@ -26,13 +26,13 @@ from circuitcli.stages.written import WrittenTask
 from circuitcli.store.run import Run
 
 
-def shards(folder: Path, count: int) -> tuple[Inputs, list[Any]]:
+def shards(folder: Path, count: int) -> tuple[JobInputs, list[Any]]:
     """Shards of the demo's first layer, and one in which what is read is opened."""
     settings = resolve({"texts": {"num_sequences": 1200}, "features": {"seq_cap": 5000}, "runtime": {"device": "cpu"}})
     job = Job(settings, Silent(), Run(folder, STAGES.folders))
     for stage in (fetch_saes, cache_acts):
         stage.run(job)
-    inputs, todo = Inputs(job), unstarted(job, "ablate", {})
+    inputs, todo = JobInputs(job), unstarted(job, "ablate", {})
     assert todo is not None
     site = next(iter(inputs.widths))
     often = inputs.statistics[site]["n_active"].argsort()[::-1][: 32 * (count + 1)].tolist()
@@ -44,7 +44,7 @@ def shards(folder: Path, count: int) -> tuple[Inputs, list[Any]]:
     ]
 
 
-def seconds(executor: Any, inputs: Inputs, given: list[Any]) -> float:
+def seconds(executor: Any, inputs: JobInputs, given: list[Any]) -> float:
     """Of all shards but the first."""
 
     def one_by_one() -> Iterable[float]:
