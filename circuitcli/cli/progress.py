@@ -21,6 +21,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
+# Columns of a terminal below which words beside a bar leave no room for the unit of its rate.
+_NARROW = 100
 # Times a second: a spinner that doesn't turn for a second looks stuck.
 _REFRESH = 8
 
@@ -56,7 +58,7 @@ class Bars:
             yield self._live
             return
         name = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
-        columns = (SpinnerColumn(), name, _Bar(), _Counted(), _Left(), _Beside(self._beside))
+        columns = (SpinnerColumn(), name, _Bar(), _Counted(self._short), _Left(), _Beside(self._beside))
         progress = Progress(*columns, console=self._console, transient=True, refresh_per_second=_REFRESH)
         with progress:
             self._live = progress
@@ -64,6 +66,10 @@ class Bars:
                 yield progress
             finally:
                 self._live = None
+
+    def _short(self) -> bool:
+        """Whether there is little room."""
+        return self._console.width < _NARROW and bool(self._beside())
 
 
 class _Bar(BarColumn):
@@ -78,8 +84,9 @@ class _Counted(ProgressColumn):
 
     max_refresh = 0.5
 
-    def __init__(self) -> None:
+    def __init__(self, short: Callable[[], bool]) -> None:
         super().__init__(Column(no_wrap=True))
+        self._short = short
         self._bytes, self._speed, self._count = DownloadColumn(), TransferSpeedColumn(), MofNCompleteColumn()
 
     def render(self, task: Task) -> Text:
@@ -88,12 +95,16 @@ class _Counted(ProgressColumn):
         unit = str(task.fields["unit"])
         if unit == "B":
             return Text(" ").join([self._bytes.render(task), self._speed.render(task)])
-        rate = f"{task.speed:.3g} {unit}/s" if task.speed else unit
+        each = "" if self._short() else f" {unit}"
+        rate = f"{task.speed:.3g}{each}/s" if task.speed else unit
         return Text(" ").join([self._count.render(task), Text(rate)])
 
 
 class _Left(TimeRemainingColumn):
     """The time left, where there is something to count."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=True, min_width=7))
 
     def render(self, task: Task) -> Text:
         return Text("") if task.total is None else super().render(task)
