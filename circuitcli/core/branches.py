@@ -151,7 +151,7 @@ def _largest(
         here = np.flatnonzero((place >= start) & (place < start + at_once))
         cell = (place[here] - start) * len(fires) + target[here]
         total = np.bincount(cell, change[here], len(some) * len(fires)).reshape(len(some), len(fires))
-        for row in total / np.maximum(some, 1)[:, None] * fires:
+        for row in np.where(fires, total / np.maximum(some, 1)[:, None], 0):
             kept.append(_first(row, branching))
             means.append(row[kept[-1]])
     sources = np.repeat(np.arange(len(ablated)), [len(targets) for targets in kept])

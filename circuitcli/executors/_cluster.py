@@ -27,7 +27,7 @@ _OWN = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
-    # It moves results between workers, of which none holds any for long, and looks at all tasks every two seconds.
+    # It drops second copies of results, of which there are none here, and looks at all tasks every two seconds.
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
 }

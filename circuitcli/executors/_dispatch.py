@@ -76,6 +76,7 @@ class Piece(Generic[R]):
         left: How many of these aren't there.
         avoided: Workers that can't do it.
         deaths: Workers that died over it.
+        unread: How often fetching its answer raised what no lost connection raises.
         done: Whether its result is there, or its parts are on their way.
     """
 
@@ -87,6 +88,7 @@ class Piece(Generic[R]):
     left: int = 0
     avoided: set[str] = field(default_factory=set)
     deaths: int = 0
+    unread: int = 0
     done: bool = False
 
 
@@ -362,8 +364,10 @@ class Dispatch(Generic[R]):
             return
         self._drop(attempt)
         arrival.future.release()
-        if arrival.bug is not None:
-            raise arrival.bug
+        if arrival.raised is not None:
+            attempt.piece.unread += 1
+            if arrival.computed or attempt.piece.unread >= DEATHS:
+                raise arrival.raised  # a bug
         if answer is None and not attempt.elsewhere:
             self._once_more(attempt.piece)
         if answer is None or attempt.piece.done:
@@ -401,7 +405,8 @@ class Dispatch(Generic[R]):
     def _look(self) -> None:
         """Give what the dead held to others, and what the silent hold to others too."""
         for worker in self._pool.look(self._places.device):
-            for place, attempt in enumerate(list(worker.attempts)):
+            lost = [attempt for attempt in worker.attempts if not self._fetcher.has(attempt.future)]
+            for place, attempt in enumerate(lost):
                 self._drop(attempt)
                 attempt.future.cancel()
                 if place == 0:

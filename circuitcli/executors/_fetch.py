@@ -16,11 +16,19 @@ AT_ONCE, AHEAD, PATIENCE = 3, 2, 60.0
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """What came of a future: an answer, a bug in computing it, or neither, as its worker is gone with it."""
+    """What came of a future: an answer, what was raised, or neither, as its worker is gone with it.
+
+    Attributes:
+        future: Of Dask.
+        answer: Of its task.
+        raised: By its task, or by fetching it.
+        computed: Whether by its task, which would raise it again.
+    """
 
     future: Any
     answer: Answer | None = None
-    bug: Exception | None = None
+    raised: Exception | None = None
+    computed: bool = False
 
 
 class Fetcher:
@@ -35,6 +43,7 @@ class Fetcher:
         self._wanted, self._closed = wanted, False
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._fetched: queue.Queue[Arrival] = queue.Queue(AHEAD)
+        self._here: set[str] = set()
         for _ in range(AT_ONCE):
             threading.Thread(target=self._work, name="circuit-fetch", daemon=True).start()
 
@@ -45,9 +54,15 @@ class Fetcher:
     def take(self, seconds: float) -> Arrival | None:
         """One that has arrived; None if none does in so many seconds."""
         try:
-            return self._fetched.get(timeout=seconds)
+            arrival = self._fetched.get(timeout=seconds)
         except queue.Empty:
             return None
+        self._here.discard(arrival.future.key)
+        return arrival
+
+    def has(self, future: Any) -> bool:
+        """Whether the answer of a future is here, to be read: its worker may end."""
+        return future.key in self._here
 
     def close(self) -> None:
         """Nobody reads any more."""
@@ -61,6 +76,8 @@ class Fetcher:
                 self._publish(_fetched(future))
 
     def _publish(self, arrival: Arrival) -> None:
+        if arrival.answer is not None:
+            self._here.add(arrival.future.key)
         while not self._closed:
             try:
                 return self._fetched.put(arrival, timeout=1)
@@ -76,6 +93,6 @@ def _fetched(future: Any) -> Arrival:
             future.result(timeout=PATIENCE)  # raises it
     except (TimeoutError, OSError):
         pass  # its worker is gone, with the answer
-    except Exception as bug:  # noqa: BLE001 -- raised where results are read
-        return Arrival(future, bug=bug)
+    except Exception as error:  # noqa: BLE001 -- raised where results are read, unless it goes away
+        return Arrival(future, raised=error, computed=future.status == "error")
     return Arrival(future)

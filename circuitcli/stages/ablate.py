@@ -6,6 +6,7 @@ whole features, and only shards that don't exist yet are computed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -240,26 +241,26 @@ class Ablating:
         """Have the shards that don't exist yet computed; each is written as it comes."""
         noted: dict[Shard, dict[str, FileEntry]] = {}
         missing = [shard for shard in shards if not self.have(shard)]
-        left = set(missing)  # whose tasks aren't made
-        pieces = [self._piece(shard, follow, noted, left) for shard in missing]
+        ahead = _Ahead(set(missing))
+        pieces = [self._piece(shard, follow, noted, ahead) for shard in missing]
         self.branches = {}
         self.todo.make(what, "contexts", pieces, self.inputs.places, of=[shard.digest for shard in shards])
         for shard in missing:  # in whatever order they came
             self.todo.files.update(noted.get(shard, {}))
 
-    def _piece(self, shard: Shard, follow: Follow, noted: dict[Shard, dict[str, FileEntry]], left: set[Shard]) -> Piece:
+    def _piece(self, shard: Shard, follow: Follow, noted: dict[Shard, dict[str, FileEntry]], ahead: _Ahead) -> Piece:
         """A shard; what is written of it is noted, and where it leads kept."""
 
         def tasks() -> list[WrittenTask]:
             made = [self.task(shard.site, self.contexts(shard.site, shard.features), follow)]
-            left.discard(shard)
-            if not left:
-                self._look_ahead(shard.site.layer)
+            ahead.left.discard(shard)
             return made
 
         def write(results: Sequence[Written]) -> None:
             [made] = results
             noted[shard], self.branches[shard] = ablations.write(self.job.run, shard, made.files), made.branches
+            if ahead.turn():
+                self._look_ahead(shard.site.layer)
 
         return Piece(
             name=shard.digest,
@@ -267,10 +268,11 @@ class Ablating:
             there=lambda: self.there(shard),
             tasks=tasks,
             write=write,
+            like=shard.site,
         )
 
     def _look_ahead(self, layer: int) -> None:
-        """Read where features of the layer behind one fire, while workers compute the last of that one."""
+        """Read where features of the layer behind one fire, beside writing the last shards of that one."""
         for site in self._after(layer) if self.job.executor.elsewhere else ():
             self.inputs.firings_of(site)
 
@@ -318,6 +320,22 @@ class Ablating:
         follow, wanted = self.follow(layer), _by_site(features)
         found = (self.branches.get(one) or ablations.branches(self.job.run, one, follow) for one in shards)
         return [part.only(np.asarray(wanted[one.site])) for one, part in zip(shards, found, strict=True)]
+
+
+@dataclass(eq=False)
+class _Ahead:
+    """When a layer's inputs can be read: once, after all tasks of the one before were made, which read their own.
+
+    Attributes:
+        left: Shards whose tasks aren't made.
+    """
+
+    left: set[Shard]
+    _taken: threading.Lock = field(default_factory=threading.Lock)
+
+    def turn(self) -> bool:
+        """Whether it is time, said to whoever asks first."""
+        return not self.left and self._taken.acquire(blocking=False)
 
 
 def _by_site(features: Iterable[FeatureId]) -> dict[Site, list[int]]:

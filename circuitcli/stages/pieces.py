@@ -5,7 +5,7 @@ One process does all of a stage's pieces; several that share a run do each some 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ class Piece:
         there: Whether its files are there by now.
         tasks: What is computed, made when its turn comes.
         write: Writes the files, of what comes of the tasks, in their order; perhaps while others are written.
+        like: What it works with; pieces that have the same follow each other, so that it is opened once. None: its own.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Piece:
     there: Callable[[], bool]
     tasks: Callable[[], Sequence[Task[Any]]]
     write: Callable[[Sequence[Any]], None]
+    like: Hashable | None = None
 
 
 @runtime_checkable
@@ -99,15 +101,13 @@ class Whole:
 
 
 def compute(tools: Tools, pieces: Sequence[Piece], places: Places, done: Done) -> None:
-    """Compute pieces by the executor, and write each as its last task is done. Of those that several processes compute
-    the longest come first, so that the last ones end soon after each other.
-    """
+    """Compute pieces by the executor, and write each as its last task is done."""
     own: list[tuple[int, int]] = []  # of each task, the piece, and its place there
     results: list[dict[int, Any]] = [{} for _ in pieces]
     counts: dict[int, int] = {}
 
     elsewhere = tools.executor.elsewhere
-    order = sorted(range(len(pieces)), key=lambda number: -pieces[number].units if elsewhere else number)
+    order = _longest_first(pieces) if elsewhere else range(len(pieces))
 
     def tasks() -> Iterator[Task[Any]]:
         for number in order:
@@ -124,6 +124,19 @@ def compute(tools: Tools, pieces: Sequence[Piece], places: Places, done: Done) -
             if len(results[number]) == counts[number]:
                 found, results[number] = results[number], {}
                 write(partial(pieces[number].write, [found[place] for place in range(len(found))]))
+
+
+def _longest_first(pieces: Sequence[Piece]) -> list[int]:
+    """The numbers of pieces, of like ones the longest first: then the last ones end soon after each other."""
+    first: dict[Hashable, int] = {}
+    for number, piece in enumerate(pieces):
+        first.setdefault(number if piece.like is None else (piece.like,), number)
+
+    def key(number: int) -> tuple[int, int]:
+        piece = pieces[number]
+        return (number, 0) if piece.like is None else (first[(piece.like,)], -piece.units)
+
+    return sorted(range(len(pieces)), key=key)
 
 
 def _at_once(write: Callable[[], None]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from circuitcli.core import lfs
 from circuitcli.errors import InputError, no_room
 
+# To ask for the umask is to set it for a moment, in which nothing may be made.
 _ASKING = threading.Lock()
 # The suffix of a file that is being written, or never was finished.
 UNFINISHED = ".part"
@@ -80,7 +81,8 @@ def make(folder: Path) -> list[Path]:
     """
     missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
+        with _ASKING:
+            path.mkdir(exist_ok=True)
     return missing
 
 
@@ -151,7 +153,7 @@ def _sync(path: Path) -> None:
 
 
 def _umask() -> int:
-    with _ASKING:  # which is setting, too
+    with _ASKING:
         mask = os.umask(0)
         os.umask(mask)
     return mask

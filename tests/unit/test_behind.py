@@ -70,14 +70,15 @@ def test_what_goes_wrong_beside_it_is_raised_once_writing_has_ended(tmp_path: Pa
     assert (tmp_path / "late").read_bytes() == b"there"
 
 
-def test_files_of_many_threads_have_the_permissions_that_the_process_gives(tmp_path: Path) -> None:
+def test_files_and_folders_of_many_threads_have_the_permissions_that_the_process_gives(tmp_path: Path) -> None:
     """To ask for the umask is to set it."""
     before = os.umask(0o027)
     try:
         with Behind() as behind:
-            for number in range(300):
-                behind(partial(files.write, tmp_path / f"{number}", b""))
+            for number in range(600):
+                behind(partial(files.write, tmp_path / f"{number}" / "one", b""))
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
-    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("*")} == {0o750}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("*/one")} == {0o640}

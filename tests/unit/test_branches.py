@@ -154,3 +154,11 @@ def test_branching_against_plain_loops(
     assert follow(table, branching=branching, max_features=max_features) == expected
     backwards = dict(reversed(table.items()))
     assert follow(backwards, branching=branching, max_features=max_features) == expected
+
+
+def test_what_never_fires_is_not_followed_whatever_its_effect() -> None:
+    fires = np.arange(WIDTH) != 3
+    found = Branches.of(
+        [1], [contexts({1: 1})], [table([(1, A, 3, float("inf")), (1, A, 4, 1.0)])], Follow.to({A: fires}, 2)
+    )
+    assert led_to([found], 9) == features(A, 4)
