@@ -33,7 +33,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both runs, not to be touched."""
     folder = tmp_path_factory.mktemp("before")
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python 3.11.0 to 3.11.3 don't have
+        archive.extractall(folder)
     return folder / "run-0.1"
 
 
