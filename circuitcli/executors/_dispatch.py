@@ -301,20 +301,30 @@ class Dispatch(Generic[R]):
     def _fill(self) -> None:
         """Give every worker a task, and another to wait there while there are enough."""
         workers = self._pool.usable(self._token, self._places.device)
+        self._give(workers, 1, one_by_one=True)
         self._pull(2 * len(workers) + 1)
         for depth in (1, 2):
-            for worker in workers:
-                if len(worker.attempts) >= depth or (depth == 2 and len(self._backlog) <= len(workers)):
-                    continue
-                piece = self._next(worker, workers)
-                if piece is not None:
-                    self._send(piece, worker)
+            self._give(workers, depth)
         if not self._backlog:
             self._pool.give_back()
             return
         self._pool.ask_for(len(self._backlog) + len(self._under_way))
         if not self._under_way:
             self._require()
+
+    def _give(self, workers: list[Worker], depth: int, *, one_by_one: bool = False) -> None:
+        """Give tasks to those that have fewer than so many; a second one only while there are enough.
+
+        One by one each is sent before the next is made, so that nobody waits for the others'.
+        """
+        for worker in workers:
+            if len(worker.attempts) >= depth or (depth == 2 and len(self._backlog) <= len(workers)):
+                continue
+            if one_by_one:
+                self._pull(1)
+            piece = self._next(worker, workers)
+            if piece is not None:
+                self._send(piece, worker)
 
     def _require(self) -> None:
         """Nothing is under way: refuse to wait where that is in vain."""
