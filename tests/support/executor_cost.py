@@ -28,7 +28,7 @@ from circuitcli.store.run import Run
 
 def shards(folder: Path, count: int) -> tuple[JobInputs, list[Any]]:
     """Shards of the demo's first layer, and one in which what is read is opened."""
-    settings = resolve({"texts": {"num_sequences": 1200}, "features": {"seq_cap": 5000}, "runtime": {"device": "cpu"}})
+    settings = resolve({"texts": {"num_sequences": 2000}, "features": {"seq_cap": 5000}, "runtime": {"device": "cpu"}})
     job = Job(settings, Silent(), Run(folder, STAGES.folders))
     for stage in (fetch_saes, cache_acts):
         stage.run(job)
