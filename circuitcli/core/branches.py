@@ -48,7 +48,7 @@ class Branches:
         source: Of each effect that may be followed, the place of its source in `features`.
         site: And of its target's site in `sites`.
         target: Its index there.
-        mean: And the mean over all contexts of the change, of which those without one count 0.
+        mean: And Σ (ablated − clean) ÷ contexts: the mean change, contexts without one counting 0.
         sites: Of the next layer.
     """
 

@@ -98,7 +98,7 @@ class ByFeature:
 
 
 def by_feature(firings: Firings, features: Sequence[int]) -> dict[int, Firings]:
-    """The firings of some features of one site, in order of (seq, pos); of those of `firings`, in whatever order."""
+    """The firings of some features of one site, in order of (seq, pos), whatever order they come in."""
     some = firings.where(np.flatnonzero(np.isin(firings.feature, np.asarray(features, np.int32))))
     return ByFeature(some.where(np.lexsort((some.pos, some.seq)))).of(features)
 
