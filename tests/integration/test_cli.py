@@ -133,8 +133,11 @@ def test_bars_on_a_terminal_only(circuit: Circuit, run: Path, screen):
     assert "Reducing" not in circuit(*args).err
 
 
-def test_hostile_names_on_a_terminal(circuit: Circuit, profile: Path, tiny_model: Path, tmp_path: Path, screen):
+def test_hostile_names_on_a_terminal(
+    circuit: Circuit, profile: Path, tiny_model: Path, tmp_path: Path, screen, monkeypatch: pytest.MonkeyPatch
+):
     """Neither markup nor control characters of a model's name or a text get to the terminal; ours do."""
+    monkeypatch.setenv("COLUMNS", "300")  # the end of a long path would be left out
     model = Path(shutil.copytree(tiny_model, tmp_path / "[/b][red]"))
     args = ["run-all", "--profile", profile, "--run", tmp_path / "run", "--model", model]
     shown = screen(circuit, [*args, "--prompt", "the \x1b]0;owned\x07 [/b] light", "--prompt", "[red]\x9b2J earth"])
