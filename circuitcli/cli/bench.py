@@ -15,6 +15,8 @@ from circuitcli.core.words import amount
 from circuitcli.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from circuitcli.stages.bench import Timings
     from circuitcli.stages.cases import Case
     from circuitcli.stages.rounds import Ratio
@@ -107,7 +109,7 @@ def command(request: Request) -> None:
         bench_precisions.command(request, terminal, case_of, float(options["budget"] or BUDGET))
         return
     tools, run = unwritten(request, terminal)
-    case = case_of(request, tools, run)
+    case = case_of(request, tools, run, tools.runtime.device)
     from circuitcli.stages import bench
 
     found = bench.run(case, tools.runtime, tools.report, float(options["budget"] or BUDGET))
@@ -115,14 +117,14 @@ def command(request: Request) -> None:
     terminal.document(bench.document(found))
 
 
-def case_of(request: Request, tools: Tools, run: Run | None) -> Case:
-    """What is timed: what was chosen, or random weights."""
+def case_of(request: Request, tools: Tools, run: Run | None, timed: torch.device) -> Case:
+    """What is timed on a device: what was chosen, or random weights."""
     from circuitcli.stages import cases, subject
 
     options = request.more
     if options["shape"] is None:
-        return cases.of(subject.chosen(tools, run))
-    return cases.synthetic(tools, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS)
+        return cases.of(subject.chosen(tools, run), timed)
+    return cases.synthetic(tools, options["shape"], options["d_sae"] or D_SAE, options["tokens"] or TOKENS, timed)
 
 
 def _check(request: Request) -> None:

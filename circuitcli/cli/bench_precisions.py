@@ -16,10 +16,14 @@ from circuitcli.core.words import amount
 from circuitcli.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from circuitcli.stages.bench_precisions import Row, Timings
     from circuitcli.stages.cases import Case
     from circuitcli.stages.tools import Tools
     from circuitcli.store.run import Run
+
+    CaseOf = Callable[[Request, Tools, Run | None, torch.device], Case]
 
 MORE: dict[str, tuple[Any, Any]] = {
     "precisions": (
@@ -34,9 +38,7 @@ MORE: dict[str, tuple[Any, Any]] = {
 }
 
 
-def command(
-    request: Request, terminal: Terminal, case_of: Callable[[Request, Tools, Run | None], Case], budget: float
-) -> None:
+def command(request: Request, terminal: Terminal, case_of: CaseOf, budget: float) -> None:
     """Show each precision's time, and its distance from float32 on the CPU.
 
     Args:
@@ -52,7 +54,8 @@ def command(
         raise UsageError("--precisions times each dtype in turn.", hint="Leave --dtype out.")
     tools, run = unwritten(request, terminal)
     there = replace(tools.settings.runtime, device="cpu", dtype="float32")
-    case = case_of(request, replace(tools, settings=replace(tools.settings, runtime=there)), run)
+    here = replace(tools, settings=replace(tools.settings, runtime=there))
+    case = case_of(request, here, run, tools.runtime.device)
     from circuitcli.stages import bench_precisions
 
     found = bench_precisions.run(case, tools.runtime, tools.report, budget)

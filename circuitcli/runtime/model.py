@@ -312,6 +312,7 @@ def _bridge(loaded: Any, checkpoint: Checkpoint, runtime: Runtime) -> Any:
     through_the_door(loaded)  # again: the bridge has chosen another
     for block in bridge.blocks:
         native(block.attn)
+    norms.native(bridge)
     bridge.eval()
     for parameter in bridge.parameters():
         parameter.requires_grad_(False)

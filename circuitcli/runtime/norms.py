@@ -1,4 +1,4 @@
-"""The door to norms, of every family: where a norm's scale may be a constant of a clean pass.
+"""The door to norms, of every family: the model's own is what runs, and its scale may be a constant of a clean pass.
 
 A norm is asked what it is, and not its class, since families write the same in many ways (1 + w, no bias, no weights,
 one gain for each head): b = norm(0); it subtracts the mean where norm(1) is norm(0); g follows from a vector of ±1, up
@@ -22,6 +22,16 @@ from circuitcli.runtime.held import Held, centre, wide
 
 # So far from 0 that what a norm adds to the variance, lest it divide by 0, is lost in rounding.
 _FAR = 64.0
+
+
+def native(bridge: Any) -> None:
+    """Let bridged norms run the model's own modules, between their hooks at the way in and out.
+
+    TransformerLens computes them again by its own formula, in seven steps where torch's layer norm takes one.
+    """
+    for module in bridge.modules():
+        if _own(module) is not module and is_norm(module):
+            object.__setattr__(module, "forward", _plain(module))  # a bridge passes other assignments on
 
 
 def through_the_door(bridge: Any) -> None:
@@ -91,13 +101,25 @@ def _rms(x: Tensor) -> Tensor:
     return x.square().mean(-1, keepdim=True).sqrt()
 
 
+def _plain(norm: Any) -> Callable[[Tensor], Tensor]:
+    """What a norm does by itself; a bridged one by the model's own module, between its hooks."""
+    own = _own(norm)
+
+    def bridged(hidden_states: Tensor) -> Tensor:
+        out: Tensor = norm.hook_out(own(norm.hook_in(hidden_states)))
+        return out
+
+    def bare(hidden_states: Tensor) -> Tensor:
+        out: Tensor = type(norm).forward(norm, hidden_states)
+        return out
+
+    return bare if own is norm else bridged
+
+
 def _door(norm: Any, name: str) -> None:
     """Sites are read and edited on the way in and out, so a held norm keeps the hooks there."""
     before, after = (getattr(norm, hook, lambda x: x) for hook in ("hook_in", "hook_out"))
-
-    def plain(x: Tensor) -> Tensor:
-        out: Tensor = type(norm).forward(norm, x)
-        return out
+    plain = _plain(norm)
 
     def forward(hidden_states: Tensor) -> Tensor:
         held, notes = constants.in_use().norms, constants.noting().norms
@@ -109,7 +131,7 @@ def _door(norm: Any, name: str) -> None:
             notes[norm] = _held(plain, hidden_states, out, f"norm {name} ({type(_own(norm)).__name__})")
         return out
 
-    object.__setattr__(norm, "forward", forward)  # a bridge passes other assignments on to what it wraps
+    object.__setattr__(norm, "forward", forward)
 
 
 def _held(plain: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, name: str) -> Held:

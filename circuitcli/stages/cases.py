@@ -22,8 +22,9 @@ from circuitcli.stages.sequences import read_sample
 from circuitcli.stages.subject import Subject
 from circuitcli.stages.tools import Tools
 
-# Sequences that are timed at most, and active features at a position of random SAEs.
-SEQUENCES, L0 = 8, 40
+# Sequences that are timed at most, a GPU's as many as a run has in a clean pass; active features at a position of
+# random SAEs.
+_SEQUENCES, L0 = {"cpu": 8, "mps": 8, "cuda": 32}, 40
 _SAMPLE = 200  # positions by which their biases are set
 
 
@@ -56,8 +57,13 @@ class Case:
         return replace(self, tokens=self.tokens[:count, : int(lengths.max())], lengths=lengths)
 
 
-def of(subject: Subject) -> Case:
-    """The first of the chosen sites and those behind it, on the first sequences of the chosen text."""
+def of(subject: Subject, timed: torch.device) -> Case:
+    """The first of the chosen sites and those behind it, on the first sequences of the chosen text.
+
+    Args:
+        subject: What was chosen.
+        timed: The device that is timed, on which or beside which the case is.
+    """
     from circuitcli.runtime import model as models
     from circuitcli.runtime import weights
 
@@ -65,8 +71,9 @@ def of(subject: Subject) -> Case:
     sample, model = read_sample(subject, tools.report.say), subject.model
     sites = [entry.at for entry in subject.entries]
     used = [sites[0], *downstream(sites[0], sites, model.shape, subject.entries[0].written[0])]
-    lengths = torch.as_tensor(sample.lengths[:SEQUENCES]).long()
-    tokens = torch.as_tensor(sample.tokens[:SEQUENCES, : int(lengths.max())]).long()
+    count = _SEQUENCES[timed.type]
+    lengths = torch.as_tensor(sample.lengths[:count]).long()
+    tokens = torch.as_tensor(sample.tokens[:count, : int(lengths.max())]).long()
     return Case(
         f"{tools.settings.model}, {tools.settings.saes.release}",
         model,
@@ -79,8 +86,15 @@ def of(subject: Subject) -> Case:
     )
 
 
-def synthetic(tools: Tools, shape: str, d_sae: int, tokens: int) -> Case:
+def synthetic(tools: Tools, shape: str, d_sae: int, tokens: int, timed: torch.device) -> Case:
     """Random weights of a shape; the SAEs' biases let about `L0` features fire at a position.
+
+    Args:
+        tools: Where the case is, and of what the weights are drawn.
+        shape: Its name.
+        d_sae: Features of each SAE.
+        tokens: Of each sequence.
+        timed: As of `of`.
 
     Raises:
         UsageError: There is no such shape, or it hasn't these layers or sites, or reads fewer tokens.
@@ -91,14 +105,14 @@ def synthetic(tools: Tools, shape: str, d_sae: int, tokens: int) -> Case:
     n = model.shape.n_layers
     sites = _sites_of(tools, shape, model, [n // 3, n // 3 + 1], ("resid_pre",))
     used = [sites[0], *downstream(sites[0], sites, model.shape)]
-    drawn = torch.randint(0, model.shape.d_vocab, (SEQUENCES, tokens), device=model.device)
+    drawn = torch.randint(0, model.shape.d_vocab, (_SEQUENCES[timed.type], tokens), device=model.device)
     return Case(
         f"{shape}, random weights, d_sae {d_sae}",
         model,
         _random_saes(model, used, drawn, d_sae),
         used[0],
         drawn,
-        torch.full((SEQUENCES,), tokens),
+        torch.full((len(drawn),), tokens),
         weights.forward(weights.random(config, tools.runtime)),
         partial(shapes.random_model, shape, config, seed=tools.settings.seed),
     )
@@ -124,7 +138,7 @@ def synthetic_prompt(tools: Tools, shape: str, d_sae: int, tokens: int) -> Promp
     """
     _, model = _random_model(tools, shape, tokens)
     sites = _sites_of(tools, shape, model, list(range(model.shape.n_layers)), ("attn_out", "mlp_out", "resid_post"))
-    drawn = torch.randint(0, model.shape.d_vocab, (SEQUENCES, tokens), device=model.device)
+    drawn = torch.randint(0, model.shape.d_vocab, (_SEQUENCES["cpu"], tokens), device=model.device)
     saes = _random_saes(model, sites, drawn, d_sae, shared=True)
     return PromptCase(f"{shape}, random weights, d_sae {d_sae}", model, saes, drawn[0])
 

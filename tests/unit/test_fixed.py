@@ -425,7 +425,7 @@ def test_other_activation_functions_and_norms_are_refused(tmp_path: Path, tokens
     model = load_model(save_checkpoint(family, tmp_path / family, config=config))
     with pytest.raises(InputError, match="RelP has no rule for the MLP of block 0"), model.fixed(tokens, RELP):
         pytest.fail("entered")
-    norm = model._bridge.blocks[2].ln2
+    norm = model._bridge.blocks[2].ln2.original_component
     kind = type(norm)
     norm.__class__ = type("BentNorm", (kind,), {"forward": lambda self, x: kind.forward(self, x).tanh()})
     said = r"The norm blocks\.2\.\S+ \(\w+Norm\) is no norm whose scale is known\."
