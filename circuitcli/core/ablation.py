@@ -36,9 +36,9 @@ from circuitcli.core.model import Addition, Model, Pass, Places
 from circuitcli.core.next_token import Followed, TokenSums, follow
 from circuitcli.core.places import Grid, alone, chain, edited_positions, read_positions
 from circuitcli.core.sites import Site, last_block
-from circuitcli.core.transfer import sent
+from circuitcli.core.transfer import filling, sent
 
-# How many rows of logits are held at once.
+# Of the logits that a CPU holds at once.
 _LOGIT_BYTES = 2**27
 
 
@@ -285,7 +285,7 @@ def _next_token(
 
     So many at once that their logits stay small; a context's clean logits serve all of them.
     """
-    size = max(1, _LOGIT_BYTES // (4 * model.shape.d_vocab))
+    size = max(1, filling(model.device, _LOGIT_BYTES) // (4 * model.shape.d_vocab))
     kl = torch.empty(len(context), device=final.device)
     empty = None if tokens is None else torch.empty(tokens.shape, device=final.device)
     followed = None if tokens is None or empty is None else Followed(tokens, empty, torch.empty_like(empty))

@@ -27,8 +27,9 @@ from circuitcli.core.active import Active
 from circuitcli.core.frame import PLAIN, Frame
 from circuitcli.core.matrix import Matrix, moved, rows, whole
 from circuitcli.core.sites import Site
+from circuitcli.core.transfer import filling
 
-_DENSE_BYTES = 2**26  # of the encodings that are held at once where only the active ones are wanted
+_DENSE_BYTES = 2**26  # of the encodings that a CPU holds at once where only the active ones are wanted
 
 
 class Decoder(NamedTuple):
@@ -188,7 +189,7 @@ class Dictionary:
     @property
     def rows_at_once(self) -> int:
         """How many rows are encoded at once where only the active ones are wanted."""
-        return max(1, _DENSE_BYTES // (4 * self.d_sae))
+        return max(1, filling(self.b_enc.device, _DENSE_BYTES) // (4 * self.d_sae))
 
     def candidates(self, x: Float[Tensor, "n d_in"]) -> Iterator[tuple[int, Candidates]]:
         """What may be active, of `rows_at_once` rows at a time, and the first of these."""

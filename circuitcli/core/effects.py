@@ -87,9 +87,3 @@ def _percentiles(
         part = slice(start, start + _CHUNK)
         low[part], high[part] = np.percentile(weights @ sums[:, part] / contexts, [2.5, 97.5], axis=0)
     return low, high
-
-
-def extreme_tokens(effect: Float[np.ndarray, " v"], keep: int) -> Int[np.ndarray, " m"]:
-    """Token ids of the `keep` lowest and the `keep` highest effects, in order of effect; each id once."""
-    order = np.argsort(effect, kind="stable")
-    return order if len(order) <= 2 * keep else np.concatenate([order[:keep], order[-keep:]])

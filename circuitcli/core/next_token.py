@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,7 +26,7 @@ from circuitcli.core.transfer import sent
 
 _TINY = torch.finfo(torch.float32).tiny
 # Logits that are worked on at once: on a CPU what stays in its caches, on a GPU what fills it.
-_CHUNK_BYTES = {"cpu": 2**22, "mps": 2**28, "cuda": 2**28}
+_CHUNK_BYTES = {"cpu": 2**22, "mps": 2**28, "cuda": 2**27}
 
 
 class Followed(NamedTuple):
@@ -34,6 +35,21 @@ class Followed(NamedTuple):
     token_id: Int[Tensor, "n k"]
     logprob: Float[Tensor, "n k"]
     prob: Float[Tensor, "n k"]
+
+
+class Extremes(NamedTuple):
+    """Of each slot the tokens whose mean effect is the lowest and the highest; on the host.
+
+    Attributes:
+        slot: Ascending; in one by mean effect, then by id.
+        token_id: Each once in a slot.
+        logprob, prob: The mean of log p_ablated − log p_clean, by which they are chosen, and of p_ablated − p_clean.
+    """
+
+    slot: Int[np.ndarray, " m"]
+    token_id: Int[np.ndarray, " m"]
+    logprob: Float[np.ndarray, " m"]
+    prob: Float[np.ndarray, " m"]
 
 
 def likeliest(logits: Float[Tensor, "n v"], k: int) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
@@ -70,6 +86,27 @@ class TokenSums:
         wide = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
         self.logprob = torch.zeros(slots, d_vocab, dtype=wide, device=device)
         self.prob = torch.zeros(slots, d_vocab, dtype=wide, device=device)
+
+    def extremes(self, counts: Int[Tensor, " s"], keep: int) -> Extremes:
+        """The `keep` tokens of the lowest mean effects of each slot and the `keep` of the highest: all, if so few.
+
+        Where they are only those that may be among them are sorted, and they alone come to the host.
+
+        Args:
+            counts: How many ablations each slot is a sum of.
+            keep: How many at either end.
+        """
+        each = sent(counts.clamp(min=1), self.logprob.device).unsqueeze(1)
+        mean, keep = self.logprob / each, min(keep, self.logprob.shape[1])
+        low, high = (mean.topk(keep, largest=largest).values[:, -1:] for largest in (False, True))
+        slot, token = ((mean <= low) | (mean >= high)).nonzero(as_tuple=True)
+        columns = slot, token, mean[slot, token], self.prob[slot, token] / each[slot, 0]
+        found = Extremes(*(column.cpu().numpy() for column in columns))
+        order = np.lexsort((found.token_id, found.logprob, found.slot))
+        first, stop = (np.searchsorted(found.slot[order], found.slot[order], side) for side in ("left", "right"))
+        rank = np.arange(len(order))  # of what ties with the last there may be too much
+        kept = order[(rank - first < keep) | (stop - rank <= keep)]
+        return Extremes(*(column[kept] for column in found))
 
     @contextmanager
     def whole(self) -> Iterator[None]:

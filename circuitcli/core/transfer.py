@@ -1,4 +1,4 @@
-"""From the host to a device: the one place where it is decided whether anybody waits for it."""
+"""From the host to a device: whether anybody waits for it, and how much at once fills one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import Tensor
 
 # Devices that copy from memory that stays in its place, while the host goes on.
 _COPY_ALONE = {"cuda"}
+# What fills a GPU is so many times what a CPU works on at once.
+_FILLING = {"cuda": 8}
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
@@ -17,3 +19,8 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type not in _COPY_ALONE or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def filling(device: torch.device, on_cpu: int) -> int:
+    """How much is worked on at once: so much on a CPU, and on a GPU what keeps it from waiting for the next piece."""
+    return on_cpu * _FILLING.get(device.type, 1)

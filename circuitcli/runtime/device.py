@@ -23,7 +23,7 @@ T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # The share of free memory that one batch may fill, and the largest batch that still gains speed, in positions.
 _MEMORY_SHARE = 0.25
-_MAX_BATCH = {"cpu": 512, "mps": 512, "cuda": 2048}
+_MAX_BATCH = {"cpu": 512, "mps": 512, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,11 @@ def free_memory(device: torch.device) -> int:
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return _free_host_memory()
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that a GPU has, whoever holds them now: what must not depend on the moment goes by it."""
+    return int(torch.cuda.mem_get_info(device)[1])
 
 
 def _free_host_memory() -> int:

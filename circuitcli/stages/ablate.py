@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from circuitcli.stages.estimate import Estimate
     from circuitcli.stages.inputs import JobInputs
     from circuitcli.stages.start import Start
-    from circuitcli.stages.written import Written, WrittenTask
+    from circuitcli.stages.written import Found, Written, WrittenTask
 
 NAME = "ablate"
 
@@ -215,13 +215,15 @@ class Ablating:
             return self._planned(features)
 
     def _planned(self, features: Sequence[FeatureId]) -> list[Shard]:
+        from circuitcli.core.transfer import filling
+
         planned, added = ablations.shards(self.todo.plan.shards), dict[str, Any]()
         have = {(shard.site, index) for shard in planned for index in shard.features}
-        wanted = _by_site(features)
+        wanted, size = _by_site(features), filling(self.job.runtime.device, SHARD_FEATURES)
         for site in self.inputs.widths:
             new = [index for index in wanted.get(site, ()) if (site, index) not in have]
-            for start in range(0, len(new), SHARD_FEATURES):
-                shard = Shard.of(self.todo.plan.fingerprint, site, new[start : start + SHARD_FEATURES])
+            for start in range(0, len(new), size):
+                shard = Shard.of(self.todo.plan.fingerprint, site, new[start : start + size])
                 planned.append(shard)
                 added |= shard.planned(self.kinds)
         if added:
@@ -256,8 +258,8 @@ class Ablating:
             ahead.left.discard(shard)
             return made
 
-        def write(results: Sequence[Written]) -> None:
-            [made] = results
+        def write(results: Sequence[Written | Found]) -> None:
+            made = results[0].written
             noted[shard], self.branches[shard] = ablations.write(self.job.run, shard, made.files), made.branches
             if ahead.turn():
                 self._look_ahead(shard.site.layer)
@@ -294,7 +296,8 @@ class Ablating:
 
         self.todo.planned_batch(self.todo.plan.batch_size or self.inputs.batch_size)
         plan = self.todo.plan
-        return WrittenTask(self.inputs.task(site, contexts, batch_size=plan.batch_size, threads=plan.threads), follow)
+        made = self.inputs.task(site, contexts, batch_size=plan.batch_size, threads=plan.threads)
+        return WrittenTask(made, follow, behind=self.job.behind and not self.job.executor.elsewhere)
 
     def contexts(self, site: Site, features: Sequence[int]) -> dict[int, Firings]:
         """The contexts at which each feature is ablated."""

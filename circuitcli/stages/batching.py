@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from circuitcli.core.model import Model
-from circuitcli.runtime.device import Runtime
+from circuitcli.core.transfer import filling
+from circuitcli.runtime.device import Runtime, total_memory
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
     from jaxtyping import Int
@@ -48,6 +50,18 @@ def by_positions(
         return runtime.batches(count, max(1, rows * width // max(1, positions)), work, say=say)
 
     return batches
+
+
+def clean_at_once(model: Model, device: torch.device, sequences: int, positions: int) -> tuple[int, int]:
+    """How many sequences, and positions of them, are run clean together, of so many on a CPU.
+
+    A GPU takes several times as many, so that a batch may have rows in all of them: the power of two at which keys and
+    values take a quarter of its memory at most, so that it is the same each time.
+    """
+    times, each = filling(device, 1), 8 * model.shape.n_layers * model.shape.d_z * positions
+    while times > 1 and times * each > total_memory(device) // 4:
+        times //= 2
+    return times * sequences, times * positions
 
 
 def blocks(lengths: Int[np.ndarray, " s"], sequences: int, positions: int) -> list[Int[np.ndarray, " b"]]:

@@ -22,8 +22,7 @@ from circuitcli.stages.sequences import read_sample
 from circuitcli.stages.subject import Subject
 from circuitcli.stages.tools import Tools
 
-# Sequences that are timed at most, a GPU's as many as a run has in a clean pass; active features at a position of
-# random SAEs.
+# Sequences that are timed at most, on a GPU such as make a full batch; active features at a position of random SAEs.
 _SEQUENCES, L0 = {"cpu": 8, "mps": 8, "cuda": 32}, 40
 _SAMPLE = 200  # positions by which their biases are set
 

@@ -12,6 +12,7 @@ from circuitcli.core.sites import SITES
 from circuitcli.errors import InputError
 from circuitcli.stages import next_tokens
 from circuitcli.stages.stage import Job, Outcome, Work, stage
+from circuitcli.stages.threaded import ordered, threads
 from circuitcli.store import ablations, acts, tables
 from circuitcli.store.ablations import FeatureAblations
 from circuitcli.store.reduced import EFFECTS, FEATURES, LOGITS, NEXT
@@ -38,8 +39,8 @@ def _work(job: Job, todo: Work) -> None:
     planned = set(ablations.chosen(job.run))
     measured = contexts = 0
     with job.report.track("Reducing effects", len(planned), "features") as done:
-        for result in results(job):
-            effects = _effect_rows(result, job.settings.seed)
+        reduced = ordered(lambda result: (result, _effect_rows(result, job.settings.seed)), results(job), threads())
+        for result, effects in reduced:
             parts[EFFECTS].append(effects)
             parts[LOGITS] += _logit_rows(result, job.settings.effects.logit_tokens, tokenizer)
             parts[FEATURES].append(_totals(result, effects))

@@ -21,9 +21,10 @@ from circuitcli.core import flops
 from circuitcli.core.contexts import Firings
 from circuitcli.core.next_token import TokenSums
 from circuitcli.core.sites import Site, last_block
+from circuitcli.core.transfer import filling
 from circuitcli.core.words import amount, duration, quantity
 from circuitcli.errors import ResourceError
-from circuitcli.runtime.device import free_memory, held_memory
+from circuitcli.runtime.device import free_memory, held_memory, synchronize
 from circuitcli.settings import Settings
 from circuitcli.stages import spreading
 from circuitcli.stages.assembly import Ablations, effect_columns
@@ -33,12 +34,15 @@ from circuitcli.stages.tools import Tools
 from circuitcli.store import tables
 from circuitcli.store.ablations import SHARD_FEATURES
 
-# Most ablations of the trial; and bytes on disk of a row of contexts, and of one of the stored tokens.
-_TRIAL, _CONTEXT_BYTES, _TOKEN_BYTES = 64, 24, 12
+# Most ablations of the trial, which on a GPU are to fill it; those that are made before any is timed.
+_TRIAL, _WARM = {"cpu": 64, "mps": 64, "cuda": 4096}, 8
+# Bytes on disk of a row of contexts, and of one of the stored tokens.
+_CONTEXT_BYTES, _TOKEN_BYTES = 24, 12
 # Of a row of effects until its shard is written: as it was found, as columns, and as a table.
 _EFFECT_BYTES = 100
-# What torch takes beside its tensors, and what batches hold for a moment: encodings and logits, some times over.
-_OVERHEAD = 2**29
+# What torch takes beside its tensors, and what batches hold for a moment: encodings and logits, some times over. Of a
+# batch of few rows on a GPU it is less.
+_OVERHEAD, _MOMENT = 2**29, 4
 _HINT = (
     "Lower --max-features, --branching or --seq-cap (time, disk) or --batch-size, --seq-cap, --max-tokens or the "
     "number of sites (memory), or add --no-logits; --allow-over-memory goes on all the same."
@@ -179,7 +183,7 @@ def estimate(tools: Tools, passes: Passes, planned: Counts, free_disk: int) -> E
         site: trial.row_seconds * count * _operations(passes, site, logits=settings.ablate.logits) / own
         for site, count in planned.contexts.items()
     }
-    shards = spreading.shards_of(planned.features)
+    shards = spreading.shards_of(planned.features, filling(device, SHARD_FEATURES))
     rows = round(ablations * trial.changes)
     logits = features * 2 * LOGIT_TOKENS if settings.ablate.logits else 0
     held = held_memory(device)
@@ -203,12 +207,15 @@ def _more(settings: Settings, passes: Passes, trial: _Trial, planned: Counts) ->
     """Bytes that come on top of the trial's: SAEs of wider layers, a batch, a shard's effects, and what torch takes."""
     horizon = settings.ablate.reach
     widest = max(_sae_bytes(passes, site) for site in planned.contexts)
-    batch = min(passes.batch_size(horizon), max(planned.contexts.values())) * passes.row_bytes(horizon)
-    contexts = min(max(planned.contexts.values()), SHARD_FEATURES * settings.features.seq_cap)
+    batch = min(passes.batch_size(horizon), max(planned.contexts.values()))
+    rows = batch * passes.row_bytes(horizon)
+    shard = filling(passes.runtime.device, SHARD_FEATURES)
+    contexts = min(max(planned.contexts.values()), shard * settings.features.seq_cap)
     effects = round(contexts * trial.changes) * _EFFECT_BYTES
     d_vocab = passes.model.shape.d_vocab if settings.ablate.logits else 0
-    sums = SHARD_FEATURES * 4 * 8 * d_vocab  # two, and their copies
-    return max(0, widest - _sae_bytes(passes, trial.site)) + batch + effects + sums + _OVERHEAD
+    sums = shard * 4 * 8 * d_vocab  # two, and their copies
+    moment = min(filling(passes.runtime.device, _OVERHEAD), _OVERHEAD + batch * _MOMENT * 4 * d_vocab)
+    return max(0, widest - _sae_bytes(passes, trial.site)) + rows + effects + sums + moment
 
 
 def _sae_bytes(passes: Passes, site: Site) -> int:
@@ -239,8 +246,9 @@ def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:
         block = int(passes.block_of(firings.seq).min())
         started = time.perf_counter()
         clean = passes.clean(block, logits)
+        synchronize(runtime.device)
         clean_seconds = time.perf_counter() - started
-        few = _few(firings, passes.blocks[block], whole=settings.ablate.positions == "all")
+        few = _few(firings, passes.blocks[block], _TRIAL[runtime.device.type], settings.ablate.positions == "all")
         trial = Ablations(
             site=site,
             contexts=few,
@@ -256,6 +264,8 @@ def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:
         passes.saes(reads)
         for read in reads:
             clean.acts[read]  # once for all ablations: no part of what one takes
+        if runtime.device.type != "cpu":  # where the first of each kernel is slow
+            list(trial.where(np.arange(min(_WARM, len(few)))).made(baseline, sums))
         started = time.perf_counter()
         made = trial.made(baseline, sums, say=tools.report.say)
         # As numbers on the host, so that a device has finished.
@@ -273,8 +283,8 @@ def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:
     )
 
 
-def _few(firings: Firings, sequences: np.ndarray, *, whole: bool) -> Firings:
-    """Some of a site's firings in these sequences, spread over them."""
+def _few(firings: Firings, sequences: np.ndarray, most: int, whole: bool) -> Firings:
+    """So many of a site's firings in these sequences at most, spread over them."""
     here = firings.where(np.flatnonzero(np.isin(firings.seq, sequences)))
-    picked = here.where(np.unique(np.linspace(0, len(here) - 1, _TRIAL).round().astype(np.int64)))
+    picked = here.where(np.unique(np.linspace(0, len(here) - 1, most).round().astype(np.int64)))
     return Firings(picked.seq, np.full_like(picked.pos, -1), picked.feature, picked.value) if whole else picked

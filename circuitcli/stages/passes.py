@@ -20,10 +20,10 @@ from circuitcli.core.sites import Site
 from circuitcli.runtime.device import Runtime
 from circuitcli.saes import SaeEntry
 from circuitcli.stages.assembly import Baseline
-from circuitcli.stages.batching import batch_size, blocks, row_bytes
+from circuitcli.stages.batching import batch_size, blocks, clean_at_once, row_bytes
 
-# Sequences that are run clean together, once for all ablations in them, and their positions, padding too: a pass holds
-# attention scores of all heads.
+# Sequences that a CPU runs clean together, once for all ablations in them, and their positions, padding too: a pass
+# holds attention scores of all heads.
 CLEAN_SEQUENCES, CLEAN_POSITIONS = 32, 4096
 # On a CPU clean passes are kept up to so many bytes; what goes beyond is run again for each shard.
 CLEAN_BYTES = 2**30
@@ -84,7 +84,8 @@ class Passes(ABC):
     @cached_property
     def blocks(self) -> list[np.ndarray]:
         """The sequences that are run clean together: of like length, so that little is padded; the longest first."""
-        return blocks(self.sample.lengths, CLEAN_SEQUENCES, CLEAN_POSITIONS)
+        at_once = clean_at_once(self.model, self.runtime.device, CLEAN_SEQUENCES, CLEAN_POSITIONS)
+        return blocks(self.sample.lengths, *at_once)
 
     def block_of(self, seq: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """The block in which each sequence is."""

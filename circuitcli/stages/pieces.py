@@ -106,8 +106,7 @@ def compute(tools: Tools, pieces: Sequence[Piece], places: Places, done: Done) -
     results: list[dict[int, Any]] = [{} for _ in pieces]
     counts: dict[int, int] = {}
 
-    elsewhere = tools.executor.elsewhere
-    order = _longest_first(pieces) if elsewhere else range(len(pieces))
+    order = _longest_first(pieces) if tools.executor.elsewhere else range(len(pieces))
 
     def tasks() -> Iterator[Task[Any]]:
         for number in order:
@@ -117,7 +116,7 @@ def compute(tools: Tools, pieces: Sequence[Piece], places: Places, done: Done) -
                 own.append((number, place))
                 yield task
 
-    with Behind() if elsewhere else nullcontext(_at_once) as write:
+    with Behind() if tools.behind else nullcontext(_at_once) as write:
         for index, result in tools.executor.results(tasks(), places, done=done, say=tools.report.say):
             number, place = own[index]
             results[number][place] = result

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from circuitcli.core.sites import Site
-from circuitcli.store.ablations import SHARD_FEATURES
 
 WORKERS = (1, 8, 64)
 # Bytes that travel: of an ablation, its columns and what it becomes; of a shard, what says what it reads, by site. Back
@@ -19,9 +18,9 @@ WORKERS = (1, 8, 64)
 _ABLATION, _CONTENTS = 28, 1600
 
 
-def shards_of(features: Mapping[Site, int]) -> dict[Site, int]:
-    """How many shards features of each site make."""
-    return {site: -(-count // SHARD_FEATURES) for site, count in features.items() if count}
+def shards_of(features: Mapping[Site, int], size: int) -> dict[Site, int]:
+    """How many shards features of each site make, so many in each."""
+    return {site: -(-count // size) for site, count in features.items() if count}
 
 
 def seconds_on(workers: int, clean: float, ablating: Mapping[Site, float], shards: Mapping[Site, int]) -> float:

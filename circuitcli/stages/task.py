@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from circuitcli.core.ablation import Ablated
 from circuitcli.core.contexts import Firings
-from circuitcli.core.effects import extreme_tokens
 from circuitcli.core.next_token import TokenSums
 from circuitcli.errors import InputError
 from circuitcli.stages.assembly import Ablations, Baseline, Say, as_numpy, effect_columns, unsaid
@@ -91,7 +91,7 @@ class ShardTask:
             "contexts": [shard.context_rows(here, result) for here, result in results],
         }
         if sums is not None:
-            parts["logits"] = list(shard.logit_rows(sums))
+            parts["logits"] = [shard.logit_rows(sums)]
             if self.contents.next_tokens is not None:
                 parts["next"] = [part for here, result in results for part in shard.next_rows(here, result)]
         return parts
@@ -158,15 +158,13 @@ class _Tables:
             "prob_effect": prob.reshape(-1),
         }
 
-    def logit_rows(self, sums: TokenSums) -> Iterator[tables.Columns]:
+    def logit_rows(self, sums: TokenSums) -> tables.Columns:
         """Each feature's mean effects on the tokens that it changes the most."""
-        counts = np.bincount(self.task.ablations.slot, minlength=len(self.task.features)).tolist()
-        for index, count, *totals in zip(self.task.features, counts, sums.logprob, sums.prob, strict=True):
-            mean, prob_mean = (as_numpy(total) / max(count, 1) for total in totals)
-            kept = extreme_tokens(mean, LOGIT_TOKENS)
-            yield self.at | {
-                "feature": np.full(len(kept), index, np.int32),
-                "token_id": kept.astype(np.int32),
-                "effect_mean": mean[kept].astype(np.float32),
-                "prob_effect_mean": prob_mean[kept].astype(np.float32),
-            }
+        counts = np.bincount(self.task.ablations.slot, minlength=len(self.task.features))
+        found = sums.extremes(torch.as_tensor(counts), LOGIT_TOKENS)
+        return self.at | {
+            "feature": np.asarray(self.task.features, np.int32)[found.slot],
+            "token_id": found.token_id.astype(np.int32),
+            "effect_mean": found.logprob.astype(np.float32),
+            "prob_effect_mean": found.prob.astype(np.float32),
+        }

@@ -39,6 +39,11 @@ class Tools:
         size = None if runtime.batch_size == "auto" else runtime.batch_size
         return devices.make(runtime.device, runtime.dtype, size, self.settings.seed)
 
+    @property
+    def behind(self) -> bool:
+        """Whether this process has time to write while tasks are computed: by others, or by a GPU."""
+        return self.executor.elsewhere or self.runtime.device.type != "cpu"
+
     @contextmanager
     def tracking(self, what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         """Progress over tasks, with what the executor says of itself beside it."""

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from circuitcli.core.branches import Branches, Follow
 from circuitcli.stages.assembly import Say
 from circuitcli.stages.task import ShardTask, Sources
 from circuitcli.store import ablations
-from circuitcli.store.tables import Encoded
+from circuitcli.store.tables import Columns, Encoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,26 @@ class Written:
     files: dict[str, Encoded]
     branches: Branches
 
+    @property
+    def written(self) -> Written:
+        """Itself."""
+        return self
+
+
+class Found:
+    """What came of a shard, whose files are made by whoever asks for them."""
+
+    def __init__(self, task: WrittenTask, parts: dict[str, list[Columns]]) -> None:
+        """The tables of a task."""
+        self._task, self._parts = task, parts
+
+    @cached_property
+    def written(self) -> Written:
+        """It, with its files."""
+        features = self._task.task.features
+        branches = Branches.of(features, self._parts["contexts"], self._parts["effects"], self._task.follow)
+        return Written(ablations.encoded(self._parts), branches)
+
 
 @dataclass(frozen=True, eq=False)
 class WrittenTask:
@@ -34,23 +55,24 @@ class WrittenTask:
     Attributes:
         task: The ablations.
         follow: Which effects may be followed.
+        behind: Whether its files are made by whoever writes them, while a GPU is at the next shard.
     """
 
     task: ShardTask
     follow: Follow
+    behind: bool = False
 
     def __len__(self) -> int:
         return len(self.task)
 
-    def compute(self, sources: Sources, *, done: Callable[[int], None], say: Say) -> Written:
+    def compute(self, sources: Sources, *, done: Callable[[int], None], say: Say) -> Written | Found:
         """The files of the shard.
 
         Raises:
             InputError, ResourceError: As the task does.
         """
-        parts = self.task.compute(sources, done=done, say=say)
-        branches = Branches.of(self.task.features, parts["contexts"], parts["effects"], self.follow)
-        return Written(ablations.encoded(parts), branches)
+        found = Found(self, self.task.compute(sources, done=done, say=say))
+        return found if self.behind else found.written
 
     def halves(self) -> tuple[WrittenTask, ...]:
         """Those of its task."""

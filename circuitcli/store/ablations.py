@@ -16,7 +16,7 @@ from circuitcli.store import files, tables
 from circuitcli.store.records import FileEntry, fingerprint
 from circuitcli.store.run import Run
 
-# Features of one shard: what an interruption may lose, and whose effects are held at once.
+# Features of one shard, if a CPU makes it: what an interruption may lose, and whose effects are held at once.
 SHARD_FEATURES = 32
 
 

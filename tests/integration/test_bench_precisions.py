@@ -43,7 +43,7 @@ def tools() -> Tools:
 
 @pytest.fixture
 def case(tools: Tools) -> Case:
-    return cases.synthetic(tools, "small", 256, 10)
+    return cases.synthetic(tools, "small", 256, 10, tools.runtime.device)
 
 
 @pytest.fixture

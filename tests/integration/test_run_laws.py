@@ -1,5 +1,6 @@
 """Laws 4 and 8 on whole runs: batches and shards change nothing, and effects/ is what ablations/ says."""
 
+import threading
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from support.transcoders import Made
 from circuitcli.runtime.device import Runtime
 from circuitcli.stages import ablate, cache_acts, fetch_saes, passes
 from circuitcli.stages.stage import Job
-from circuitcli.store import ablations
+from circuitcli.stages.tools import Tools
+from circuitcli.store import ablations, tables
 from circuitcli.store.records import Plan
 from circuitcli.store.run import Run
 
@@ -88,6 +90,29 @@ def test_law_4_batch_size_and_shard_size_change_nothing(
             for value in values:
                 assert two[key][value] == pytest.approx(row[value], rel=0, abs=bound[key[:2]]), (pattern, key)
     same_effects(job, other, bound)
+
+
+def test_what_a_gpu_leaves_to_be_written_is_written_the_same(
+    job: Job, asked: dict[str, Any], measure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are made and written by other threads, while the next shard is computed."""
+    monkeypatch.setattr(Tools, "behind", property(lambda _: True))
+    made, encoded = [], tables.encoded
+
+    def noted(table: str, parts: Any) -> Any:
+        made.append((table, threading.current_thread() is threading.main_thread()))
+        return encoded(table, parts)
+
+    monkeypatch.setattr(tables, "encoded", noted)
+    other = measure(asked)
+    shards = [here for table, here in made if table == "ablations/contexts"]
+    assert shards
+    assert not any(shards)
+    for pattern in ("ablations/*.parquet", "effects/*.parquet"):
+        one, two = (
+            {path.name: path.read_bytes() for path in sorted(each.run.root.glob(pattern))} for each in (job, other)
+        )
+        assert one == two
 
 
 def same_effects(job: Job, other: Job, bound: dict[tuple[int, str], float]) -> None:

@@ -276,3 +276,25 @@ def test_many_rows_of_a_sequence_share_its_keys() -> None:
     assert index.shape == (4, 16)
     index, _ = pack(torch.arange(30))
     assert index.shape == (30, 1)
+
+
+@given(
+    st.lists(st.lists(st.integers(-3, 3), min_size=9, max_size=9), min_size=1, max_size=4),
+    st.lists(st.integers(0, 7), min_size=4, max_size=4),
+    st.integers(1, 12),
+)
+def test_extremes_are_the_lowest_and_the_highest_means_each_once(
+    totals: list[list[int]], counts: list[int], keep: int
+) -> None:
+    """A plain loop that sorts all; ties are many, and go by the id."""
+    sums = TokenSums(len(totals), 9, torch.device("cpu"))
+    sums.logprob += torch.tensor(totals)
+    sums.prob += torch.arange(9) + 10 * torch.arange(len(totals)).unsqueeze(1)
+    found = sums.extremes(torch.tensor(counts[: len(totals)]), keep)
+    expected = []
+    for slot, (row, count) in enumerate(zip(totals, counts, strict=False)):
+        order = sorted(range(9), key=lambda token: (row[token], token))
+        kept = order if 2 * keep >= 9 else order[:keep] + order[-keep:]
+        n = max(count, 1)
+        expected += [(slot, token, row[token] / n, (token + 10 * slot) / n) for token in kept]
+    assert list(zip(*(column.tolist() for column in found), strict=True)) == expected

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from circuitcli.core.effects import MeanEffects, extreme_tokens, mean_effects
+from circuitcli.core.effects import MeanEffects, mean_effects
 from circuitcli.core.sites import FeatureId, Site
 
 FEATURE = FeatureId(Site(0, "mlp_out"), 5)
@@ -100,13 +100,3 @@ def test_many_targets_are_all_treated_alike() -> None:
     alone = summarise(column, list(range(6)))
     assert found.ci_low == pytest.approx(np.full(5000, alone.ci_low[0]))
     assert found.ci_high == pytest.approx(np.full(5000, alone.ci_high[0]))
-
-
-@given(st.lists(st.integers(-5, 5), min_size=1, max_size=30), st.integers(1, 8))
-def test_extreme_tokens_are_the_lowest_and_the_highest_each_once(values: list[int], keep: int) -> None:
-    effect = np.asarray(values, np.float64)
-    kept = extreme_tokens(effect, keep).tolist()
-    assert len(set(kept)) == len(kept) == min(len(values), 2 * keep)
-    ordered = sorted(values)
-    expected = ordered if len(values) <= 2 * keep else ordered[:keep] + ordered[-keep:]
-    assert [values[i] for i in kept] == expected

@@ -18,9 +18,10 @@ def best(workers: int, times: list[float]) -> float:
     )
 
 
-def test_shards_hold_32_features() -> None:
-    assert shards_of({A: 1, B: 32, C: 33}) == {A: 1, B: 1, C: 2}
-    assert shards_of({A: 0, B: 65}) == {B: 3}
+def test_shards_hold_so_many_features() -> None:
+    assert shards_of({A: 1, B: 32, C: 33}, 32) == {A: 1, B: 1, C: 2}
+    assert shards_of({A: 0, B: 65}, 32) == {B: 3}
+    assert shards_of({A: 256, B: 257}, 256) == {A: 1, B: 2}
 
 
 def test_one_worker_takes_it_all_and_layers_wait_for_each_other() -> None:

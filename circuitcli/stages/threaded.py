@@ -1,0 +1,42 @@
+"""Work on one thing after another by a few threads, in order: for what numpy does without holding up other threads."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+# Things under way or waiting for their turn, for each thread.
+_AHEAD = 2
+
+
+def threads() -> int:
+    """Those that this process may have: OMP_NUM_THREADS, or the cores that it may use."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    has = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(said)) if said.isdecimal() else has
+
+
+def ordered(work: Callable[[T], R], things: Iterable[T], count: int) -> Iterator[R]:
+    """What comes of each thing, in their order, by so many threads; only a few are held at once.
+
+    Raises:
+        Exception: What went wrong with one; nothing behind it is begun any more.
+    """
+    if count == 1:
+        yield from map(work, things)
+        return
+    pool, under_way = ThreadPoolExecutor(count, thread_name_prefix="circuit-work"), deque[Future[R]]()
+    try:
+        for thing in things:
+            under_way.append(pool.submit(work, thing))
+            if len(under_way) > _AHEAD * count:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,63 @@
+"""Work by threads, in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from circuitcli.stages.threaded import ordered, threads
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_comes_is_in_order_and_only_a_few_things_are_held(count: int) -> None:
+    asked, most = 0, 0
+
+    def things():
+        nonlocal asked
+        for number in range(40):
+            asked += 1
+            yield number
+
+    def work(number: int) -> int:
+        time.sleep(0.002 * (number % 3))
+        return number * number
+
+    found = []
+    for value in ordered(work, things(), count):
+        found.append(value)
+        most = max(most, asked - len(found))
+    assert found == [number * number for number in range(40)]
+    assert most <= 2 * count
+
+
+def test_as_many_are_worked_on_at_once_as_there_are_threads() -> None:
+    together = threading.Barrier(3, timeout=20)
+    assert len(list(ordered(lambda _: together.wait(), range(6), 3))) == 6
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_error_ends_it(count: int) -> None:
+    begun = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        return 1 // (3 - number)
+
+    made = ordered(work, range(1000), count)
+    with pytest.raises(ZeroDivisionError):
+        list(made)
+    assert len(begun) < 20
+
+
+@pytest.mark.parametrize(("said", "expected"), [("3", 3), ("0", 1)])
+def test_threads_are_those_that_were_given(monkeypatch: pytest.MonkeyPatch, said: str, expected: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert threads() == expected
+
+
+def test_threads_are_otherwise_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    assert threads() == 3
