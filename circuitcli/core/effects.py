@@ -82,8 +82,10 @@ def _percentiles(
     weights: Float[np.ndarray, "r s"], sums: Float[np.ndarray, "s k"], counts: Float[np.ndarray, " s"]
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     low, high = np.empty(sums.shape[1]), np.empty(sums.shape[1])
-    contexts = (weights @ counts)[:, None]
+    contexts = weights @ counts
     for start in range(0, sums.shape[1], _CHUNK):
         part = slice(start, start + _CHUNK)
-        low[part], high[part] = np.percentile(weights @ sums[:, part] / contexts, [2.5, 97.5], axis=0)
+        means = sums[:, part].T @ weights.T  # a row for each target, which percentiles are taken of where it lies
+        means /= contexts
+        low[part], high[part] = np.percentile(means, [2.5, 97.5], axis=1, overwrite_input=True)
     return low, high

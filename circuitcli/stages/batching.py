@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from circuitcli.core.model import Model
+from circuitcli.core.shape import ModelShape
 from circuitcli.core.transfer import filling
 from circuitcli.runtime.device import Runtime, total_memory
 
@@ -52,13 +53,13 @@ def by_positions(
     return batches
 
 
-def clean_at_once(model: Model, device: torch.device, sequences: int, positions: int) -> tuple[int, int]:
+def clean_at_once(shape: ModelShape, device: torch.device, sequences: int, positions: int) -> tuple[int, int]:
     """How many sequences, and positions of them, are run clean together, of so many on a CPU.
 
     A GPU takes several times as many, so that a batch may have rows in all of them: the power of two at which keys and
     values take a quarter of its memory at most, so that it is the same each time.
     """
-    times, each = filling(device, 1), 8 * model.shape.n_layers * model.shape.d_z * positions
+    times, each = filling(device, 1), 8 * shape.n_layers * shape.d_z * positions
     while times > 1 and times * each > total_memory(device) // 4:
         times //= 2
     return times * sequences, times * positions

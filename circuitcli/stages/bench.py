@@ -112,8 +112,16 @@ def _fitting(case: Case, one: Workload, report: Report, trial: Times) -> tuple[W
             return Workload(case.first(1), runtime, (positions, PLACES[1])), trial
         for visit in VISITS:
             trial.round(visit, one.ways)
-    size = _sequences(trial, len(case.lengths))
-    return (one, trial) if size == 1 else (Workload(case.first(size), runtime), Times(trial.clock, trial.wait))
+    return _grown(case, one, trial)
+
+
+def _grown(case: Case, work: Workload, times: Times) -> tuple[Workload, Times]:
+    """With as many sequences as leave time for `ROUNDS` rounds; several at once may take a GPU little more than one."""
+    while (size := _sequences(times, len(work.lengths), len(case.lengths))) >= 2 * len(work.lengths):
+        work, times = Workload(case.first(size), work.runtime), Times(times.clock, times.wait)
+        for visit in VISITS:
+            times.round(visit, work.ways)
+    return work, times
 
 
 def _tell_least(few: Workload, report: Report, trial: Times) -> None:
@@ -138,12 +146,12 @@ def _positions(trial: Times, ablations: int) -> int:
     return min(max(int(affordable / PLACES[1]), 0), PLACES[0])
 
 
-def _sequences(trial: Times, most: int) -> int:
-    """How many sequences leave time for `ROUNDS` rounds, from the times of one."""
+def _sequences(trial: Times, now: int, most: int) -> int:
+    """How many sequences leave time for `ROUNDS` rounds, from the times of so many now."""
     count = {name: len(seconds) for name, seconds in trial.seconds.items()}
     fixed = sum(trial.of(name) * count[name] for name in _ONCE)
     each = sum(trial.of(name) * n for name, n in count.items() if name not in _ONCE)
-    return min(max(int((trial.clock.left / ROUNDS - fixed) / each), 1), most)
+    return min(max(int((trial.clock.left / ROUNDS - fixed) / each * now), 1), most)
 
 
 def _timings(work: Workload, times: Times, difference: Discrepancy) -> Timings:

@@ -91,13 +91,11 @@ def run(case: Case, runtime: Runtime, report: Report, budget: float) -> Timings:
         here, works = _works(case, cases, runtime, 1)
         expected = list(here.expected(lambda: clock.spent < _COMPARING * budget))
         found = {one: _difference(one, work, expected) for one, work in works.items()}
-        times, visits = Times(clock, partial(synchronize, runtime.device)), _visits(works)
-        for visit in visits:
-            times.round(visit, _ways(works))
-        size = int(clock.left / _ROUNDS / sum(max(costs) for costs in times.costs.values()))
-        if (size := min(size, len(case.lengths))) > 1:
-            here, works = _works(case, cases, runtime, size)
-            times = Times(clock, times.wait)
+        size, visits = 1, _visits(works)
+        times = _once(Times(clock, partial(synchronize, runtime.device)), visits, works)
+        while (more := min(_fitting(times, size), len(case.lengths))) >= 2 * size:  # several may take little more
+            here, works = _works(case, cases, runtime, size := more)
+            times = _once(Times(clock, times.wait), visits, works)
         spend(times, visits, _ways(works), done)
     return Timings(
         subject=case.name,
@@ -115,6 +113,18 @@ def run(case: Case, runtime: Runtime, report: Report, budget: float) -> Timings:
         rounds=sum(map(len, times.costs.values())),
         precisions=[_row(one, work, times, found[one]) for one, work in works.items()],
     )
+
+
+def _once(times: Times, visits: Sequence[Visit], works: Mapping[Precision, Workload]) -> Times:
+    """A round of each."""
+    for visit in visits:
+        times.round(visit, _ways(works))
+    return times
+
+
+def _fitting(times: Times, size: int) -> int:
+    """How many sequences leave time for `_ROUNDS` rounds, from a round of so many."""
+    return int(times.clock.left / _ROUNDS / sum(max(costs) for costs in times.costs.values()) * size)
 
 
 def _cases(case: Case, runtime: Runtime) -> dict[Precision, Case]:

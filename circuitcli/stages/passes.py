@@ -84,7 +84,7 @@ class Passes(ABC):
     @cached_property
     def blocks(self) -> list[np.ndarray]:
         """The sequences that are run clean together: of like length, so that little is padded; the longest first."""
-        at_once = clean_at_once(self.model, self.runtime.device, CLEAN_SEQUENCES, CLEAN_POSITIONS)
+        at_once = clean_at_once(self.model.shape, self.runtime.device, CLEAN_SEQUENCES, CLEAN_POSITIONS)
         return blocks(self.sample.lengths, *at_once)
 
     def block_of(self, seq: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

@@ -1,4 +1,7 @@
-"""Work on one thing after another by a few threads, in order: for what numpy does without holding up other threads."""
+"""Work on one thing after another by a few threads, in order: for what numpy does without holding up other threads.
+
+Its products take one thread each meanwhile: they would wait for each other's.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,16 +32,14 @@ def ordered(work: Callable[[T], R], things: Iterable[T], count: int) -> Iterator
     Raises:
         Exception: What went wrong with one; nothing behind it is begun any more.
     """
-    if count == 1:
-        yield from map(work, things)
-        return
     pool, under_way = ThreadPoolExecutor(count, thread_name_prefix="circuit-work"), deque[Future[R]]()
-    try:
-        for thing in things:
-            under_way.append(pool.submit(work, thing))
-            if len(under_way) > _AHEAD * count:
+    with threadpool_limits(1, "blas"):
+        try:
+            for thing in things:
+                under_way.append(pool.submit(work, thing))
+                if len(under_way) >= _AHEAD * count:
+                    yield under_way.popleft().result()
+            while under_way:
                 yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -12,15 +12,12 @@ from circuitcli.stages import batching
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-class Sized:
-    """A model of which only the shape matters."""
-
-    shape = ModelShape(n_layers=12, d_model=768, d_z=768, d_vocab=50_257, n_ctx=1024)
+GPT2 = ModelShape(n_layers=12, d_model=768, d_z=768, d_vocab=50_257, n_ctx=1024)
 
 
 def at_once(monkeypatch: pytest.MonkeyPatch, device: torch.device, memory: int) -> tuple[int, int]:
     monkeypatch.setattr(batching, "total_memory", lambda _: memory)
-    return batching.clean_at_once(Sized(), device, 32, 4096)  # type: ignore[arg-type]
+    return batching.clean_at_once(GPT2, device, 32, 4096)
 
 
 def test_a_cpu_is_given_what_it_was() -> None:
