@@ -87,6 +87,7 @@ def _rows(e: Estimate) -> list[tuple[str, str, str]]:
         ("disk", f"{most}{quantity(e.disk_bytes)}", quantity(e.free_disk_bytes)),
         ("time of ablate", f"{most}{duration(e.seconds)}", ""),
         ("memory", quantity(e.memory_bytes), quantity(e.free_memory_bytes)),
+        *([("memory of the host", quantity(e.host_bytes), quantity(e.free_host_bytes))] if e.host_bytes else []),
         ("shards", f"{most}{e.shards:,}", ""),
         *((f"time on {amount(n, 'worker')}", f"{most}{duration(s)}", "") for n, s in e.worker_seconds.items()),
         ("sent to workers", f"{most}{quantity(e.sent_bytes)}", ""),

@@ -105,8 +105,8 @@ def _plain(norm: Any) -> Callable[[Tensor], Tensor]:
     """What a norm does by itself; a bridged one by the model's own module, between its hooks."""
     own = _own(norm)
 
-    def bridged(hidden_states: Tensor) -> Tensor:
-        out: Tensor = norm.hook_out(own(norm.hook_in(hidden_states)))
+    def bridged(hidden_states: Tensor, *more: Any, **named: Any) -> Tensor:  # a gate, say
+        out: Tensor = norm.hook_out(own(norm.hook_in(hidden_states), *more, **named))
         return out
 
     def bare(hidden_states: Tensor) -> Tensor:

@@ -20,10 +20,11 @@ from circuitcli.core.sites import FeatureId, Site, resolve_pins
 from circuitcli.core.words import amount
 from circuitcli.errors import InputError
 from circuitcli.stages import next_tokens
-from circuitcli.stages.pieces import Piece
+from circuitcli.stages.pieces import Piece, Whole
+from circuitcli.stages.spreading import shard_features
 from circuitcli.stages.stage import Job, Outcome, Work, stage, unstarted
 from circuitcli.store import ablations, tables
-from circuitcli.store.ablations import SHARD_FEATURES, Shard
+from circuitcli.store.ablations import Shard
 from circuitcli.store.records import FileEntry, Record
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Ablating:
             named[layer] = Named(len(features), counts)
         passes = self.inputs.passes
         planned = count(self.job.settings, passes, named, exact=True)
-        return estimate(self.job, passes, planned, self.job.run.free_disk())
+        return estimate(self.job, passes, planned, self.shard_features, self.job.run.free_disk())
 
     def _known(self, there: set[FeatureId]) -> dict[int, list[FeatureId]]:
         """The features of each layer, as far as they are known: named, or behind a layer whose effects are there."""
@@ -209,17 +210,20 @@ class Ablating:
     def _fires(self, feature: FeatureId) -> bool:
         return bool(self.inputs.statistics[feature.site]["n_active"][feature.index])
 
+    @property
+    def shard_features(self) -> int:
+        """Features of a new shard."""
+        return shard_features(self.job, alone=isinstance(self.todo.pieces, Whole))
+
     def shards(self, features: Sequence[FeatureId]) -> list[Shard]:
         """The shards that hold these features: planned ones, and new ones for the features that no plan has."""
         with self.todo.planning():
             return self._planned(features)
 
     def _planned(self, features: Sequence[FeatureId]) -> list[Shard]:
-        from circuitcli.core.transfer import filling
-
         planned, added = ablations.shards(self.todo.plan.shards), dict[str, Any]()
         have = {(shard.site, index) for shard in planned for index in shard.features}
-        wanted, size = _by_site(features), filling(self.job.runtime.device, SHARD_FEATURES)
+        wanted, size = _by_site(features), self.shard_features
         for site in self.inputs.widths:
             new = [index for index in wanted.get(site, ()) if (site, index) not in have]
             for start in range(0, len(new), size):

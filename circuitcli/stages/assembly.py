@@ -111,6 +111,7 @@ class Ablations:
             ablate = partial(self._ablate, baseline, rows[here], clean, sums, directions)
             for part, result in runtime.batches(here.stop - here.start, self.batch_size, ablate, say=say):
                 yield ordered.contexts.where(np.arange(here.start, here.stop)[part]), result
+            del clean, ablate  # before the next block is run, which may need its room
 
     def _order(self, block: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """Block by block; in one, rows of a sequence together, or, where rows are chains, those of like length."""

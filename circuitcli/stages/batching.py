@@ -18,6 +18,9 @@ from circuitcli.runtime.device import Runtime, total_memory
 if TYPE_CHECKING or "jaxtyping" in sys.modules:  # its import takes 45 ms, which reading a run does without
     from jaxtyping import Int
 
+# Of attention's scores at once, and the width of a head, of which few are narrower.
+_COPIES, _HEAD = 3, 64
+
 
 def recomputed(model: Model, width: int, horizon: int | None) -> int:
     """Positions that are computed again for one ablation in a sequence of `width`, at most.
@@ -53,14 +56,24 @@ def by_positions(
     return batches
 
 
-def clean_at_once(shape: ModelShape, device: torch.device, sequences: int, positions: int) -> tuple[int, int]:
+def clean_at_once(
+    shape: ModelShape, device: torch.device, width: int, sequences: int, positions: int
+) -> tuple[int, int]:
     """How many sequences, and positions of them, are run clean together, of so many on a CPU.
 
-    A GPU takes several times as many, so that a batch may have rows in all of them: the power of two at which keys and
-    values take a quarter of its memory at most, so that it is the same each time.
+    A GPU takes several times as many, so that a batch may have rows in all of them: the power of two at which a block
+    takes an eighth of its memory at most, whatever is free, so that it is the same each time.
+
+    Args:
+        shape: The model's.
+        device: Where it is.
+        width: The longest sequence.
+        sequences: On a CPU.
+        positions: On a CPU, padding too.
     """
-    times, each = filling(device, 1), 8 * shape.n_layers * shape.d_z * positions
-    while times > 1 and times * each > total_memory(device) // 4:
+    keys, scores = 2 * shape.n_layers * shape.d_z, _COPIES * width * -(-shape.d_z // _HEAD)
+    times, each = filling(device, 1), 4 * positions * (keys + scores)
+    while times > 1 and times * each > total_memory(device) // 8:
         times //= 2
     return times * sequences, times * positions
 

@@ -88,13 +88,17 @@ def run(case: Case, runtime: Runtime, report: Report, budget: float) -> Timings:
     """
     clock, cases = Clock(budget), _cases(case, runtime)
     with report.track("Timing", math.ceil(budget), "s") as done:
+        started = clock.spent
         here, works = _works(case, cases, runtime, 1)
+        built = clock.spent - started
         expected = list(here.expected(lambda: clock.spent < _COMPARING * budget))
         found = {one: _difference(one, work, expected) for one, work in works.items()}
         size, visits = 1, _visits(works)
         times = _once(Times(clock, partial(synchronize, runtime.device)), visits, works)
-        while (more := min(_fitting(times, size), len(case.lengths))) >= 2 * size:  # several may take little more
+        while (more := min(_fitting(times, size, built), len(case.lengths))) >= 2 * size:  # a few take little
+            started = clock.spent
             here, works = _works(case, cases, runtime, size := more)
+            built = clock.spent - started
             times = _once(Times(clock, times.wait), visits, works)
         spend(times, visits, _ways(works), done)
     return Timings(
@@ -122,9 +126,9 @@ def _once(times: Times, visits: Sequence[Visit], works: Mapping[Precision, Workl
     return times
 
 
-def _fitting(times: Times, size: int) -> int:
-    """How many sequences leave time for `_ROUNDS` rounds, from a round of so many."""
-    return int(times.clock.left / _ROUNDS / sum(max(costs) for costs in times.costs.values()) * size)
+def _fitting(times: Times, size: int, built: float) -> int:
+    """How many sequences leave time for `_ROUNDS` rounds, from a round of so many, and the seconds to make these."""
+    return int(times.clock.left / (_ROUNDS * sum(max(costs) for costs in times.costs.values()) + built) * size)
 
 
 def _cases(case: Case, runtime: Runtime) -> dict[Precision, Case]:

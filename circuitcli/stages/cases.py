@@ -108,7 +108,7 @@ def synthetic(tools: Tools, shape: str, d_sae: int, tokens: int, timed: torch.de
     return Case(
         f"{shape}, random weights, d_sae {d_sae}",
         model,
-        _random_saes(model, used, drawn, d_sae),
+        _random_saes(model, used, drawn[: _SEQUENCES["cpu"]], d_sae),
         used[0],
         drawn,
         torch.full((len(drawn),), tokens),

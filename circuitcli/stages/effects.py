@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,15 +41,16 @@ def _work(job: Job, todo: Work) -> None:
     measured = contexts = 0
     with job.report.track("Reducing effects", len(planned), "features") as done:
         reduced = ordered(lambda result: (result, _effect_rows(result, job.settings.seed)), results(job), threads())
-        for result, effects in reduced:
-            parts[EFFECTS].append(effects)
-            parts[LOGITS] += _logit_rows(result, job.settings.effects.logit_tokens, tokenizer)
-            parts[FEATURES].append(_totals(result, effects))
-            if clean and (told := next_tokens.last_readings(result.next, clean)):
-                parts[NEXT].append(told)
-            if result.feature in planned:
-                measured, contexts = measured + len(effects["n"]), contexts + len(result.contexts["seq"])
-                done(1)
+        with closing(reduced):
+            for result, effects in reduced:
+                parts[EFFECTS].append(effects)
+                parts[LOGITS] += _logit_rows(result, job.settings.effects.logit_tokens, tokenizer)
+                parts[FEATURES].append(_totals(result, effects))
+                if clean and (told := next_tokens.last_readings(result.next, clean)):
+                    parts[NEXT].append(told)
+                if result.feature in planned:
+                    measured, contexts = measured + len(effects["n"]), contexts + len(result.contexts["seq"])
+                    done(1)
     _refuse_nothing(parts)
     todo.expect(dict.fromkeys(parts))
     for name, columns in parts.items():

@@ -28,14 +28,16 @@ from circuitcli.runtime.device import free_memory, held_memory, synchronize
 from circuitcli.settings import Settings
 from circuitcli.stages import spreading
 from circuitcli.stages.assembly import Ablations, effect_columns
+from circuitcli.stages.batching import recomputed
 from circuitcli.stages.passes import CLEAN_BYTES, Passes
 from circuitcli.stages.task import LOGIT_TOKENS
 from circuitcli.stages.tools import Tools
 from circuitcli.store import tables
-from circuitcli.store.ablations import SHARD_FEATURES
+from circuitcli.store.behind import THREADS
 
-# Most ablations of the trial, which on a GPU are to fill it; those that are made before any is timed.
-_TRIAL, _WARM = {"cpu": 64, "mps": 64, "cuda": 4096}, 8
+# Most ablations of the trial; how many positions are computed again in one that fills a GPU; and how many ablations are
+# made there before any is timed.
+_TRIAL, _FULL, _WARM = 64, 4096, 8
 # Bytes on disk of a row of contexts, and of one of the stored tokens.
 _CONTEXT_BYTES, _TOKEN_BYTES = 24, 12
 # Of a row of effects until its shard is written: as it was found, as columns, and as a table.
@@ -43,6 +45,7 @@ _EFFECT_BYTES = 100
 # What torch takes beside its tensors, and what batches hold for a moment: encodings and logits, some times over. Of a
 # batch of few rows on a GPU it is less.
 _OVERHEAD, _MOMENT = 2**29, 4
+_HOST = torch.device("cpu")
 _HINT = (
     "Lower --max-features, --branching or --seq-cap (time, disk) or --batch-size, --seq-cap, --max-tokens or the "
     "number of sites (memory), or add --no-logits; --allow-over-memory goes on all the same."
@@ -107,6 +110,9 @@ def most_contexts(settings: Settings, passes: Passes) -> int:
 class Estimate:
     """What is expected. Counts are upper bounds unless `exact`; `free_*` is what there is.
 
+    `memory_bytes` are the device's, `host_bytes` what tables take beside one that isn't the CPU: of the shard that is
+    computed, of those that are written, and of the one in between.
+
     `seconds` are of this process alone, `worker_seconds` by how many workers there are; `sent_bytes` go to these in
     all; back come the bytes that are stored.
     """
@@ -120,6 +126,8 @@ class Estimate:
     seconds: float
     memory_bytes: int
     free_memory_bytes: int
+    host_bytes: int
+    free_host_bytes: int
     shards: int
     worker_seconds: Mapping[int, float]
     sent_bytes: int
@@ -146,6 +154,9 @@ class Estimate:
         needed = None
         if self.memory_bytes > self.free_memory_bytes:
             needed = f"about {quantity(self.memory_bytes)} of memory, and {quantity(self.free_memory_bytes)} are there"
+        if self.host_bytes > self.free_host_bytes:
+            there = quantity(self.free_host_bytes)
+            needed = f"about {quantity(self.host_bytes)} of the host's memory, and {there} are there"
         if self.disk_bytes > self.free_disk_bytes:
             needed = f"about {quantity(self.disk_bytes)} on disk, and {quantity(self.free_disk_bytes)} are free"
         if needed:
@@ -165,13 +176,21 @@ class _Trial:
     change_bytes: float  # of each of them
 
 
-def estimate(tools: Tools, passes: Passes, planned: Counts, free_disk: int) -> Estimate | None:
-    """What the planned ablations take; None if there are none, or nothing fires where they would be."""
+def estimate(tools: Tools, passes: Passes, planned: Counts, shard: int, free_disk: int) -> Estimate | None:
+    """What the planned ablations take; None if there are none, or nothing fires where they would be.
+
+    Args:
+        tools: Settings, and where it is computed.
+        passes: The model, and what is ablated.
+        planned: How much.
+        shard: Features of a shard.
+        free_disk: Bytes.
+    """
     settings, device = tools.settings, passes.runtime.device
     tried = next((site for site, count in planned.contexts.items() if count and len(passes.firings(site))), None)
     if tried is None:
         return None
-    trial = _trial(tools, passes, tried)
+    trial = _trial(tools, passes, tried, planned.contexts[tried])
     ablations, features = sum(planned.contexts.values()), sum(planned.features.values())
     positions = [len(block) * int(passes.sample.lengths[block].max()) for block in passes.blocks]
     blocks = sum(positions) / positions[trial.block]  # in those of the trial's size
@@ -183,10 +202,12 @@ def estimate(tools: Tools, passes: Passes, planned: Counts, free_disk: int) -> E
         site: trial.row_seconds * count * _operations(passes, site, logits=settings.ablate.logits) / own
         for site, count in planned.contexts.items()
     }
-    shards = spreading.shards_of(planned.features, filling(device, SHARD_FEATURES))
+    shards = spreading.shards_of(planned.features, shard)
     rows = round(ablations * trial.changes)
     logits = features * 2 * LOGIT_TOKENS if settings.ablate.logits else 0
-    held = held_memory(device)
+    held, contexts = held_memory(device), min(max(planned.contexts.values()), shard * settings.features.seq_cap)
+    effects = round(contexts * trial.changes) * _EFFECT_BYTES
+    here = held_memory(_HOST)
     return Estimate(
         exact=planned.exact,
         features=features,
@@ -195,26 +216,26 @@ def estimate(tools: Tools, passes: Passes, planned: Counts, free_disk: int) -> E
         disk_bytes=round(rows * trial.change_bytes + ablations * _CONTEXT_BYTES + logits * _TOKEN_BYTES),
         free_disk_bytes=free_disk,
         seconds=clean + sum(ablating.values()),
-        memory_bytes=held + kept + _more(settings, passes, trial, planned),
+        memory_bytes=held + kept + _more(settings, passes, trial, planned, shard, effects),
         free_memory_bytes=held + free_memory(device),
+        host_bytes=here + (THREADS + 2) * effects if device.type != "cpu" else 0,
+        free_host_bytes=here + free_memory(_HOST) if device.type != "cpu" else 0,
         shards=sum(shards.values()),
         worker_seconds={n: spreading.seconds_on(n, clean, ablating, shards) for n in spreading.WORKERS},
         sent_bytes=spreading.sent_bytes(ablations, sum(shards.values()), len(passes.widths)),
     )
 
 
-def _more(settings: Settings, passes: Passes, trial: _Trial, planned: Counts) -> int:
+def _more(settings: Settings, passes: Passes, trial: _Trial, planned: Counts, shard: int, effects: int) -> int:
     """Bytes that come on top of the trial's: SAEs of wider layers, a batch, a shard's effects, and what torch takes."""
     horizon = settings.ablate.reach
     widest = max(_sae_bytes(passes, site) for site in planned.contexts)
     batch = min(passes.batch_size(horizon), max(planned.contexts.values()))
     rows = batch * passes.row_bytes(horizon)
-    shard = filling(passes.runtime.device, SHARD_FEATURES)
-    contexts = min(max(planned.contexts.values()), shard * settings.features.seq_cap)
-    effects = round(contexts * trial.changes) * _EFFECT_BYTES
     d_vocab = passes.model.shape.d_vocab if settings.ablate.logits else 0
     sums = shard * 4 * 8 * d_vocab  # two, and their copies
-    moment = min(filling(passes.runtime.device, _OVERHEAD), _OVERHEAD + batch * _MOMENT * 4 * d_vocab)
+    wide = max(d_vocab, *passes.widths.values())
+    moment = min(filling(passes.runtime.device, _OVERHEAD), _OVERHEAD + batch * _MOMENT * 4 * wide)
     return max(0, widest - _sae_bytes(passes, trial.site)) + rows + effects + sums + moment
 
 
@@ -236,7 +257,7 @@ def _operations(passes: Passes, site: Site, *, logits: bool) -> float:
     return resumed + encoders + tokens + flops.unembed(shape) / 10
 
 
-def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:
+def _trial(tools: Tools, passes: Passes, site: Site, count: int) -> _Trial:
     """A few ablations at a site, in the first block of sequences in which it fires, timed once all is warm."""
     settings, runtime, firings = tools.settings, passes.runtime, passes.firings(site)
     logits, horizon = settings.ablate.logits, settings.ablate.reach
@@ -248,7 +269,7 @@ def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:
         clean = passes.clean(block, logits)
         synchronize(runtime.device)
         clean_seconds = time.perf_counter() - started
-        few = _few(firings, passes.blocks[block], _TRIAL[runtime.device.type], settings.ablate.positions == "all")
+        few = _few(firings, passes.blocks[block], _most(passes, horizon, count), settings.ablate.positions == "all")
         trial = Ablations(
             site=site,
             contexts=few,
@@ -281,6 +302,14 @@ def _trial(tools: Tools, passes: Passes, site: Site) -> _Trial:
         changes=effects.rows / len(few),
         change_bytes=effects.data.size / max(effects.rows, 1),
     )
+
+
+def _most(passes: Passes, horizon: int | None, planned: int) -> int:
+    """Ablations of the trial: on a GPU as many as fill it, or as are planned if these are fewer."""
+    if passes.runtime.device.type == "cpu":
+        return _TRIAL
+    again = recomputed(passes.model, int(passes.sample.lengths.max()), horizon)
+    return max(_TRIAL, min(_FULL // again, planned))
 
 
 def _few(firings: Firings, sequences: np.ndarray, most: int, whole: bool) -> Firings:

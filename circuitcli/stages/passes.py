@@ -84,8 +84,9 @@ class Passes(ABC):
     @cached_property
     def blocks(self) -> list[np.ndarray]:
         """The sequences that are run clean together: of like length, so that little is padded; the longest first."""
-        at_once = clean_at_once(self.model.shape, self.runtime.device, CLEAN_SEQUENCES, CLEAN_POSITIONS)
-        return blocks(self.sample.lengths, *at_once)
+        lengths, shape = self.sample.lengths, self.model.shape
+        at_once = clean_at_once(shape, self.runtime.device, int(lengths.max()), CLEAN_SEQUENCES, CLEAN_POSITIONS)
+        return blocks(lengths, *at_once)
 
     def block_of(self, seq: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """The block in which each sequence is."""

@@ -25,6 +25,7 @@ from circuitcli.stages.firings import firings_in
 from circuitcli.stages.inputs import note_slowness
 from circuitcli.stages.passes import Passes
 from circuitcli.stages.sequences import Say, hushed, read_sample
+from circuitcli.stages.spreading import shard_features
 from circuitcli.stages.stage import Job
 from circuitcli.stages.subject import Subject, chosen
 
@@ -120,7 +121,8 @@ def preview(subject: Subject, free_disk: int, say: Say = hushed) -> Preview | No
         features = there or [s for s in widths if s.layer == layer for _ in range(max(least, round(share * widths[s])))]
         counts = {site: [most_contexts(settings, passes)] * features.count(site) for site in set(features)}
         named[layer] = Named(len(features), counts)
-    ablations = estimate(subject.tools, passes, count(settings, passes, named, exact=False), free_disk)
+    planned = count(settings, passes, named, exact=False)
+    ablations = estimate(subject.tools, passes, planned, shard_features(subject.tools, alone=True), free_disk)
     if ablations is None:
         return None
     passes.firings(first)  # and with it what they took

@@ -1,4 +1,4 @@
-"""What shards take on several workers at once, and what travels to them.
+"""How large shards are, what they take on several workers at once, and what travels to them.
 
 Layers follow each other, as the features of one follow from the effects of the one before; a layer's shards go to
 whoever is free. Each worker makes the clean passes for itself.
@@ -9,13 +9,26 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from circuitcli.core.sites import Site
+from circuitcli.store.ablations import SHARD_FEATURES
+
+if TYPE_CHECKING:
+    from circuitcli.stages.tools import Tools
 
 WORKERS = (1, 8, 64)
 # Bytes that travel: of an ablation, its columns and what it becomes; of a shard, what says what it reads, by site. Back
 # come files.
 _ABLATION, _CONTENTS = 28, 1600
+
+
+def shard_features(tools: Tools, *, alone: bool) -> int:
+    """Features of a new shard: what fills the GPU of a process that does all of the work, `alone` and by itself."""
+    from circuitcli.core.transfer import filling
+
+    alone = alone and not tools.executor.elsewhere
+    return filling(tools.runtime.device, SHARD_FEATURES) if alone else SHARD_FEATURES
 
 
 def shards_of(features: Mapping[Site, int], size: int) -> dict[Site, int]:

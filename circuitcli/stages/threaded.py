@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -26,8 +26,8 @@ def threads() -> int:
     return max(1, int(said)) if said.isdecimal() else has
 
 
-def ordered(work: Callable[[T], R], things: Iterable[T], count: int) -> Iterator[R]:
-    """What comes of each thing, in their order, by so many threads; only a few are held at once.
+def ordered(work: Callable[[T], R], things: Iterable[T], count: int) -> Generator[R, None, None]:
+    """What comes of each thing, in their order, by so many threads; only a few are held at once. Close it.
 
     Raises:
         Exception: What went wrong with one; nothing behind it is begun any more.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from circuitcli.core.branches import Branches, Follow
 from circuitcli.stages.assembly import Say
@@ -40,9 +39,9 @@ class Found:
         """The tables of a task."""
         self._task, self._parts = task, parts
 
-    @cached_property
+    @property
     def written(self) -> Written:
-        """It, with its files."""
+        """It, with its files, made now."""
         features = self._task.task.features
         branches = Branches.of(features, self._parts["contexts"], self._parts["effects"], self._task.follow)
         return Written(ablations.encoded(self._parts), branches)

@@ -16,7 +16,8 @@ from circuitcli.store import files, tables
 from circuitcli.store.records import FileEntry, fingerprint
 from circuitcli.store.run import Run
 
-# Features of one shard, if a CPU makes it: what an interruption may lose, and whose effects are held at once.
+# Features of one shard, if a CPU makes it: what an interruption may lose, and whose effects are held at
+# once. A GPU is given more, while the last few are written.
 SHARD_FEATURES = 32
 
 

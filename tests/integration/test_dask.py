@@ -66,7 +66,7 @@ def small(**more: str) -> dict[str, str]:
 @pytest.fixture
 def here(circuit: Circuit, monkeypatch: pytest.MonkeyPatch) -> Circuit:
     """Commands in this process, whose shards are small."""
-    monkeypatch.setattr("circuitcli.stages.ablate.SHARD_FEATURES", 4)
+    monkeypatch.setattr("circuitcli.stages.spreading.SHARD_FEATURES", 4)
     return circuit
 
 

@@ -81,7 +81,7 @@ def test_a_new_intervention_is_one_file(
 def test_resampling_goes_on_byte_for_byte_where_it_stopped(
     circuit: Circuit, profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("circuitcli.stages.ablate.SHARD_FEATURES", 2)
+    monkeypatch.setattr("circuitcli.stages.spreading.SHARD_FEATURES", 2)
     args = ["run-all", "--profile", profile, "--intervention", "resample", "--run"]
     assert circuit(*args, tmp_path / "whole").code == 0
     written: list[Any] = []

@@ -14,7 +14,7 @@ from support.plain import NUMBERS
 from support.transcoders import Made
 
 from circuitcli.runtime.device import Runtime
-from circuitcli.stages import ablate, cache_acts, fetch_saes, passes
+from circuitcli.stages import ablate, cache_acts, fetch_saes, passes, spreading
 from circuitcli.stages.stage import Job
 from circuitcli.stages.tools import Tools
 from circuitcli.store import ablations, tables
@@ -69,7 +69,7 @@ def test_law_4_batch_size_and_shard_size_change_nothing(
         job.settings.ablate.positions
     ]
     monkeypatch.setattr(cache_acts, "SHARD_SEQUENCES", sequences)
-    monkeypatch.setattr(ablate, "SHARD_FEATURES", features)
+    monkeypatch.setattr(spreading, "SHARD_FEATURES", features)
     monkeypatch.setattr(passes, "CLEAN_SEQUENCES", 5)
     # No room: clean passes are thrown away and made again, and SAEs are read one at a time.
     monkeypatch.setattr(Runtime, "room", lambda *_: 0)

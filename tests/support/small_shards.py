@@ -1,8 +1,8 @@
 """`circuit …` with shards of few features, so that a small run has many of them: `python -m support.small_shards …`."""
 
 from circuitcli.cli.app import main
-from circuitcli.stages import ablate
+from circuitcli.stages import spreading
 
 if __name__ == "__main__":
-    ablate.SHARD_FEATURES = 4
+    spreading.SHARD_FEATURES = 4
     main()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from circuitcli.stages.threaded import ordered, threads
 
@@ -61,3 +63,18 @@ def test_threads_are_otherwise_the_cores(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
     assert threads() == 3
+
+
+def test_numpys_threads_are_back_once_it_is_closed() -> None:
+    """Though what it gave was not asked for to the end."""
+
+    def now() -> list[int]:
+        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+    with threadpool_limits(2, "blas"):
+        before = now()
+        assert set(before) == {2}
+        with closing(ordered(abs, range(100), 2)) as made:
+            assert next(made) == 0
+            assert set(now()) == {1}
+        assert now() == before
