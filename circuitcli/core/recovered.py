@@ -1,7 +1,8 @@
 """How much of what is true was found: precision, recall, and the area under the ROC curve.
 
 Something is found where its |effect| is at least `LEAST` of the largest one. The area needs no threshold: it is the
-chance that something true has a larger |effect| than something that isn't, equal ones counted half (Mann and Whitney).
+chance that something true has a larger |effect| than something that isn't, equal ones counted half (Mann and Whitney);
+what is at most `ROUNDING` of the largest one counts as 0, whichever way it was rounded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-LEAST = 1e-3
+LEAST, ROUNDING = 1e-3, 1e-6
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def recovery(effect: Float[np.ndarray, " n"], true: Bool[np.ndarray, " n"]) -> R
     here = found(effect)
     both, positive = int((here & true).sum()), int(true.sum())
     negative = len(true) - positive
-    ranks = rankdata(np.abs(effect))
+    size = np.abs(effect)
+    ranks = rankdata(np.where(size <= ROUNDING * size.max(), 0.0, size))
     above = float(ranks[true].sum()) - positive * (positive + 1) / 2
     return Recovery(
         precision=both / int(here.sum()) if here.any() else None,

@@ -7,7 +7,7 @@ whole features, and only shards that don't exist yet are computed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -251,8 +251,17 @@ class Ablating:
         pieces = [self._piece(shard, follow, noted, ahead) for shard in missing]
         self.branches = {}
         self.todo.make(what, "contexts", pieces, self.inputs.places, of=[shard.digest for shard in shards])
-        for shard in missing:  # in whatever order they came
-            self.todo.files.update(noted.get(shard, {}))
+        self._in_order(shards, noted)
+
+    def _in_order(self, shards: Sequence[Shard], noted: Mapping[Shard, Mapping[str, FileEntry]]) -> None:
+        """Note the files of shards in their order, whoever made them, and whenever."""
+        files = self.todo.files
+        for shard in shards:
+            for name in shard.names(self.kinds).values():
+                entry = noted.get(shard, {}).get(name) or files.get(name)
+                if entry is not None:
+                    files.pop(name, None)
+                    files[name] = entry
 
     def _piece(self, shard: Shard, follow: Follow, noted: dict[Shard, dict[str, FileEntry]], ahead: _Ahead) -> Piece:
         """A shard; what is written of it is noted, and where it leads kept."""

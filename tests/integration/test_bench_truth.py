@@ -119,7 +119,7 @@ def test_the_tables(circuit: Circuit, monkeypatch: pytest.MonkeyPatch) -> None:
         ["cancelling", "exact", "1", "1", "1"],
         ["cancelling", "auto", "1", "1", "1"],
         ["cancelling", "ig", "1", "1", "1"],
-        ["cancelling", "atp", "1", ".50", ".73"],
+        ["cancelling", "atp", "1", ".50", ".75"],
         ["cancelling", "relp", "1", ".50", ".75"],
     ]
     assert "exact and auto recover every circuit" in found.out

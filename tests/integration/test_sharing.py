@@ -124,6 +124,17 @@ def test_one_process_goes_on_from_what_parts_have_made(run: Path, whole: Path) -
     equal(run, whole)
 
 
+@pytest.mark.parametrize("lost", [0, 3])
+def test_what_is_made_later_stands_in_its_place(lost: int, whole: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(whole, tmp_path / "run")
+    recorded = run / "ablations/stage.json"
+    names = [name for name in json.loads(recorded.read_bytes())["files"] if "/contexts-" in name]
+    (run / names[lost]).unlink()
+    recorded.unlink()
+    ablated(run)
+    equal(run, whole)
+
+
 def until(true: Callable[[], Any]) -> None:
     for _ in range(600):
         if true():

@@ -28,3 +28,11 @@ def test_the_area_is_the_chance_that_something_true_is_larger(seed: int) -> None
 def test_where_nothing_is_found_or_nothing_is_false() -> None:
     assert recovery(np.zeros(3), np.asarray([True, False, False])) == Recovery(None, 0.0, 0.5)
     assert recovery(np.asarray([1.0, 2.0]), np.asarray([True, True])) == Recovery(1.0, 1.0, None)
+
+
+def test_how_zeros_were_rounded_decides_nothing() -> None:
+    effect, true = np.asarray([3.0, 2e-8, -1e-9, 0.0, 1e-4]), np.asarray([True, True, False, False, False])
+    assert recovery(effect, true).auroc == pytest.approx((3 + (0.5 + 0.5 + 0)) / 6)
+    assert recovery(effect * [1, -0.0, 5, 0, 2], true).auroc == recovery(effect, true).auroc
+    above = np.asarray([3.0, 4e-5, 0.0, 0.0, 3.1e-5])  # no rounding any more
+    assert recovery(above, true).auroc == 1
