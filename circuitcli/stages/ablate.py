@@ -272,7 +272,8 @@ class Ablating:
             return made
 
         def write(results: Sequence[Written | Found]) -> None:
-            made = results[0].written
+            [found] = results
+            made = found.written
             noted[shard], self.branches[shard] = ablations.write(self.job.run, shard, made.files), made.branches
             if ahead.turn():
                 self._look_ahead(shard.site.layer)

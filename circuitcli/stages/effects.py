@@ -13,7 +13,7 @@ from circuitcli.core.sites import SITES
 from circuitcli.errors import InputError
 from circuitcli.stages import next_tokens
 from circuitcli.stages.stage import Job, Outcome, Work, stage
-from circuitcli.stages.threaded import ordered, threads
+from circuitcli.stages.threaded import ordered
 from circuitcli.store import ablations, acts, tables
 from circuitcli.store.ablations import FeatureAblations
 from circuitcli.store.reduced import EFFECTS, FEATURES, LOGITS, NEXT
@@ -32,7 +32,9 @@ def run(job: Job) -> Outcome:
 
 
 def _work(job: Job, todo: Work) -> None:
-    tokenizer = job.subject.tokenizer
+    import torch  # here, since its import takes seconds
+
+    tokenizer, count = job.subject.tokenizer, torch.get_num_threads()
     parts: dict[str, list[tables.Columns]] = {EFFECTS: [], LOGITS: [], FEATURES: []}
     clean: tables.Columns = {}
     if "next" in next_tokens.kinds(job.settings):
@@ -40,7 +42,7 @@ def _work(job: Job, todo: Work) -> None:
     planned = set(ablations.chosen(job.run))
     measured = contexts = 0
     with job.report.track("Reducing effects", len(planned), "features") as done:
-        reduced = ordered(lambda result: (result, _effect_rows(result, job.settings.seed)), results(job), threads())
+        reduced = ordered(lambda result: (result, _effect_rows(result, job.settings.seed)), results(job), count)
         with closing(reduced):
             for result, effects in reduced:
                 parts[EFFECTS].append(effects)

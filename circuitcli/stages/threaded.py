@@ -5,7 +5,6 @@ Its products take one thread each meanwhile: they would wait for each other's.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,13 +16,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 # Things under way or waiting for their turn, for each thread.
 _AHEAD = 2
-
-
-def threads() -> int:
-    """Those that this process may have: OMP_NUM_THREADS, or the cores that it may use."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    has = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(said)) if said.isdecimal() else has
 
 
 def ordered(work: Callable[[T], R], things: Iterable[T], count: int) -> Generator[R, None, None]:

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from circuitcli.stages.threaded import ordered, threads
+from circuitcli.stages.threaded import ordered
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -51,18 +51,6 @@ def test_an_error_ends_it(count: int) -> None:
     with pytest.raises(ZeroDivisionError):
         list(made)
     assert len(begun) < 20
-
-
-@pytest.mark.parametrize(("said", "expected"), [("3", 3), ("0", 1)])
-def test_threads_are_those_that_were_given(monkeypatch: pytest.MonkeyPatch, said: str, expected: int) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", said)
-    assert threads() == expected
-
-
-def test_threads_are_otherwise_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
-    assert threads() == 3
 
 
 def test_numpys_threads_are_back_once_it_is_closed() -> None:
